@@ -1,0 +1,402 @@
+//! What a target is to every algorithm: regions, and views of their bytes.
+
+use std::fmt;
+
+use crate::error::Error;
+use crate::range::AddressRange;
+use crate::word::WordFormat;
+
+/// What a region is for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub enum RegionKind {
+    /// The heap that `brk` grows.
+    Heap,
+    /// A heap of another malloc arena, its reserve included.
+    Arena,
+    /// The stack of the main thread.
+    Stack,
+    /// The stack of another thread, its guard included.
+    ThreadStack,
+    /// Any other mapping without a file.
+    Anon,
+    /// The writable part of a module, its bss included.
+    Data,
+    /// Any other mapping of a file.
+    File,
+    /// Code that the kernel lends to every process.
+    Vdso,
+    /// What the kernel shows but no program allocated: `[vvar]`, `[vsyscall]`.
+    Special,
+}
+
+impl RegionKind {
+    /// Every kind, in the order in which people list them.
+    pub const ALL: [Self; 9] = [
+        Self::Heap,
+        Self::Arena,
+        Self::Stack,
+        Self::ThreadStack,
+        Self::Anon,
+        Self::Data,
+        Self::File,
+        Self::Vdso,
+        Self::Special,
+    ];
+
+    /// The word for it at the prompt and in JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Heap => "heap",
+            Self::Arena => "arena",
+            Self::Stack => "stack",
+            Self::ThreadStack => "thread-stack",
+            Self::Anon => "anon",
+            Self::Data => "data",
+            Self::File => "file",
+            Self::Vdso => "vdso",
+            Self::Special => "special",
+        }
+    }
+
+    /// The kind of that name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+}
+
+impl fmt::Display for RegionKind {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.pad(self.name())
+    }
+}
+
+/// What a process may do with a region.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Permissions {
+    /// Nothing says.
+    #[default]
+    Unknown,
+    /// Each right, granted or not.
+    Known {
+        /// May be read.
+        read: bool,
+        /// May be written.
+        write: bool,
+        /// May be executed.
+        execute: bool,
+    },
+}
+
+impl Permissions {
+    /// Known permissions.
+    #[must_use]
+    pub const fn new(read: bool, write: bool, execute: bool) -> Self {
+        Self::Known { read, write, execute }
+    }
+
+    /// Permissions as `rw-` or the first three letters of `/proc/PID/maps`; `???` is unknown.
+    #[must_use]
+    pub fn from_letters(letters: &str) -> Option<Self> {
+        let mut letters = letters.chars();
+        let (read, write, execute) = (letters.next()?, letters.next()?, letters.next()?);
+        if (read, write, execute) == ('?', '?', '?') {
+            return Some(Self::Unknown);
+        }
+        let right = |letter: char, granted: char| match letter {
+            '-' => Some(false),
+            letter if letter == granted => Some(true),
+            _ => None,
+        };
+        Some(Self::new(right(read, 'r')?, right(write, 'w')?, right(execute, 'x')?))
+    }
+
+    /// Whether the process may write there; unknown counts as no.
+    #[must_use]
+    pub const fn writable(self) -> bool {
+        matches!(self, Self::Known { write: true, .. })
+    }
+
+    /// Whether the process may do nothing at all there: a guard or a reserve.
+    #[must_use]
+    pub const fn none(self) -> bool {
+        matches!(self, Self::Known { read: false, write: false, execute: false })
+    }
+}
+
+impl fmt::Display for Permissions {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Unknown => out.pad("???"),
+            Self::Known { read, write, execute } => {
+                let letter = |granted, letter| if granted { letter } else { '-' };
+                let letters = [letter(read, 'r'), letter(write, 'w'), letter(execute, 'x')];
+                out.pad(&letters.iter().collect::<String>())
+            }
+        }
+    }
+}
+
+/// One mapping of the target.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Region {
+    /// Where it lies.
+    pub range: AddressRange,
+    /// What the process may do with it.
+    pub permissions: Permissions,
+    /// What it is for.
+    pub kind: RegionKind,
+    /// The backing file's path or the kernel's name in brackets; empty where there is none.
+    pub name: String,
+    /// Where in the backing file it starts, in bytes.
+    pub file_offset: u64,
+    /// How many of its bytes can be read here: in a core those saved or found in its files.
+    pub saved: u64,
+    /// Resident bytes, where the target is alive.
+    pub rss: Option<u64>,
+    /// Resident bytes that were written to, where the target is alive.
+    pub dirty: Option<u64>,
+}
+
+impl Region {
+    /// Whether no file backs it; the kernel's names in brackets are no files.
+    #[must_use]
+    pub fn anonymous(&self) -> bool {
+        self.name.is_empty() || self.name.starts_with('[')
+    }
+}
+
+/// Why bytes are missing.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Missing {
+    /// No region holds them.
+    NoRegion,
+    /// They were not kept in the thing named.
+    NotSaved(&'static str),
+    /// Reading them went wrong for the reason given.
+    Unreadable(String),
+}
+
+/// A stretch of addresses whose bytes cannot be had.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Gap {
+    /// The stretch, never empty.
+    pub range: AddressRange,
+    /// Why.
+    pub missing: Missing,
+}
+
+impl Gap {
+    /// The error for an answer that needs the byte at the gap's start.
+    #[must_use]
+    pub fn error(&self) -> Error {
+        let address = self.range.start();
+        match &self.missing {
+            Missing::NoRegion => Error::NoRegion { address },
+            Missing::NotSaved(place) => Error::NotSaved { address, place },
+            Missing::Unreadable(cause) => Error::Unreadable { address, cause: cause.clone() },
+        }
+    }
+}
+
+/// The bytes at the start of a range that was asked for.
+///
+/// Either `bytes` is not empty or `gap` is there, so a loop over views ends.
+#[derive(Debug)]
+pub struct View<'a> {
+    /// What could be had in one piece, at most the whole range.
+    pub bytes: &'a [u8],
+    /// What stopped it, starting right after `bytes`. `None` where the range is
+    /// whole or simply goes on in another piece: ask again from there.
+    pub gap: Option<Gap>,
+}
+
+/// Room that a source fills when it cannot lend its own bytes; kept and used again.
+#[derive(Default, Debug)]
+pub struct Buffer(Vec<u8>);
+
+impl Buffer {
+    /// Room for `length` bytes, with whatever was there before.
+    pub fn space(&mut self, length: usize) -> &mut [u8] {
+        if self.0.len() < length {
+            self.0.resize(length, 0);
+        }
+        self.0.get_mut(..length).unwrap_or_default()
+    }
+}
+
+/// A target's memory: a core, a process, whatever gdb reaches, or bytes in a test.
+///
+/// What this layer does not do: it never joins pieces (see [`crate::pass`]),
+/// never interprets bytes, and never writes.
+pub trait Memory: Send + Sync {
+    /// Size and byte order of the target's words.
+    fn word_format(&self) -> WordFormat;
+
+    /// All regions in address order; they never overlap.
+    fn regions(&self) -> &[Region];
+
+    /// The bytes at the start of `range`, lent or put into `buffer`.
+    ///
+    /// Stops at the end of a piece or at a gap; `range` must not be empty.
+    fn view<'a>(&'a self, range: AddressRange, buffer: &'a mut Buffer) -> View<'a>;
+
+    /// Whether the memory is still what it was when it was opened; asked before each pass.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::File`] when the file behind it shrank, [`Error::Process`] when the process is gone.
+    fn recheck(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// Sentences on whatever makes answers from this memory less than whole.
+    fn notes(&self) -> &[String] {
+        &[]
+    }
+
+    /// The region that holds `address`.
+    fn region_at(&self, address: u64) -> Option<&Region> {
+        let regions = self.regions();
+        let after = regions.partition_point(|region| region.range.start() <= address);
+        let region = regions.get(after.checked_sub(1)?)?;
+        region.range.contains(address).then_some(region)
+    }
+
+    /// Appends the bytes of `range` to `bytes` until it is whole or a gap begins.
+    ///
+    /// Comes back with the gap. `bytes` grows by what was read only, but the
+    /// caller answers for the size of `range`.
+    fn append(&self, range: AddressRange, bytes: &mut Vec<u8>) -> Option<Gap> {
+        let mut buffer = Buffer::default();
+        let mut at = range.start();
+        while at < range.end() {
+            let rest = AddressRange::saturating(at, range.end().saturating_sub(at));
+            let view = self.view(rest, &mut buffer);
+            bytes.extend_from_slice(view.bytes);
+            at = at.saturating_add(view.bytes.len() as u64);
+            if view.gap.is_some() {
+                return view.gap;
+            }
+            if view.bytes.is_empty() {
+                return None;
+            }
+        }
+        None
+    }
+
+    /// All bytes of `range`, which must be small enough to keep.
+    ///
+    /// # Errors
+    ///
+    /// The first byte that is missing, as [`Error::NoRegion`], [`Error::NotSaved`]
+    /// or [`Error::Unreadable`].
+    fn bytes(&self, range: AddressRange) -> Result<Vec<u8>, Error> {
+        let mut bytes = Vec::new();
+        match self.append(range, &mut bytes) {
+            Some(gap) => Err(gap.error()),
+            None => Ok(bytes),
+        }
+    }
+
+    /// The word at `address`, aligned or not.
+    ///
+    /// # Errors
+    ///
+    /// As [`Memory::bytes`].
+    fn word(&self, address: u64) -> Result<u64, Error> {
+        let format = self.word_format();
+        let bytes = self.bytes(AddressRange::with_length(address, format.size as u64)?)?;
+        format.read(&bytes).ok_or(Error::NoRegion { address })
+    }
+}
+
+/// The gap that reaches from `at` to the next region, or to the end of the address space.
+///
+/// Sources use it for addresses between their regions.
+#[must_use]
+pub fn gap_before_next_region(regions: &[Region], at: u64) -> Gap {
+    let next = regions.partition_point(|region| region.range.start() <= at);
+    let end = regions.get(next).map_or(u64::MAX, |region| region.range.start());
+    Gap { range: AddressRange::saturating(at, end.saturating_sub(at)), missing: Missing::NoRegion }
+}
+
+/// Which part of the address space a command looks at: `-in WHERE`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Place {
+    /// Everything.
+    All,
+    /// Whatever the process may write to.
+    Writable,
+    /// The brk heap and the heaps of other arenas.
+    Heap,
+    /// Only the brk heap.
+    Brk,
+    /// The stacks of all threads.
+    Stack,
+    /// Every mapping without a file.
+    Anon,
+    /// One kind of region.
+    Kind(RegionKind),
+    /// One range.
+    Range(AddressRange),
+}
+
+impl Place {
+    /// The names that are no kind's own; where a name is both, the wider one is meant.
+    pub const NAMES: [&'static str; 6] = ["all", "writable", "heap", "brk", "stack", "anon"];
+
+    /// The place of that name.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Request`] that lists the names.
+    pub fn from_name(name: &str) -> Result<Self, Error> {
+        Ok(match name {
+            "all" => Self::All,
+            "writable" => Self::Writable,
+            "heap" => Self::Heap,
+            "brk" => Self::Brk,
+            "stack" => Self::Stack,
+            "anon" => Self::Anon,
+            name => Self::Kind(RegionKind::from_name(name).ok_or_else(|| {
+                Error::Request {
+                    thing: "-in",
+                    value: name.to_owned(),
+                    rule: "is not all, writable, heap, brk, stack, anon, arena, thread-stack, data, \
+                       file, vdso, special or START,END"
+                        .to_owned(),
+                }
+            })?),
+        })
+    }
+
+    /// Whether the region belongs to the place, wholly or, for a range, in part.
+    #[must_use]
+    pub fn selects(self, region: &Region) -> bool {
+        match self {
+            Self::All => true,
+            Self::Writable => region.permissions.writable(),
+            Self::Heap => matches!(region.kind, RegionKind::Heap | RegionKind::Arena),
+            Self::Brk => region.kind == RegionKind::Heap,
+            Self::Stack => matches!(region.kind, RegionKind::Stack | RegionKind::ThreadStack),
+            Self::Anon => region.anonymous(),
+            Self::Kind(kind) => region.kind == kind,
+            Self::Range(range) => region.range.intersection(range).is_some(),
+        }
+    }
+
+    /// The addresses of the place in `memory`, in order, touching regions made one.
+    ///
+    /// A range is taken as it is: the parts of it that no region holds are
+    /// gaps to whoever reads it.
+    #[must_use]
+    pub fn ranges(self, memory: &dyn Memory) -> Vec<AddressRange> {
+        if let Self::Range(range) = self {
+            return AddressRange::merge(vec![range]);
+        }
+        let selected = memory.regions().iter().filter(|region| self.selects(region));
+        AddressRange::merge(selected.map(|region| region.range).collect())
+    }
+}

@@ -1,0 +1,175 @@
+//! Read-only views of files: mapped where that is wise, read where it is not.
+//!
+//! This file holds the only `unsafe` of the crate.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, FileTypeExt};
+use std::path::{Path, PathBuf};
+
+use memmap2::{Mmap, MmapOptions};
+use nix::sys::statfs::{self, FsType};
+
+use crate::error::Error;
+use crate::memory::Buffer;
+
+/// A file of a fixed length whose bytes can be lent.
+#[derive(Debug)]
+pub struct FileView {
+    path: PathBuf,
+    file: File,
+    length: u64,
+    mapping: Option<Mmap>,
+}
+
+impl FileView {
+    /// Opens a regular file for reading.
+    ///
+    /// It is mapped unless it lies on a network file system, where a mapping
+    /// of a file that another machine cuts short raises SIGBUS with no way to
+    /// see it coming, or mapping it went wrong; then views are positioned reads.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::File`] when it cannot be opened or is no regular file.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        // A FIFO would block in open(2) until somebody writes to it: look first.
+        let refuse = |cause: io::Error| Error::file(path, cause.to_string());
+        let metadata = std::fs::metadata(path).map_err(|cause| Error::file(path, reason(&cause)))?;
+        let kind = metadata.file_type();
+        if kind.is_dir() {
+            return Err(Error::file(path, "is a directory, not a file"));
+        }
+        if kind.is_fifo() || kind.is_socket() || kind.is_char_device() || kind.is_block_device() {
+            return Err(Error::file(path, "is not a regular file; copy it to one first"));
+        }
+        let file = File::open(path).map_err(|cause| Error::file(path, reason(&cause)))?;
+        let length = file.metadata().map_err(refuse)?.len();
+        let mapping = if length > 0 && local(&file) { map(&file).ok() } else { None };
+        Ok(Self { path: path.to_owned(), file, length, mapping })
+    }
+
+    /// The path as it was given.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The length in bytes when the file was opened.
+    #[must_use]
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// When the file was last written to, in seconds and nanoseconds.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::File`] when the system will not say.
+    pub fn modified(&self) -> Result<std::time::SystemTime, Error> {
+        let asked = self.file.metadata().and_then(|metadata| metadata.modified());
+        asked.map_err(|cause| Error::file(&self.path, cause.to_string()))
+    }
+
+    /// Whether the file still has the bytes that it had when it was opened.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::File`] when it shrank.
+    pub fn recheck(&self) -> Result<(), Error> {
+        let length = self.file.metadata().map_err(|cause| Error::file(&self.path, cause.to_string()))?.len();
+        if length < self.length {
+            let problem = format!("shrank from {} to {length} bytes while it was in use", self.length);
+            return Err(Error::file(&self.path, problem));
+        }
+        Ok(())
+    }
+
+    /// Up to `length` bytes at `offset`, lent from the mapping or read into `buffer`.
+    ///
+    /// Fewer only where the file ends. A read gives at most 1 MiB at a time.
+    ///
+    /// # Errors
+    ///
+    /// The system's, where the file has to be read and cannot be.
+    pub fn view<'a>(&'a self, offset: u64, length: u64, buffer: &'a mut Buffer) -> io::Result<&'a [u8]> {
+        const READ: u64 = 1 << 20;
+        let length = length.min(self.length.saturating_sub(offset));
+        if let Some(mapping) = &self.mapping {
+            let span = usize::try_from(offset).ok().zip(usize::try_from(length).ok());
+            let bytes = span.and_then(|(from, length)| mapping.get(from..from.checked_add(length)?));
+            return Ok(bytes.unwrap_or_default());
+        }
+        let space = buffer.space(usize::try_from(length.min(READ)).unwrap_or_default());
+        let read = read_at(&self.file, space, offset)?;
+        Ok(space.get(..read).unwrap_or_default())
+    }
+
+    /// The whole file, where it is mapped.
+    #[must_use]
+    pub fn mapped(&self) -> Option<&[u8]> {
+        self.mapping.as_deref()
+    }
+}
+
+/// Reads until the buffer is full or the file ends.
+///
+/// # Errors
+///
+/// The system's, unless some bytes were read before it.
+pub fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut filled = 0;
+    while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match file.read_at(rest, offset.saturating_add(filled as u64)) {
+            Ok(0) => break,
+            Ok(read) => filled = filled.saturating_add(read),
+            Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) if filled > 0 => break,
+            Err(cause) => return Err(cause),
+        }
+    }
+    Ok(filled)
+}
+
+/// The system's reason without its number.
+pub(crate) fn reason(cause: &io::Error) -> String {
+    let text = cause.to_string();
+    match text.split_once(" (os error") {
+        Some((reason, _)) => reason.to_owned(),
+        None => text,
+    }
+}
+
+/// Whether the file lies on a file system of this machine.
+fn local(file: &File) -> bool {
+    // From linux/magic.h; nix names only some of them.
+    const NFS: i64 = 0x6969;
+    const SMB: i64 = 0x517b;
+    const SMB2: i64 = 0xfe53_4d42;
+    const CIFS: i64 = 0xff53_4d42;
+    const FUSE: i64 = 0x6573_5546;
+    const CEPH: i64 = 0x00c3_6400;
+    const AFS: i64 = 0x5346_414f;
+    const NINE_P: i64 = 0x0102_1997;
+    match statfs::fstatfs(file) {
+        Ok(answer) => {
+            let FsType(magic) = answer.filesystem_type();
+            ![NFS, SMB, SMB2, CIFS, FUSE, CEPH, AFS, NINE_P].contains(&magic)
+        }
+        Err(_) => false,
+    }
+}
+
+/// Maps the file read-only.
+#[allow(unsafe_code)]
+fn map(file: &File) -> io::Result<Mmap> {
+    // SAFETY: the mapping is private and read-only, and its bytes are only ever
+    // read as `u8`, for which every value is valid, so a writer elsewhere can at
+    // worst make an answer wrong. What could go wrong is a file that becomes
+    // shorter: its lost pages raise SIGBUS. `FileView` maps only files of local
+    // file systems that are not being written (`CoreFile::open` refuses those
+    // that are), and every pass asks `recheck` first. What remains is a file cut
+    // short within a pass, by a person and on purpose; gdb itself, which maps
+    // objects in the same way, shares that fate.
+    unsafe { MmapOptions::new().map(file) }
+}
