@@ -1,5 +1,6 @@
 //! The one error of the crate: thing, place, value, rule.
 
+use std::io;
 use std::path::PathBuf;
 
 use thiserror::Error;
@@ -108,5 +109,15 @@ impl Error {
     /// A file that cannot be used, with what is wrong with it.
     pub fn file(path: impl Into<PathBuf>, problem: impl Into<String>) -> Self {
         Self::File { path: path.into(), problem: problem.into() }
+    }
+}
+
+/// The system's reason without its number.
+#[must_use]
+pub fn reason(cause: &io::Error) -> String {
+    let text = cause.to_string();
+    match text.split_once(" (os error") {
+        Some((reason, _)) => reason.to_owned(),
+        None => text,
     }
 }

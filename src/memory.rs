@@ -251,11 +251,6 @@ pub trait Memory: Send + Sync {
         Ok(())
     }
 
-    /// Sentences on whatever makes answers from this memory less than whole.
-    fn notes(&self) -> &[String] {
-        &[]
-    }
-
     /// The region that holds `address`.
     fn region_at(&self, address: u64) -> Option<&Region> {
         let regions = self.regions();

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use memmap2::{Mmap, MmapOptions};
 use nix::sys::statfs::{self, FsType};
 
-use crate::error::Error;
+use crate::error::{Error, reason};
 use crate::memory::Buffer;
 
 /// A file of a fixed length whose bytes can be lent.
@@ -34,8 +34,8 @@ impl FileView {
     /// [`Error::File`] when it cannot be opened or is no regular file.
     pub fn open(path: &Path) -> Result<Self, Error> {
         // A FIFO would block in open(2) until somebody writes to it: look first.
-        let refuse = |cause: io::Error| Error::file(path, cause.to_string());
-        let metadata = std::fs::metadata(path).map_err(|cause| Error::file(path, reason(&cause)))?;
+        let refuse = |cause: io::Error| Error::file(path, reason(&cause));
+        let metadata = std::fs::metadata(path).map_err(refuse)?;
         let kind = metadata.file_type();
         if kind.is_dir() {
             return Err(Error::file(path, "is a directory, not a file"));
@@ -43,7 +43,7 @@ impl FileView {
         if kind.is_fifo() || kind.is_socket() || kind.is_char_device() || kind.is_block_device() {
             return Err(Error::file(path, "is not a regular file; copy it to one first"));
         }
-        let file = File::open(path).map_err(|cause| Error::file(path, reason(&cause)))?;
+        let file = File::open(path).map_err(refuse)?;
         let length = file.metadata().map_err(refuse)?.len();
         let mapping = if length > 0 && local(&file) { map(&file).ok() } else { None };
         Ok(Self { path: path.to_owned(), file, length, mapping })
@@ -68,7 +68,40 @@ impl FileView {
     /// [`Error::File`] when the system will not say.
     pub fn modified(&self) -> Result<std::time::SystemTime, Error> {
         let asked = self.file.metadata().and_then(|metadata| metadata.modified());
-        asked.map_err(|cause| Error::file(&self.path, cause.to_string()))
+        asked.map_err(|cause| Error::file(&self.path, reason(&cause)))
+    }
+
+    /// The length in bytes as it is now.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::File`] when the system will not say.
+    pub fn length_now(&self) -> Result<u64, Error> {
+        let asked = self.file.metadata().map(|metadata| metadata.len());
+        asked.map_err(|cause| Error::file(&self.path, reason(&cause)))
+    }
+
+    /// The same open file, to be read from any place.
+    ///
+    /// # Errors
+    ///
+    /// The system's.
+    pub fn reader(&self) -> io::Result<File> {
+        self.file.try_clone()
+    }
+
+    /// Up to `length` bytes at `offset` as a copy; fewer where the file ends or cannot be read.
+    #[must_use]
+    pub fn bytes(&self, offset: u64, length: u64) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut buffer = Buffer::default();
+        while let Some(rest) = length.checked_sub(bytes.len() as u64).filter(|rest| *rest > 0) {
+            match self.view(offset.saturating_add(bytes.len() as u64), rest, &mut buffer) {
+                Ok(read) if !read.is_empty() => bytes.extend_from_slice(read),
+                _ => break,
+            }
+        }
+        bytes
     }
 
     /// Whether the file still has the bytes that it had when it was opened.
@@ -77,7 +110,7 @@ impl FileView {
     ///
     /// [`Error::File`] when it shrank.
     pub fn recheck(&self) -> Result<(), Error> {
-        let length = self.file.metadata().map_err(|cause| Error::file(&self.path, cause.to_string()))?.len();
+        let length = self.length_now()?;
         if length < self.length {
             let problem = format!("shrank from {} to {length} bytes while it was in use", self.length);
             return Err(Error::file(&self.path, problem));
@@ -129,15 +162,6 @@ pub fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize>
         }
     }
     Ok(filled)
-}
-
-/// The system's reason without its number.
-pub(crate) fn reason(cause: &io::Error) -> String {
-    let text = cause.to_string();
-    match text.split_once(" (os error") {
-        Some((reason, _)) => reason.to_owned(),
-        None => text,
-    }
 }
 
 /// Whether the file lies on a file system of this machine.

@@ -1,4 +1,155 @@
 //! Who can be a [`Memory`](crate::memory::Memory): cores, processes, whatever gdb reaches, bytes.
 
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::error::{Error, reason};
+use crate::memory::Memory;
+use crate::source::file::FileView;
+
 pub mod captured;
+pub mod core;
+pub mod elf;
 pub mod file;
+pub mod kinds;
+pub mod listed;
+pub mod maps;
+pub mod process;
+pub mod remote;
+pub mod snapshot;
+pub mod stop;
+
+/// What kind of thing a target is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SourceKind {
+    /// A core file.
+    Core,
+    /// A process of this machine.
+    Process,
+    /// Whatever gdb reaches in another way.
+    Remote,
+    /// A file that `leak-snapshot` wrote, or its like in memory.
+    Snapshot,
+    /// Saved output of `pmap -x` or `/proc/PID/maps`.
+    Maps,
+}
+
+impl SourceKind {
+    /// The word for it in JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Core => "core",
+            Self::Process => "process",
+            Self::Remote => "remote",
+            Self::Snapshot => "snapshot",
+            Self::Maps => "maps",
+        }
+    }
+}
+
+/// One thread, as far as its stack is concerned.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Thread {
+    /// The system's number.
+    pub id: i32,
+    /// The stack pointer, where registers are known.
+    pub stack_pointer: Option<u64>,
+    /// The address of the thread's control block, where registers are known.
+    pub thread_pointer: Option<u64>,
+}
+
+/// What is known of a target beside its memory.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    /// What kind of thing it is.
+    pub kind: SourceKind,
+    /// The machine's usual name, where known.
+    pub architecture: Option<String>,
+    /// The command or file that runs in it, where known.
+    pub program: Option<String>,
+    /// Its process number when it ran or runs.
+    pub pid: Option<i32>,
+    /// Its threads, the one that a core was made for first.
+    pub threads: Vec<Thread>,
+    /// Whether all of its writable memory can be read.
+    pub complete: bool,
+    /// When a snapshot was taken, as RFC 3339 in UTC.
+    pub taken: Option<String>,
+    /// Sentences on whatever makes answers less than whole.
+    pub notes: Vec<String>,
+}
+
+impl Origin {
+    /// An origin of that kind about which nothing is known yet.
+    #[must_use]
+    pub fn new(kind: SourceKind) -> Self {
+        Self {
+            kind,
+            architecture: None,
+            program: None,
+            pid: None,
+            threads: Vec::new(),
+            complete: true,
+            taken: None,
+            notes: Vec::new(),
+        }
+    }
+}
+
+/// An opened target: memory for algorithms, and what people want to know of it.
+#[derive(Clone)]
+pub struct Target {
+    /// Its regions and bytes.
+    pub memory: Arc<dyn Memory>,
+    /// Everything else.
+    pub origin: Origin,
+}
+
+/// Where the files that a core names are to be looked for.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Files<'a> {
+    /// The program, where it is not where the core says.
+    pub executable: Option<&'a Path>,
+    /// The folder that stands for `/`.
+    pub sysroot: Option<&'a Path>,
+}
+
+/// A target from a file: a core, a snapshot, saved `pmap -x` output or `/proc/PID/maps` text.
+///
+/// # Errors
+///
+/// [`Error::File`] or [`Error::Line`], saying what the file is instead and what to do about it.
+pub fn open_file(path: &Path, files: Files<'_>) -> Result<Target, Error> {
+    let view = FileView::open(path)?;
+    let mut buffer = crate::memory::Buffer::default();
+    let start = view.view(0, 64, &mut buffer).map_err(|cause| Error::file(path, reason(&cause)))?;
+    if start.is_empty() {
+        return Err(Error::file(path, "is empty"));
+    }
+    if start.starts_with(b"\x7fELF") {
+        return core::open(view, files);
+    }
+    if let Some((name, command)) = compressed(start) {
+        let path = path.display();
+        let problem = format!("is compressed with {name}; unpack it first: {command} '{path}'");
+        return Err(Error::file(view.path(), problem));
+    }
+    if start.starts_with(snapshot::MAGIC.as_bytes()) {
+        return snapshot::open(&view);
+    }
+    listed::open(&view)
+}
+
+/// The compressor whose file starts like this, and the command that unpacks it.
+fn compressed(start: &[u8]) -> Option<(&'static str, &'static str)> {
+    let known: [(&[u8], &str, &str); 5] = [
+        (b"\x28\xb5\x2f\xfd", "zstd", "zstd -d --keep"),
+        (b"\x04\x22\x4d\x18", "lz4", "lz4 -d --keep"),
+        (b"\xfd7zXZ\0", "xz", "xz -d --keep"),
+        (b"\x1f\x8b", "gzip", "gzip -d --keep"),
+        (b"BZh", "bzip2", "bzip2 -d --keep"),
+    ];
+    let found = known.iter().find(|(magic, ..)| start.starts_with(magic))?;
+    Some((found.1, found.2))
+}

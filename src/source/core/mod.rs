@@ -1,0 +1,206 @@
+//! Core files, as the kernel and gcore write them.
+//!
+//! A core is a list of segments, each with the bytes that were saved of it,
+//! and notes on everything else. What was left out and can be had from the
+//! program's files is read from them, if they are the same files ([`modules`]).
+
+mod layout;
+mod modules;
+mod notes;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use object::ReadCache;
+use object::elf;
+
+use crate::error::{Error, reason};
+use crate::memory::{Buffer, Gap, Memory, Missing, Region, View, gap_before_next_region};
+use crate::range::AddressRange;
+use crate::source::elf::{Image, notes as notes_in};
+use crate::source::file::FileView;
+use crate::source::kinds::{self, Clues};
+use crate::source::{Files, Origin, SourceKind, Target};
+use crate::word::WordFormat;
+
+use layout::Layout;
+use modules::Module;
+use notes::Notes;
+
+/// Notes larger than this are not those of a core; a hostile header may claim any size.
+const MOST_NOTES: u64 = 256 << 20;
+
+/// Where a stretch of addresses has its bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Backing {
+    /// In the core, at this offset.
+    Core(u64),
+    /// In the file of this module, at this offset.
+    Module { index: usize, offset: u64 },
+    /// Nowhere.
+    Nowhere,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Piece {
+    range: AddressRange,
+    backing: Backing,
+}
+
+/// An opened core.
+#[derive(Debug)]
+struct Core {
+    format: WordFormat,
+    file: FileView,
+    regions: Vec<Region>,
+    /// In address order; they tile the regions.
+    pieces: Vec<Piece>,
+    modules: Vec<Module>,
+}
+
+/// The target in a core file.
+///
+/// # Errors
+///
+/// [`Error::File`] when the file is no core, is cut before the end of its
+/// program headers, or is still being written.
+pub(super) fn open(view: FileView, files: Files<'_>) -> Result<Target, Error> {
+    let image = headers(&view)?;
+    let mut layout = Layout::new(&image, view.length());
+    refuse_growing(&view, layout.end)?;
+    let (notes, notes_whole) = read_notes(&view, &image);
+    layout.name_files(&notes.files);
+    let mut core = Core {
+        format: image.format,
+        pieces: layout.pieces(),
+        regions: layout.regions,
+        file: view,
+        modules: Vec::new(),
+    };
+    let mut said = layout.notes;
+    if !notes_whole {
+        said.push(
+            "the core's notes are missing or cut: threads, mapped files and the names of regions are unknown"
+                .to_owned(),
+        );
+    }
+    let entry = notes.auxiliary(notes::AT_ENTRY);
+    said.extend(modules::attach(&mut core, &notes.files, files, entry));
+    let clues = Clues {
+        entry,
+        vdso: notes.auxiliary(notes::AT_SYSINFO_EHDR),
+        random: notes.auxiliary(notes::AT_RANDOM),
+        threads: &notes.threads,
+    };
+    let findings = kinds::classify(&core, &clues);
+    let by_gcore = layout.by_gcore || notes.by_gdb;
+    said.extend(layout::apply(&mut core.regions, &findings, by_gcore));
+    said.extend(layout::unknown_permissions(&core.regions));
+    let (complete, missing) = layout::completeness(&core.regions);
+    said.extend(missing);
+    let origin = Origin {
+        architecture: Some(image.architecture()),
+        program: notes.program,
+        pid: notes.pid,
+        threads: notes.threads,
+        complete: complete && notes_whole,
+        notes: said,
+        ..Origin::new(SourceKind::Core)
+    };
+    Ok(Target { memory: Arc::new(core), origin })
+}
+
+/// The core's headers.
+fn headers(view: &FileView) -> Result<Image, Error> {
+    let parsed = if let Some(bytes) = view.mapped() {
+        Image::parse(bytes)
+    } else {
+        let reader = view.reader().map_err(|cause| Error::file(view.path(), reason(&cause)))?;
+        Image::parse(&ReadCache::new(reader))
+    };
+    let told = |cause: String| {
+        let length = view.length();
+        Error::file(view.path(), format!("is no whole core: {cause} (the file has {length} bytes)"))
+    };
+    let image = parsed.map_err(told)?;
+    if image.file_type == elf::ET_CORE.0 {
+        return Ok(image);
+    }
+    let problem = "is a program or library, not a core; give it with -exe (in gdb: file) and name the core";
+    Err(Error::file(view.path(), problem))
+}
+
+/// Refuses a core that somebody is still writing: what is missing now will be there soon.
+fn refuse_growing(view: &FileView, end: u64) -> Result<(), Error> {
+    const RECENT: Duration = Duration::from_secs(10);
+    const WATCHED: Duration = Duration::from_millis(250);
+    let age = view.modified()?.elapsed().unwrap_or_default();
+    if view.length() >= end || age > RECENT {
+        return Ok(());
+    }
+    std::thread::sleep(WATCHED);
+    let now = view.length_now()?;
+    if now == view.length() {
+        return Ok(());
+    }
+    let problem = format!("is still being written ({now} of {end} bytes); try again when it is whole");
+    Err(Error::file(view.path(), problem))
+}
+
+/// The notes, and whether they are all there.
+fn read_notes(view: &FileView, image: &Image) -> (Notes, bool) {
+    let mut notes = Notes::default();
+    let mut whole = true;
+    let mut found = false;
+    for segment in image.segments.iter().filter(|segment| segment.notes()) {
+        let size = segment.file_size.min(MOST_NOTES);
+        let bytes = view.bytes(segment.offset, size);
+        whole &= bytes.len() as u64 == segment.file_size;
+        for note in notes_in(&bytes, image.format.order, segment.align) {
+            found = true;
+            notes.take(&note, image);
+        }
+    }
+    (notes, whole && found)
+}
+
+impl Memory for Core {
+    fn word_format(&self) -> WordFormat {
+        self.format
+    }
+
+    fn regions(&self) -> &[Region] {
+        &self.regions
+    }
+
+    fn view<'a>(&'a self, range: AddressRange, buffer: &'a mut Buffer) -> View<'a> {
+        let at = range.start();
+        let index = self.pieces.partition_point(|piece| piece.range.end() <= at);
+        let piece = self.pieces.get(index).filter(|piece| piece.range.contains(at));
+        let Some(piece) = piece else {
+            return View { bytes: &[], gap: Some(gap_before_next_region(&self.regions, at)) };
+        };
+        let inside = at.saturating_sub(piece.range.start());
+        let rest = AddressRange::saturating(at, piece.range.end().saturating_sub(at));
+        let length = range.len().min(rest.len());
+        let gap = |missing| Some(Gap { range: rest, missing });
+        let read = match piece.backing {
+            Backing::Nowhere => return View { bytes: &[], gap: gap(Missing::NotSaved("core")) },
+            Backing::Core(offset) => self.file.view(offset.saturating_add(inside), length, buffer),
+            Backing::Module { index, offset } => match self.modules.get(index) {
+                Some(module) => module.file.view(offset.saturating_add(inside), length, buffer),
+                None => Ok(&[][..]),
+            },
+        };
+        match read {
+            Ok([]) => View { bytes: &[], gap: gap(Missing::NotSaved("core")) },
+            Ok(bytes) => View { bytes, gap: None },
+            Err(cause) => View { bytes: &[], gap: gap(Missing::Unreadable(reason(&cause))) },
+        }
+    }
+
+    fn recheck(&self) -> Result<(), Error> {
+        self.file.recheck()?;
+        self.modules.iter().try_for_each(|module| module.file.recheck())
+    }
+}

@@ -1,0 +1,160 @@
+//! The files that a core's program had mapped: pages that the core leaves out are read from them.
+//!
+//! Only from the same file: the build-id in the core's memory and the one in
+//! the file must agree. Only pages that cannot have changed: a writable page
+//! that is not in the core is missing, whatever the file holds.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use object::elf;
+
+use crate::memory::{Memory, Permissions, Region};
+use crate::range::AddressRange;
+use crate::source::Files;
+use crate::source::elf::{Image, build_id, file_build_id};
+use crate::source::file::FileView;
+
+use super::notes::FileMapping;
+use super::{Backing, Core, Piece};
+
+/// ELF headers and program headers fit into this many bytes in any module.
+const HEADERS: u64 = 4096;
+
+/// A mapped file that is the one the core was made with.
+#[derive(Debug)]
+pub(super) struct Module {
+    pub file: FileView,
+}
+
+/// Finds the files, checks them, and lets them back the pages that the core leaves out.
+///
+/// Comes back with what is missing all the same.
+pub(super) fn attach(
+    core: &mut Core,
+    mappings: &[FileMapping],
+    files: Files<'_>,
+    entry: Option<u64>,
+) -> Option<String> {
+    let mut bases: BTreeMap<&str, u64> = BTreeMap::new();
+    for mapping in mappings.iter().filter(|mapping| mapping.offset == 0) {
+        bases.entry(&mapping.path).or_insert(mapping.range.start());
+    }
+    let started = entry.and_then(|entry| mappings.iter().find(|mapping| mapping.range.contains(entry)));
+    let started = started.map(|mapping| mapping.path.as_str());
+    let mut absent: Vec<&str> = Vec::new();
+    let mut missing = 0_u64;
+    for (name, base) in bases {
+        if !wanting(core.regions.iter(), name) {
+            continue;
+        }
+        let path = match files.executable {
+            Some(path) if started == Some(name) => path.to_owned(),
+            _ => place(name, files.sysroot),
+        };
+        if let Some((file, image)) = same_file(core, base, &path) {
+            back(core, name, file, &image);
+            continue;
+        }
+        absent.push(name);
+        let lacking = core.regions.iter().filter(|region| wanting([*region].into_iter(), name));
+        let lost = lacking.map(|region| region.range.len().saturating_sub(region.saved));
+        missing = lost.fold(missing, u64::saturating_add);
+    }
+    if absent.is_empty() {
+        return None;
+    }
+    Some(format!(
+        "{missing} bytes of file mappings are in no file here with the core's build-id (-exe, -sysroot; in \
+         gdb: file, set sysroot): {}",
+        absent.join(", ")
+    ))
+}
+
+/// Whether a region of the file wants bytes or permissions, and may have them from the file.
+fn wanting<'a>(mut regions: impl Iterator<Item = &'a Region>, name: &str) -> bool {
+    regions.any(|region| {
+        let partly = region.saved < region.range.len() && !region.permissions.writable();
+        region.name == name && (partly || region.permissions == Permissions::Unknown)
+    })
+}
+
+/// Where a file of the core's machine lies on this one.
+fn place(name: &str, sysroot: Option<&Path>) -> PathBuf {
+    match sysroot {
+        Some(root) => root.join(name.trim_start_matches('/')),
+        None => PathBuf::from(name),
+    }
+}
+
+/// The file at `path`, if its build-id is that of the module loaded at `base`.
+fn same_file(core: &Core, base: u64, path: &Path) -> Option<(FileView, Image)> {
+    let mut headers = Vec::new();
+    let _ = core.append(AddressRange::saturating(base, HEADERS), &mut headers);
+    let loaded = Image::parse(headers.as_slice()).ok()?;
+    let here = loaded.notes_in_memory(base).find_map(|(range, align)| {
+        let range = AddressRange::saturating(range.start(), range.len().min(HEADERS));
+        build_id(&core.bytes(range).ok()?, loaded.format.order, align)
+    })?;
+    // A path with a device's name, or "(deleted)" at its end, is no file.
+    let file = FileView::open(path).ok()?;
+    let bytes = file.mapped()?;
+    let image = Image::parse(bytes).ok()?;
+    (file_build_id(bytes, &image)? == here).then_some((file, image))
+}
+
+/// Lets the file back whatever its regions lack.
+fn back(core: &mut Core, name: &str, file: FileView, image: &Image) {
+    let index = core.modules.len();
+    let length = file.length();
+    for region in core.regions.iter_mut().filter(|region| region.name == name) {
+        if region.permissions == Permissions::Unknown {
+            if let Some([read, write, execute]) = image.rights(region.file_offset) {
+                region.permissions = Permissions::new(read, write, execute);
+            }
+        }
+        let at = region.file_offset.saturating_add(region.saved);
+        if region.permissions.writable() || changeable(image, region.file_offset) {
+            continue;
+        }
+        let lacking = region.range.len().saturating_sub(region.saved);
+        let found = lacking.min(length.saturating_sub(at));
+        if found == 0 {
+            continue;
+        }
+        let start = region.range.start().saturating_add(region.saved);
+        region.saved = region.saved.saturating_add(found);
+        replace(
+            &mut core.pieces,
+            Piece {
+                range: AddressRange::saturating(start, found),
+                backing: Backing::Module { index, offset: at },
+            },
+        );
+    }
+    core.modules.push(Module { file });
+}
+
+/// Whether the part of the file at `offset` is writable before relocation ends.
+///
+/// Such pages are read-only at run time and still differ from the file.
+fn changeable(image: &Image, offset: u64) -> bool {
+    let loaded = image.segments.iter().filter(|segment| segment.loaded() && segment.flag(elf::PF_W));
+    let mut holding = loaded.filter(|segment| {
+        segment.offset & !0xfff <= offset && offset < segment.offset.saturating_add(segment.file_size)
+    });
+    holding.next().is_some()
+}
+
+/// Puts `new` in the place of the part of the piece without backing that it covers.
+fn replace(pieces: &mut Vec<Piece>, new: Piece) {
+    let index = pieces.partition_point(|piece| piece.range.end() <= new.range.start());
+    let Some(old) = pieces.get(index).filter(|old| old.range.covers(new.range)).copied() else { return };
+    if old.backing != Backing::Nowhere {
+        return;
+    }
+    let rest = old.range.without(&[new.range]).into_iter();
+    let mut tiles: Vec<_> = rest.map(|range| Piece { range, ..old }).chain([new]).collect();
+    tiles.sort_by_key(|piece| piece.range);
+    let _ = pieces.splice(index..=index, tiles);
+}

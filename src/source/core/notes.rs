@@ -1,0 +1,134 @@
+//! What the notes of a core say: threads, mapped files, the auxiliary vector, the program.
+
+use object::elf;
+
+use crate::range::AddressRange;
+use crate::source::Thread;
+use crate::source::elf::{Image, Note};
+use crate::word::WordFormat;
+
+// Entries of the auxiliary vector (Linux, include/uapi/linux/auxvec.h).
+/// Where the program starts.
+pub(super) const AT_ENTRY: u64 = 9;
+/// Where sixteen random bytes lie, on the main stack.
+pub(super) const AT_RANDOM: u64 = 25;
+/// Where the vdso starts.
+pub(super) const AT_SYSINFO_EHDR: u64 = 33;
+
+/// A mapping of a file, as `NT_FILE` lists it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct FileMapping {
+    pub range: AddressRange,
+    pub offset: u64,
+    pub path: String,
+}
+
+/// Everything that is read from a core's notes.
+#[derive(Default, Debug)]
+pub(super) struct Notes {
+    pub threads: Vec<Thread>,
+    pub files: Vec<FileMapping>,
+    /// Pairs of `AT_` number and value.
+    pub auxiliary: Vec<(u64, u64)>,
+    pub program: Option<String>,
+    pub pid: Option<i32>,
+    /// Whether gdb left a note of its own, as gcore does.
+    pub by_gdb: bool,
+}
+
+impl Notes {
+    /// Takes one note in; unknown ones are passed over.
+    pub(super) fn take(&mut self, note: &Note<'_>, image: &Image) {
+        let format = image.format;
+        match (note.owner, elf::NoteType(note.kind)) {
+            (b"CORE", elf::NT_PRSTATUS) => self.threads.extend(thread(note.bytes, image)),
+            (b"CORE", elf::NT_FILE) => self.files = files(note.bytes, format),
+            (b"CORE", elf::NT_AUXV) => self.auxiliary = auxiliary(note.bytes, format),
+            (b"CORE", elf::NT_PRPSINFO) => self.process(note.bytes, format),
+            // The thread pointer of aarch64 is no general register.
+            (b"LINUX", elf::NT_ARM_TLS) => {
+                if let Some(last) = self.threads.last_mut() {
+                    last.thread_pointer = format.read(note.bytes);
+                }
+            }
+            (b"GDB", _) => self.by_gdb = true,
+            _ => {}
+        }
+    }
+
+    /// The value of an entry of the auxiliary vector.
+    pub(super) fn auxiliary(&self, entry: u64) -> Option<u64> {
+        self.auxiliary.iter().find(|(kind, _)| *kind == entry).map(|(_, value)| *value)
+    }
+
+    /// `struct elf_prpsinfo` (Linux, include/linux/elfcore.h): the pid, then the
+    /// arguments as one text of 80 bytes at the end.
+    fn process(&mut self, bytes: &[u8], format: WordFormat) {
+        let pid_at = if format.size == 8 { 24 } else { 12 };
+        let pid = bytes.get(pid_at..).and_then(|rest| rest.get(..4));
+        self.pid = pid.map(|pid| signed(format, pid));
+        let arguments = bytes.len().checked_sub(80).and_then(|start| bytes.get(start..));
+        let arguments = arguments.and_then(|text| text.split(|byte| *byte == 0).next());
+        let arguments = arguments.map(|text| String::from_utf8_lossy(text).trim_end().to_owned());
+        self.program = arguments.filter(|text| !text.is_empty());
+    }
+}
+
+/// `struct elf_prstatus` (Linux, include/linux/elfcore.h): pid, then the general registers.
+fn thread(bytes: &[u8], image: &Image) -> Option<Thread> {
+    let format = image.format;
+    let (pid_at, registers_at) = if format.size == 8 { (32, 112) } else { (24, 72) };
+    let id = signed(format, bytes.get(pid_at..)?.get(..4)?);
+    let register = |index: usize| {
+        let at = index.checked_mul(format.size)?.checked_add(registers_at)?;
+        format.read(bytes.get(at..)?)
+    };
+    // Indexes into each architecture's elf_gregset_t (Linux, arch/*/include/asm/elf.h
+    // and arch/*/include/uapi/asm/ptrace.h).
+    let (stack, thread) = match elf::Machine(image.machine) {
+        elf::EM_X86_64 => (Some(19), Some(21)),
+        elf::EM_386 => (Some(15), None),
+        elf::EM_AARCH64 => (Some(31), None),
+        elf::EM_ARM => (Some(13), None),
+        elf::EM_PPC | elf::EM_PPC64 => (Some(1), None),
+        elf::EM_S390 => (Some(17), None),
+        elf::EM_RISCV => (Some(2), None),
+        _ => (None, None),
+    };
+    Some(Thread { id, stack_pointer: stack.and_then(register), thread_pointer: thread.and_then(register) })
+}
+
+/// `NT_FILE` (Linux, `fs/binfmt_elf.c`, `fill_files_note`): count, page size, that many
+/// triples of start, end and offset in pages, then that many terminated paths.
+fn files(bytes: &[u8], format: WordFormat) -> Vec<FileMapping> {
+    let word = |index: usize| format.read(bytes.get(index.checked_mul(format.size)?..)?);
+    let (Some(count), Some(page)) = (word(0), word(1)) else { return Vec::new() };
+    let Ok(count) = usize::try_from(count) else { return Vec::new() };
+    let table = count.checked_mul(3).and_then(|words| words.checked_add(2));
+    let names = table.and_then(|words| words.checked_mul(format.size));
+    let Some(names) = names.and_then(|at| bytes.get(at..)) else { return Vec::new() };
+    let names = names.split(|byte| *byte == 0);
+    let mapping = |(index, name): (usize, &[u8])| {
+        let at = index.checked_mul(3)?.checked_add(2)?;
+        let start = word(at)?;
+        let end = word(at.checked_add(1)?)?;
+        let offset = word(at.checked_add(2)?)?.checked_mul(page)?;
+        let range = AddressRange::new(start, end).ok().filter(|range| !range.is_empty())?;
+        Some(FileMapping { range, offset, path: String::from_utf8_lossy(name).into_owned() })
+    };
+    let mut files: Vec<_> = (0..count).zip(names).filter_map(mapping).collect();
+    files.sort_by_key(|file| file.range);
+    files
+}
+
+fn auxiliary(bytes: &[u8], format: WordFormat) -> Vec<(u64, u64)> {
+    let pairs = bytes.chunks_exact(format.size.saturating_mul(2));
+    let pair = |pair: &[u8]| Some((format.read(pair)?, format.read(pair.get(format.size..)?)?));
+    pairs.filter_map(pair).take_while(|(kind, _)| *kind != 0).collect()
+}
+
+/// A pid: 32 bits, signed.
+#[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)]
+fn signed(format: WordFormat, bytes: &[u8]) -> i32 {
+    format.order.value(bytes) as u32 as i32
+}

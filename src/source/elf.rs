@@ -1,0 +1,220 @@
+//! ELF images as far as memory needs them: segments, notes and build-ids, from a file or from memory.
+
+use object::elf;
+use object::endian::Endianness;
+use object::read::elf::{FileHeader, NoteIterator, ProgramHeader};
+use object::{FileKind, ReadRef};
+
+use crate::range::AddressRange;
+use crate::word::{ByteOrder, WordFormat};
+
+/// One program header.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Segment {
+    /// `PT_LOAD`, `PT_NOTE`, …
+    pub kind: u32,
+    /// `PF_R`, `PF_W`, `PF_X`.
+    pub flags: u32,
+    /// Where its bytes start in the file.
+    pub offset: u64,
+    /// Where its first byte lies in memory, before any relocation.
+    pub address: u64,
+    /// Bytes in the file.
+    pub file_size: u64,
+    /// Bytes in memory.
+    pub memory_size: u64,
+    /// Alignment in the file.
+    pub align: u64,
+}
+
+impl Segment {
+    /// Whether its bytes are loaded into memory.
+    #[must_use]
+    pub fn loaded(&self) -> bool {
+        self.kind == elf::PT_LOAD.0
+    }
+
+    /// Whether its bytes are notes.
+    #[must_use]
+    pub fn notes(&self) -> bool {
+        self.kind == elf::PT_NOTE.0
+    }
+
+    /// Whether the flag (`PF_R`, `PF_W`, `PF_X`) is set.
+    #[must_use]
+    pub fn flag(&self, flag: elf::ProgramFlags) -> bool {
+        self.flags & flag.0 != 0
+    }
+}
+
+/// What an ELF file's headers say.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Image {
+    /// Size and byte order of its words.
+    pub format: WordFormat,
+    /// `ET_CORE`, `ET_DYN`, …
+    pub file_type: u16,
+    /// `EM_X86_64`, …
+    pub machine: u16,
+    /// Its program headers, in the order of the file.
+    pub segments: Vec<Segment>,
+}
+
+impl Image {
+    /// The headers of the ELF file in `data`.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the headers, in the words of the parser.
+    pub fn parse<'data, R: ReadRef<'data>>(data: R) -> Result<Self, String> {
+        match FileKind::parse(data) {
+            Ok(FileKind::Elf32) => parse::<elf::FileHeader32<Endianness>, R>(data, 4),
+            Ok(FileKind::Elf64) => parse::<elf::FileHeader64<Endianness>, R>(data, 8),
+            _ => Err("is not an ELF file".to_owned()),
+        }
+    }
+
+    /// The machine's usual name: `x86_64`, `aarch64`, …
+    #[must_use]
+    pub fn architecture(&self) -> String {
+        match elf::Machine(self.machine) {
+            elf::EM_X86_64 => "x86_64",
+            elf::EM_386 => "i386",
+            elf::EM_AARCH64 => "aarch64",
+            elf::EM_ARM => "arm",
+            elf::EM_PPC64 => "powerpc64",
+            elf::EM_PPC => "powerpc",
+            elf::EM_S390 => "s390x",
+            elf::EM_RISCV => "riscv",
+            elf::EM_MIPS => "mips",
+            other => return format!("machine-{}", other.0),
+        }
+        .to_owned()
+    }
+
+    /// How far the module whose file starts at `base` in memory was moved there.
+    #[must_use]
+    pub fn bias(&self, base: u64) -> u64 {
+        let first = self.segments.iter().find(|segment| segment.loaded());
+        let linked = first.map_or(0, |segment| segment.address.saturating_sub(segment.offset));
+        base.wrapping_sub(linked)
+    }
+
+    /// The address after the last byte of the module loaded at `base`, bss included.
+    #[must_use]
+    pub fn end(&self, base: u64) -> u64 {
+        let bias = self.bias(base);
+        let ends = self.segments.iter().filter(|segment| segment.loaded());
+        let ends = ends.map(|segment| segment.address.saturating_add(segment.memory_size));
+        bias.wrapping_add(ends.max().unwrap_or(0))
+    }
+
+    /// Where the notes lie in memory once the module is loaded at `base`.
+    pub fn notes_in_memory(&self, base: u64) -> impl Iterator<Item = (AddressRange, u64)> + '_ {
+        let bias = self.bias(base);
+        self.segments.iter().filter(|segment| segment.notes()).map(move |segment| {
+            let start = bias.wrapping_add(segment.address);
+            (AddressRange::saturating(start, segment.file_size), segment.align)
+        })
+    }
+
+    /// Whether the part of the file at `offset` may be read, written and executed once loaded.
+    ///
+    /// `None` where no segment holds it. Relocated pages are read-only at run
+    /// time although their segment is writable.
+    #[must_use]
+    pub fn rights(&self, offset: u64) -> Option<[bool; 3]> {
+        const PAGE: u64 = 0x1000;
+        let loaded = self.segments.iter().filter(|segment| segment.loaded());
+        let holds = |segment: &&Segment| {
+            let start = segment.offset & !PAGE.saturating_sub(1);
+            let end = segment.offset.saturating_add(segment.file_size);
+            start <= offset && offset < end
+        };
+        // Folklore: two segments may share a page of the file, each mapping its
+        // own copy. The one that starts there is the one that a mapping with
+        // this offset belongs to. Seen: every program that ld links with
+        // `-z separate-code`, where data starts in the page where .eh_frame ends.
+        let segment = loaded.rev().find(holds)?;
+        let relocated = self.segments.iter().any(|relro| {
+            relro.kind == elf::PT_GNU_RELRO.0
+                && relro.offset & !PAGE.saturating_sub(1) <= offset
+                && offset < relro.offset.saturating_add(relro.file_size)
+        });
+        let write = segment.flag(elf::PF_W) && !relocated;
+        Some([segment.flag(elf::PF_R), write, segment.flag(elf::PF_X)])
+    }
+}
+
+fn parse<'data, Elf, R>(data: R, size: usize) -> Result<Image, String>
+where
+    Elf: FileHeader<Endian = Endianness>,
+    R: ReadRef<'data>,
+{
+    let told = |error: object::Error| error.to_string();
+    let header = Elf::parse(data).map_err(told)?;
+    let endian = header.endian().map_err(told)?;
+    let headers = header.program_headers(endian, data).map_err(told)?;
+    let segments = headers.iter().map(|header| Segment {
+        kind: header.p_type(endian).0,
+        flags: header.p_flags(endian).0,
+        offset: header.p_offset(endian).into(),
+        address: header.p_vaddr(endian).into(),
+        file_size: header.p_filesz(endian).into(),
+        memory_size: header.p_memsz(endian).into(),
+        align: header.p_align(endian).into(),
+    });
+    let order = match endian {
+        Endianness::Little => ByteOrder::Little,
+        Endianness::Big => ByteOrder::Big,
+    };
+    Ok(Image {
+        format: WordFormat { size, order },
+        file_type: header.e_type(endian).0,
+        machine: header.e_machine(endian).0,
+        segments: segments.collect(),
+    })
+}
+
+/// One note: who wrote it, its type, its bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Note<'a> {
+    /// The owner, `CORE` or `GNU`, without its terminator.
+    pub owner: &'a [u8],
+    /// The type, which means something only together with the owner.
+    pub kind: u32,
+    /// The contents.
+    pub bytes: &'a [u8],
+}
+
+/// The notes in `bytes`; ends at the first one that is cut or broken.
+pub fn notes(bytes: &[u8], order: ByteOrder, align: u64) -> impl Iterator<Item = Note<'_>> {
+    let endian = match order {
+        ByteOrder::Little => Endianness::Little,
+        ByteOrder::Big => Endianness::Big,
+    };
+    // The 32-bit and the 64-bit note header are the same three 32-bit words.
+    let align = if align == 8 { 8 } else { 4 };
+    let notes = NoteIterator::<elf::FileHeader32<Endianness>>::new(endian, align, bytes).ok();
+    notes.into_iter().flatten().map_while(Result::ok).map(move |note| Note {
+        owner: note.name(),
+        kind: note.n_type(endian).0,
+        bytes: note.desc(),
+    })
+}
+
+/// The build-id among the notes in `bytes`.
+#[must_use]
+pub fn build_id(bytes: &[u8], order: ByteOrder, align: u64) -> Option<Vec<u8>> {
+    let wanted = |note: &Note<'_>| note.owner == b"GNU" && note.kind == elf::NT_GNU_BUILD_ID.0;
+    notes(bytes, order, align).find(wanted).map(|note| note.bytes.to_vec())
+}
+
+/// The build-id of the ELF file in `data`.
+#[must_use]
+pub fn file_build_id<'data, R: ReadRef<'data>>(data: R, image: &Image) -> Option<Vec<u8>> {
+    image.segments.iter().filter(|segment| segment.notes()).find_map(|segment| {
+        let bytes = data.read_bytes_at(segment.offset, segment.file_size).ok()?;
+        build_id(bytes, image.format.order, segment.align)
+    })
+}

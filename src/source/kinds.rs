@@ -1,0 +1,357 @@
+//! What regions are for, told from names where there are some, else from what lies in them.
+//!
+//! A live process names its heap and its stack; a core names neither, and
+//! nobody names arenas and the stacks of threads. The rules here work on any
+//! memory; where bytes are missing (saved text of `pmap`), those that need
+//! them do nothing.
+
+use crate::memory::{Memory, Permissions, Region, RegionKind};
+use crate::range::AddressRange;
+use crate::source::Thread;
+use crate::source::elf::Image;
+
+/// What a source knows that helps to tell.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Clues<'a> {
+    /// An address in the program itself: `AT_ENTRY`.
+    pub entry: Option<u64>,
+    /// Where the kernel's code starts: `AT_SYSINFO_EHDR`.
+    pub vdso: Option<u64>,
+    /// An address in the main stack: `AT_RANDOM`.
+    pub random: Option<u64>,
+    /// The threads.
+    pub threads: &'a [Thread],
+}
+
+/// What was found of one region.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Finding {
+    /// What it is for.
+    pub kind: RegionKind,
+    /// The kernel's name for it, where the source has none.
+    pub name: Option<&'static str>,
+    /// Whether structures in memory show that nobody may read or write it.
+    pub inaccessible: bool,
+}
+
+/// How far the kernel may move the heap away from the program that it belongs to.
+///
+/// Linux 6.12, arch/arm64/kernel/process.c, `arch_randomize_brk`: 1 GiB; x86: 32 MiB.
+const FARTHEST_HEAP: u64 = 1 << 30;
+
+/// What each region of `memory` is for, in the regions' order.
+#[must_use]
+pub fn classify(memory: &dyn Memory, clues: &Clues<'_>) -> Vec<Finding> {
+    let regions = memory.regions();
+    let mut found: Vec<Finding> = regions.iter().map(|region| by_name(regions, region)).collect();
+    let program = program_name(regions, clues);
+    bss(memory, &mut found);
+    kernel(regions, clues, &mut found);
+    main_stack(regions, clues, &mut found);
+    heap(memory, program, &mut found);
+    arenas(memory, &mut found);
+    thread_stacks(memory, clues.threads, &mut found);
+    found
+}
+
+/// What the name and the file of a region tell.
+fn by_name(regions: &[Region], region: &Region) -> Finding {
+    let name = region.name.as_str();
+    let kind = match name {
+        "[heap]" => RegionKind::Heap,
+        "[stack]" => RegionKind::Stack,
+        "[vdso]" => RegionKind::Vdso,
+        _ if name.starts_with("[stack:") => RegionKind::ThreadStack,
+        _ if name.starts_with("[anon") => RegionKind::Anon,
+        _ if name.starts_with('[') => RegionKind::Special,
+        "" => RegionKind::Anon,
+        _ if region.permissions.writable() && module(regions, name) => RegionKind::Data,
+        _ => RegionKind::File,
+    };
+    Finding { kind, name: None, inaccessible: false }
+}
+
+/// Whether code of the file is mapped too: a program or a library, not a data file.
+fn module(regions: &[Region], name: &str) -> bool {
+    let code = |permissions| match permissions {
+        Permissions::Known { execute, .. } => execute,
+        Permissions::Unknown => true,
+    };
+    regions.iter().any(|region| region.name == name && code(region.permissions))
+}
+
+/// The name of the program's own mappings.
+fn program_name<'a>(regions: &'a [Region], clues: &Clues<'_>) -> Option<&'a str> {
+    let started = clues.entry.and_then(|entry| regions.iter().find(|region| region.range.contains(entry)));
+    let first = || regions.iter().find(|region| !region.anonymous());
+    started.filter(|region| !region.anonymous()).or_else(first).map(|region| region.name.as_str())
+}
+
+fn anonymous_data(region: &Region) -> bool {
+    region.name.is_empty() && region.permissions.writable()
+}
+
+/// Where the module ends in memory, its bss included; `None` where its headers cannot be read.
+fn module_end(memory: &dyn Memory, name: &str) -> Option<u64> {
+    let first = memory.regions().iter().find(|region| region.name == name && region.file_offset == 0)?;
+    let mut headers = Vec::new();
+    let length = first.range.len().min(4096);
+    let _ = memory.append(AddressRange::saturating(first.range.start(), length), &mut headers);
+    let image = Image::parse(headers.as_slice()).ok()?;
+    Some(image.end(first.range.start()))
+}
+
+/// The rest of a module's zeroed data, which the kernel maps without a name behind its file.
+fn bss(memory: &dyn Memory, found: &mut [Finding]) {
+    let regions = memory.regions();
+    let mut touching: Option<(&str, u64)> = None;
+    for (region, finding) in regions.iter().zip(found.iter_mut()) {
+        match touching {
+            Some((name, end)) if anonymous_data(region) && region.range.start() == end => {
+                let start = region.range.start();
+                if module_end(memory, name).is_none_or(|end| start < end) {
+                    finding.kind = RegionKind::Data;
+                }
+                touching = None;
+            }
+            _ => {
+                let data = finding.kind == RegionKind::Data && !region.name.is_empty();
+                touching = data.then_some((region.name.as_str(), region.range.end()));
+            }
+        }
+    }
+}
+
+/// The kernel's own mappings: `[vdso]`, the `[vvar]` before it, `[vsyscall]`.
+fn kernel(regions: &[Region], clues: &Clues<'_>, found: &mut [Finding]) {
+    const VSYSCALL: u64 = 0xffff_ffff_ff60_0000;
+    let Some(vdso) = clues.vdso else { return };
+    let index = regions.iter().position(|region| region.range.contains(vdso) && region.anonymous());
+    if let Some((index, finding)) = index.and_then(|index| Some((index, found.get_mut(index)?))) {
+        *finding = Finding { kind: RegionKind::Vdso, name: Some("[vdso]"), ..*finding };
+        // One data mapping before it, two since Linux 6.13: [vvar], then [vvar_vclock].
+        let read_only = Permissions::new(true, false, false);
+        let before = regions.iter().zip(found.iter_mut()).take(index).rev();
+        let mut next = vdso;
+        let mut data: Vec<&mut Finding> = Vec::new();
+        for (region, finding) in before {
+            let belongs = region.name.is_empty() && region.permissions == read_only;
+            if !belongs || region.range.end() != next || data.len() == 2 {
+                break;
+            }
+            next = region.range.start();
+            data.push(finding);
+        }
+        let names = if data.len() == 2 { &["[vvar_vclock]", "[vvar]"][..] } else { &["[vvar]"][..] };
+        for (finding, name) in data.into_iter().zip(names) {
+            *finding = Finding { kind: RegionKind::Special, name: Some(name), ..*finding };
+        }
+    }
+    for (region, finding) in regions.iter().zip(found.iter_mut()) {
+        if region.range.start() == VSYSCALL {
+            *finding = Finding { kind: RegionKind::Special, name: Some("[vsyscall]"), ..*finding };
+        }
+    }
+}
+
+/// The main stack: where the kernel put the random bytes; without notes, the last writable mapping.
+fn main_stack(regions: &[Region], clues: &Clues<'_>, found: &mut [Finding]) {
+    if found.iter().any(|finding| finding.kind == RegionKind::Stack) {
+        return;
+    }
+    let last = || regions.iter().rposition(anonymous_data);
+    let index = match clues.random {
+        Some(random) => regions.iter().position(|region| region.range.contains(random)),
+        None => last(),
+    };
+    if let Some(finding) = index.and_then(|index| found.get_mut(index)) {
+        *finding = Finding { kind: RegionKind::Stack, name: Some("[stack]"), ..*finding };
+    }
+}
+
+/// The brk heap: the anonymous writable mapping behind the program's own data.
+fn heap(memory: &dyn Memory, program: Option<&str>, found: &mut [Finding]) {
+    if found.iter().any(|finding| finding.kind == RegionKind::Heap) {
+        return;
+    }
+    let regions = memory.regions();
+    let Some(program) = program else { return };
+    let Some(last) = regions.iter().rposition(|region| region.name == program) else { return };
+    let program_end = regions.get(last).map_or(0, |region| region.range.end());
+    let end = module_end(memory, program).map(|end| end.checked_next_multiple_of(4096).unwrap_or(end));
+    let behind = regions.iter().enumerate().skip(last.saturating_add(1));
+    let near = behind.take_while(|(_, region)| {
+        region.name.is_empty() && region.range.start().saturating_sub(program_end) <= FARTHEST_HEAP
+    });
+    let is_heap = |index: usize, region: &Region| {
+        let kind = found.get(index).map(|finding| finding.kind);
+        match kind {
+            // Folklore: without address randomisation the heap touches the bss and
+            // the two are one mapping. Seen: setarch -R, and every process that gdb starts.
+            Some(RegionKind::Data) => end.is_some_and(|end| region.range.end() > end),
+            Some(RegionKind::Anon) => anonymous_data(region),
+            _ => false,
+        }
+    };
+    let mut index = near.clone().find(|(index, region)| is_heap(*index, region)).map(|(index, _)| index);
+    // Folklore: a program that was started through its loader (ld.so PROGRAM)
+    // has its heap where programs usually lie, below everything else.
+    // Seen: Linux 5.18 and later, fs/binfmt_elf.c, `brk_moved`.
+    let low = regions.iter().position(|region| !region.anonymous());
+    if index.is_none() {
+        index = regions.iter().take(low.unwrap_or(0)).position(anonymous_data);
+    }
+    // Parts of the heap with other permissions are mappings of their own.
+    let mut next = None;
+    for (region, finding) in regions.iter().zip(found.iter_mut()).skip(index.unwrap_or(usize::MAX)) {
+        let goes_on = next.is_none_or(|next| next == region.range.start());
+        if !goes_on || !region.name.is_empty() {
+            break;
+        }
+        *finding = Finding { kind: RegionKind::Heap, name: Some("[heap]"), ..*finding };
+        next = Some(region.range.end());
+    }
+}
+
+/// The heaps of malloc's other arenas, each with its reserve.
+///
+/// glibc 2.17 to 2.43, malloc/arena.c, `heap_info`: arena, previous heap, size,
+/// readable and writable size, at a multiple of `HEAP_MAX_SIZE` (64 MiB; 1 MiB on
+/// 32-bit machines; four huge pages where the tunable asks for them, 8 MiB on x86-64).
+fn arenas(memory: &dyn Memory, found: &mut [Finding]) {
+    let (step, largest): (u64, u64) =
+        if memory.word_format().size == 8 { (8 << 20, 64 << 20) } else { (1 << 20, 1 << 20) };
+    let regions = memory.regions();
+    let mut reserve: Option<AddressRange> = None;
+    for (region, finding) in regions.iter().zip(found.iter_mut()) {
+        if let Some(left) = reserve.take() {
+            if region.range.start() == left.start() && left.covers(region.range) && region.anonymous() {
+                *finding = Finding { kind: RegionKind::Arena, inaccessible: true, ..*finding };
+                continue;
+            }
+        }
+        let unnamed = region.name.is_empty() || region.name.starts_with("[anon");
+        if finding.kind != RegionKind::Anon || !unnamed || !region.permissions.writable() {
+            continue;
+        }
+        let mut at = region.range.start().checked_next_multiple_of(step);
+        while let Some(start) = at.filter(|start| region.range.contains(*start)) {
+            if let Some(used) = arena_heap(memory, start, largest) {
+                finding.kind = RegionKind::Arena;
+                let end = start.saturating_add(used);
+                let rest = start.saturating_add(largest).saturating_sub(end);
+                reserve = (end == region.range.end()).then(|| AddressRange::saturating(end, rest));
+            }
+            at = start.checked_add(step);
+        }
+    }
+}
+
+/// How many bytes of the arena heap that starts at `start` may be used; `None` where there is none.
+fn arena_heap(memory: &dyn Memory, start: u64, largest: u64) -> Option<u64> {
+    let size = memory.word_format().size as u64;
+    let word = |base: u64, index: u64| memory.word(base.checked_add(index.checked_mul(size)?)?).ok();
+    let (arena, previous, used, usable) =
+        (word(start, 0)?, word(start, 1)?, word(start, 2)?, word(start, 3)?);
+    let sizes = used >= 0x1000 && used <= usable && usable <= largest && (used | usable) % 0x1000 == 0;
+    // The first heap of an arena holds the arena itself, right behind the header
+    // (0x20 bytes up to 2.34, 0x30 from 2.35); the others name the heap before them.
+    let own =
+        arena.checked_sub(start).is_some_and(|offset| offset >= size.saturating_mul(4) && offset <= 0x80);
+    let chained = previous != 0 && previous % 0x10_0000 == 0 && word(previous, 0) == Some(arena);
+    (sizes && (arena & size.saturating_sub(1)) == 0 && if previous == 0 { own } else { chained })
+        .then_some(usable)
+}
+
+/// The stacks of threads, each with its guard.
+fn thread_stacks(memory: &dyn Memory, threads: &[Thread], found: &mut [Finding]) {
+    let regions = memory.regions();
+    let index_of = |address: u64| regions.iter().position(|region| region.range.contains(address));
+    let none = Permissions::new(false, false, false);
+    for index in 1..regions.len() {
+        // A stack that nobody's registers point at: of a thread that is running,
+        // or that ended and whose stack is kept for the next one.
+        let before = index.checked_sub(1).and_then(|before| regions.get(before));
+        let (Some(guard), Some(region)) = (before, regions.get(index)) else { continue };
+        let guarded = guard.permissions == none && guard.range.end() == region.range.start();
+        if guarded && anonymous_data(region) && control_block(memory, region) {
+            mark(found, index, false);
+            mark(found, index.saturating_sub(1), true);
+        }
+    }
+    for thread in threads {
+        let block = thread.thread_pointer.and_then(|at| stack_block(memory, at));
+        if let Some((stack, guard)) = block {
+            if let Some(index) = index_of(stack.start().saturating_add(guard)) {
+                mark(found, index, false);
+            }
+            let guarded = AddressRange::saturating(stack.start(), guard);
+            for (index, region) in regions.iter().enumerate() {
+                if guarded.covers(region.range) {
+                    mark(found, index, true);
+                }
+            }
+        }
+        let Some(index) = thread.stack_pointer.and_then(index_of) else { continue };
+        if regions.get(index).is_some_and(anonymous_data) {
+            mark(found, index, false);
+            let guard = index.checked_sub(1).filter(|before| {
+                let touches = regions.get(*before).map(|region| (region.permissions, region.range.end()));
+                touches == regions.get(index).map(|region| (none, region.range.start()))
+            });
+            if let Some(guard) = guard {
+                mark(found, guard, true);
+            }
+        }
+    }
+}
+
+/// Calls a region part of a thread's stack, unless something better is known.
+fn mark(found: &mut [Finding], index: usize, inaccessible: bool) {
+    if let Some(finding) = found.get_mut(index).filter(|finding| finding.kind == RegionKind::Anon) {
+        *finding = Finding { kind: RegionKind::ThreadStack, inaccessible, ..*finding };
+    }
+}
+
+/// The stack that the thread with its control block at `at` was given, and its guard's size.
+///
+/// glibc 2.17 to 2.43, nptl/descr.h, `struct pthread`: `stackblock`,
+/// `stackblock_size`, `guardsize` are neighbours whose place depends on the
+/// version; the block holds the control block itself.
+fn stack_block(memory: &dyn Memory, at: u64) -> Option<(AddressRange, u64)> {
+    const STRUCT_PTHREAD: u64 = 0xa00;
+    let format = memory.word_format();
+    let mut bytes = Vec::new();
+    let _ = memory.append(AddressRange::saturating(at, STRUCT_PTHREAD), &mut bytes);
+    let words: Vec<u64> = bytes.chunks_exact(format.size).filter_map(|word| format.read(word)).collect();
+    let fits = |triple: &&[u64]| match triple {
+        [start, size, guard] => {
+            let aligned = *start != 0 && (start | size | guard) % 0x1000 == 0;
+            let block = AddressRange::saturating(*start, *size);
+            aligned && guard < size && block.contains(at)
+        }
+        _ => false,
+    };
+    match words.windows(3).find(fits)? {
+        [start, size, guard] => Some((AddressRange::saturating(*start, *size), *guard)),
+        _ => None,
+    }
+}
+
+/// Whether a thread's control block lies at the end of the region, where stacks keep it.
+///
+/// x86: it starts with its own address, and has it again two words later
+/// (glibc, `sysdeps/x86_64/nptl/tls.h` and `sysdeps/i386/nptl/tls.h`, `tcbhead_t`).
+fn control_block(memory: &dyn Memory, region: &Region) -> bool {
+    const TAIL: u64 = 16 << 10;
+    let format = memory.word_format();
+    let length = region.range.len().min(TAIL);
+    let start = region.range.end().saturating_sub(length);
+    let mut bytes = Vec::new();
+    let _ = memory.append(AddressRange::saturating(start, length), &mut bytes);
+    let mut blocks = (start..).step_by(64).zip(bytes.chunks_exact(64));
+    blocks.any(|(address, block)| {
+        let second = block.get(format.size.saturating_mul(2)..).and_then(|rest| format.read(rest));
+        format.read(block) == Some(address) && second == Some(address)
+    })
+}

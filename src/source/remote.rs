@@ -1,0 +1,287 @@
+//! Targets that only gdb reaches: gdbserver, vgdb, rr, emulators.
+//!
+//! gdb answers on its own thread alone, so bytes are fetched there first, and
+//! kept in an unlinked sparse file from which any thread reads them.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use crate::error::{Error, reason};
+use crate::memory::{Buffer, Gap, Memory, Missing, Region, View, gap_before_next_region};
+use crate::range::AddressRange;
+use crate::source::file;
+use crate::source::kinds::{self, Clues};
+use crate::source::{Origin, SourceKind, Target};
+use crate::word::WordFormat;
+
+const PAGE: u64 = 4096;
+
+/// Bytes asked of gdb at a time.
+const FETCH: u64 = 1 << 20;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Page {
+    Unasked,
+    Kept,
+    Unreadable,
+}
+
+/// Memory that was fetched through gdb.
+#[derive(Debug)]
+pub struct Remote {
+    format: WordFormat,
+    regions: Vec<Region>,
+    /// For each region, the number of its first page among all pages.
+    first_pages: Vec<u64>,
+    pages: RwLock<Vec<Page>>,
+    kept: File,
+}
+
+impl Remote {
+    /// A target with these regions, in address order, of which nothing was fetched yet.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::File`] when there is no room for a temporary file, [`Error::Request`]
+    /// when the regions are too large to keep track of.
+    pub fn new(format: WordFormat, regions: Vec<Region>) -> Result<Self, Error> {
+        // One byte for each page of at most 16 TiB.
+        const MOST_PAGES: u64 = 1 << 32;
+        let kept = tempfile::tempfile().map_err(|cause| Error::file(std::env::temp_dir(), reason(&cause)))?;
+        let mut first_pages = Vec::with_capacity(regions.len());
+        let mut count = 0_u64;
+        for region in &regions {
+            first_pages.push(count);
+            count = count.saturating_add(region.range.len().div_ceil(PAGE));
+        }
+        if count > MOST_PAGES {
+            return Err(Error::Request {
+                thing: "target's regions",
+                value: format!("{count} pages"),
+                rule: format!("are more than {MOST_PAGES} pages, which is all that can be read through gdb"),
+            });
+        }
+        let pages = vec![Page::Unasked; usize::try_from(count).unwrap_or_default()];
+        Ok(Self { format, regions, first_pages, pages: RwLock::new(pages), kept })
+    }
+
+    /// The page that holds `address`: its number, and its part of the region.
+    fn page(&self, address: u64) -> Option<(u64, AddressRange)> {
+        let after = self.regions.partition_point(|region| region.range.start() <= address);
+        let index = after.checked_sub(1)?;
+        let region = self.regions.get(index).filter(|region| region.range.contains(address))?;
+        let inside = address.saturating_sub(region.range.start()).checked_div(PAGE)?;
+        let number = self.first_pages.get(index)?.checked_add(inside)?;
+        let start = region.range.start().saturating_add(inside.saturating_mul(PAGE));
+        let length = PAGE.min(region.range.end().saturating_sub(start));
+        Some((number, AddressRange::saturating(start, length)))
+    }
+
+    /// Parts of `ranges` of at most 1 MiB that were not asked for yet, in address order.
+    #[must_use]
+    pub fn unasked(&self, ranges: &[AddressRange]) -> Vec<AddressRange> {
+        let pages = self.pages.read().unwrap_or_else(PoisonError::into_inner);
+        let state = |number: u64| usize::try_from(number).ok().and_then(|number| pages.get(number)).copied();
+        let mut unasked: Vec<AddressRange> = Vec::new();
+        for region in &self.regions {
+            for range in ranges.iter().filter_map(|range| range.intersection(region.range)) {
+                let mut at = range.start();
+                while let Some((number, page)) = self.page(at).filter(|_| at < range.end()) {
+                    if state(number) == Some(Page::Unasked) {
+                        match unasked.last_mut() {
+                            Some(last)
+                                if last.end() == page.start()
+                                    && last.len() < FETCH
+                                    && region.range.contains(last.start()) =>
+                            {
+                                *last = AddressRange::saturating(
+                                    last.start(),
+                                    last.len().saturating_add(page.len()),
+                                );
+                            }
+                            _ => unasked.push(page),
+                        }
+                    }
+                    at = page.end();
+                }
+            }
+        }
+        unasked
+    }
+
+    /// Keeps the bytes of a range that [`Remote::unasked`] named.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::File`] when the temporary file is full.
+    pub fn keep(&self, range: AddressRange, bytes: &[u8]) -> Result<(), Error> {
+        let Some((number, _)) = self.page(range.start()) else { return Ok(()) };
+        let full = |cause: std::io::Error| Error::file(std::env::temp_dir(), reason(&cause));
+        self.kept.write_all_at(bytes, number.saturating_mul(PAGE)).map_err(full)?;
+        self.set(number, (bytes.len() as u64).div_ceil(PAGE), Page::Kept);
+        Ok(())
+    }
+
+    /// Notes that gdb could not read a range that [`Remote::unasked`] named.
+    pub fn give_up(&self, range: AddressRange) {
+        if let Some((number, _)) = self.page(range.start()) {
+            self.set(number, range.len().div_ceil(PAGE), Page::Unreadable);
+        }
+    }
+
+    fn set(&self, first: u64, count: u64, state: Page) {
+        let mut pages = self.pages.write().unwrap_or_else(PoisonError::into_inner);
+        let span = usize::try_from(first).ok().zip(usize::try_from(first.saturating_add(count)).ok());
+        let pages = span.and_then(|(first, end)| pages.get_mut(first..end));
+        pages.unwrap_or_default().fill(state);
+    }
+
+    /// Fetches what `ranges` lack. `read` gives the bytes of a range, or nothing where it cannot.
+    ///
+    /// One unreadable byte spoils a whole answer of gdb's, so a range that fails
+    /// is asked for again in halves, down to single pages.
+    ///
+    /// # Errors
+    ///
+    /// What `read` and [`Remote::keep`] say.
+    pub fn fetch<E: From<Error>>(
+        &self,
+        ranges: &[AddressRange],
+        read: &mut dyn FnMut(AddressRange) -> Result<Option<Vec<u8>>, E>,
+    ) -> Result<(), E> {
+        let mut wanted = self.unasked(ranges);
+        wanted.reverse();
+        while let Some(range) = wanted.pop() {
+            match read(range)?.filter(|bytes| bytes.len() as u64 == range.len()) {
+                Some(bytes) => self.keep(range, &bytes)?,
+                None if range.len() <= PAGE => self.give_up(range),
+                None => {
+                    let half = range.len().div_ceil(2).next_multiple_of(PAGE);
+                    let second = range.start().saturating_add(half);
+                    wanted.push(AddressRange::saturating(second, range.end().saturating_sub(second)));
+                    wanted.push(AddressRange::saturating(range.start(), half));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells what the regions are for; fetches the few pages that show it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Remote::fetch`].
+    pub fn classify<E: From<Error>>(
+        &mut self,
+        clues: &Clues<'_>,
+        read: &mut dyn FnMut(AddressRange) -> Result<Option<Vec<u8>>, E>,
+    ) -> Result<(), E> {
+        // Each round may show a word that lies on a page not fetched yet.
+        const ROUNDS: usize = 64;
+        let mut findings = Vec::new();
+        for _ in 0..ROUNDS {
+            let wanted = RwLock::new(Vec::new());
+            findings = kinds::classify(&Wanting { remote: self, wanted: &wanted }, clues);
+            let wanted = AddressRange::merge(wanted.into_inner().unwrap_or_else(PoisonError::into_inner));
+            if self.unasked(&wanted).is_empty() {
+                break;
+            }
+            self.fetch(&wanted, read)?;
+        }
+        for (region, finding) in self.regions.iter_mut().zip(findings) {
+            region.kind = finding.kind;
+            if let Some(name) = finding.name {
+                name.clone_into(&mut region.name);
+            }
+        }
+        Ok(())
+    }
+
+    /// The target, once its regions are told.
+    #[must_use]
+    pub fn into_target(self, architecture: Option<String>, complete: bool) -> Target {
+        let origin = Origin { architecture, complete, ..Origin::new(SourceKind::Remote) };
+        Target { memory: Arc::new(self), origin }
+    }
+}
+
+/// The regions that gdb lists, to be read through it.
+///
+/// # Errors
+///
+/// As [`crate::source::maps::parse`].
+pub fn listed(text: &str) -> Result<Vec<Region>, Error> {
+    let mut regions = crate::source::maps::parse(Path::new("info proc mappings"), text)?.regions;
+    for region in &mut regions {
+        region.saved = region.range.len();
+    }
+    Ok(regions)
+}
+
+impl Memory for Remote {
+    fn word_format(&self) -> WordFormat {
+        self.format
+    }
+
+    fn regions(&self) -> &[Region] {
+        &self.regions
+    }
+
+    fn view<'a>(&'a self, range: AddressRange, buffer: &'a mut Buffer) -> View<'a> {
+        let at = range.start();
+        let Some((number, page)) = self.page(at) else {
+            return View { bytes: &[], gap: Some(gap_before_next_region(&self.regions, at)) };
+        };
+        let pages = self.pages.read().unwrap_or_else(PoisonError::into_inner);
+        let rest = usize::try_from(number).ok().and_then(|number| pages.get(number..)).unwrap_or_default();
+        let region_end = self.region_at(at).map_or(page.end(), |region| region.range.end());
+        let first = rest.first().copied().unwrap_or(Page::Unasked);
+        // Pages of the next region follow in the file too; the region's end stops the run.
+        let most = region_end.saturating_sub(page.start()).div_ceil(PAGE).min(FETCH / PAGE);
+        let same =
+            rest.iter().take(usize::try_from(most).unwrap_or_default()).take_while(|state| **state == first);
+        let run_end = page.start().saturating_add((same.count() as u64).saturating_mul(PAGE)).min(region_end);
+        let run = AddressRange::saturating(at, run_end.saturating_sub(at));
+        let gap = |missing| View { bytes: &[], gap: Some(Gap { range: run, missing }) };
+        match first {
+            Page::Unasked => gap(Missing::Unreadable("it was not fetched from the target".to_owned())),
+            Page::Unreadable => gap(Missing::Unreadable("gdb cannot read it".to_owned())),
+            Page::Kept => {
+                let offset = number.saturating_mul(PAGE).saturating_add(at.saturating_sub(page.start()));
+                let length = usize::try_from(run.len().min(range.len())).unwrap_or_default();
+                let space = buffer.space(length);
+                match file::read_at(&self.kept, space, offset) {
+                    Ok(read) if read > 0 => View { bytes: space.get(..read).unwrap_or_default(), gap: None },
+                    Ok(_) => gap(Missing::Unreadable("its copy is cut".to_owned())),
+                    Err(cause) => gap(Missing::Unreadable(reason(&cause))),
+                }
+            }
+        }
+    }
+}
+
+/// A remote target that writes down which bytes somebody missed.
+struct Wanting<'a> {
+    remote: &'a Remote,
+    wanted: &'a RwLock<Vec<AddressRange>>,
+}
+
+impl Memory for Wanting<'_> {
+    fn word_format(&self) -> WordFormat {
+        self.remote.format
+    }
+
+    fn regions(&self) -> &[Region] {
+        &self.remote.regions
+    }
+
+    fn view<'a>(&'a self, range: AddressRange, buffer: &'a mut Buffer) -> View<'a> {
+        let view = self.remote.view(range, buffer);
+        if view.gap.is_some() {
+            self.wanted.write().unwrap_or_else(PoisonError::into_inner).push(range);
+        }
+        view
+    }
+}
