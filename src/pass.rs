@@ -54,6 +54,12 @@ impl Job {
         (self.done.load(Ordering::Relaxed), self.total.load(Ordering::Relaxed))
     }
 
+    /// Notes that `bytes` more of `total` were gone over.
+    pub fn advance(&self, bytes: u64, total: u64) {
+        self.total.store(total, Ordering::Relaxed);
+        self.done.fetch_add(bytes, Ordering::Relaxed);
+    }
+
     /// [`Error::Interrupted`] once somebody asked the work to end.
     ///
     /// # Errors

@@ -1,12 +1,18 @@
 //! Files written whole or not at all.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::path::Path;
 
 use tempfile::NamedTempFile;
 
 use crate::error::{Error, reason};
+use crate::memory::{Buffer, Memory};
+use crate::pass::Job;
+use crate::range::AddressRange;
+
+/// Bytes written between two looks at whether to go on.
+const PIECE: u64 = 4 << 20;
 
 /// Writes a file through a temporary one beside it, so that it is there whole or not at all.
 ///
@@ -36,4 +42,37 @@ pub fn write_whole(
         Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => Err(exists()),
         Err(error) => Err(told(&error.error)),
     }
+}
+
+/// Writes the bytes of a range as they lie in memory.
+///
+/// # Errors
+///
+/// The first byte that is missing, and as [`write_whole`]; the file is not there then.
+pub fn write_range(
+    memory: &dyn Memory,
+    range: AddressRange,
+    path: &Path,
+    replace: bool,
+    job: &Job,
+) -> Result<(), Error> {
+    memory.recheck()?;
+    let mut buffer = Buffer::default();
+    let mut stopped = None;
+    let written = write_whole(path, replace, |file| {
+        let mut at = range.start();
+        while at < range.end() {
+            let rest = AddressRange::saturating(at, range.end().saturating_sub(at).min(PIECE));
+            let view = memory.view(rest, &mut buffer);
+            file.write_all(view.bytes)?;
+            at = at.saturating_add(view.bytes.len() as u64);
+            job.advance(view.bytes.len() as u64, range.len());
+            stopped = view.gap.map(|gap| gap.error()).or_else(|| job.check().err());
+            if stopped.is_some() {
+                return Err(io::Error::other("stopped"));
+            }
+        }
+        Ok(())
+    });
+    stopped.map_or(written, Err)
 }

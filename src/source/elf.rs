@@ -40,6 +40,15 @@ impl Segment {
         self.kind == elf::PT_NOTE.0
     }
 
+    /// The pages that it takes once its module was moved by `bias`.
+    fn pages(&self, bias: u64) -> AddressRange {
+        const PAGE_MASK: u64 = 0xfff;
+        let start = bias.wrapping_add(self.address);
+        let end = start.saturating_add(self.memory_size).saturating_add(PAGE_MASK) & !PAGE_MASK;
+        let start = start & !PAGE_MASK;
+        AddressRange::saturating(start, end.saturating_sub(start))
+    }
+
     /// Whether the flag (`PF_R`, `PF_W`, `PF_X`) is set.
     #[must_use]
     pub fn flag(&self, flag: elf::ProgramFlags) -> bool {
@@ -118,31 +127,35 @@ impl Image {
         })
     }
 
-    /// Whether the part of the file at `offset` may be read, written and executed once loaded.
+    /// The segment that the page at `address` belongs to once the module is loaded at `base`.
     ///
-    /// `None` where no segment holds it. Relocated pages are read-only at run
-    /// time although their segment is writable.
+    /// By address, not by place in the file: two segments may share a page of
+    /// the file, each mapping its own copy, as `ld -z separate-code` lays them out.
+    fn segment_at(&self, base: u64, address: u64) -> Option<&Segment> {
+        let bias = self.bias(base);
+        self.segments.iter().find(|segment| segment.loaded() && segment.pages(bias).contains(address))
+    }
+
+    /// Whether the page at `address` may be read, written and executed once loaded at `base`.
+    ///
+    /// `None` where no segment holds it. Pages that are relocated first are
+    /// read-only then although their segment is writable.
     #[must_use]
-    pub fn rights(&self, offset: u64) -> Option<[bool; 3]> {
-        const PAGE: u64 = 0x1000;
-        let loaded = self.segments.iter().filter(|segment| segment.loaded());
-        let holds = |segment: &&Segment| {
-            let start = segment.offset & !PAGE.saturating_sub(1);
-            let end = segment.offset.saturating_add(segment.file_size);
-            start <= offset && offset < end
-        };
-        // Folklore: two segments may share a page of the file, each mapping its
-        // own copy. The one that starts there is the one that a mapping with
-        // this offset belongs to. Seen: every program that ld links with
-        // `-z separate-code`, where data starts in the page where .eh_frame ends.
-        let segment = loaded.rev().find(holds)?;
-        let relocated = self.segments.iter().any(|relro| {
-            relro.kind == elf::PT_GNU_RELRO.0
-                && relro.offset & !PAGE.saturating_sub(1) <= offset
-                && offset < relro.offset.saturating_add(relro.file_size)
-        });
+    pub fn rights(&self, base: u64, address: u64) -> Option<[bool; 3]> {
+        let segment = self.segment_at(base, address)?;
+        let bias = self.bias(base);
+        let relocated = self
+            .segments
+            .iter()
+            .any(|relro| relro.kind == elf::PT_GNU_RELRO.0 && relro.pages(bias).contains(address));
         let write = segment.flag(elf::PF_W) && !relocated;
         Some([segment.flag(elf::PF_R), write, segment.flag(elf::PF_X)])
+    }
+
+    /// Whether the page at `address` could be written at any time, also only while it was relocated.
+    #[must_use]
+    pub fn changeable(&self, base: u64, address: u64) -> bool {
+        self.segment_at(base, address).is_none_or(|segment| segment.flag(elf::PF_W))
     }
 }
 

@@ -199,11 +199,12 @@ impl Remote {
         Ok(())
     }
 
-    /// The target, once its regions are told.
+    /// The target, once its regions are told, and its memory to fetch more into.
     #[must_use]
-    pub fn into_target(self, architecture: Option<String>, complete: bool) -> Target {
+    pub fn into_target(self, architecture: Option<String>, complete: bool) -> (Target, Arc<Self>) {
         let origin = Origin { architecture, complete, ..Origin::new(SourceKind::Remote) };
-        Target { memory: Arc::new(self), origin }
+        let remote = Arc::new(self);
+        (Target { memory: Arc::clone(&remote) as Arc<dyn Memory>, origin }, remote)
     }
 }
 

@@ -7,8 +7,6 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use object::elf;
-
 use crate::memory::{Memory, Permissions, Region};
 use crate::range::AddressRange;
 use crate::source::Files;
@@ -53,7 +51,7 @@ pub(super) fn attach(
             _ => place(name, files.sysroot),
         };
         if let Some((file, image)) = same_file(core, base, &path) {
-            back(core, name, file, &image);
+            back(core, name, base, file, &image);
             continue;
         }
         absent.push(name);
@@ -104,17 +102,17 @@ fn same_file(core: &Core, base: u64, path: &Path) -> Option<(FileView, Image)> {
 }
 
 /// Lets the file back whatever its regions lack.
-fn back(core: &mut Core, name: &str, file: FileView, image: &Image) {
+fn back(core: &mut Core, name: &str, base: u64, file: FileView, image: &Image) {
     let index = core.modules.len();
     let length = file.length();
     for region in core.regions.iter_mut().filter(|region| region.name == name) {
         if region.permissions == Permissions::Unknown {
-            if let Some([read, write, execute]) = image.rights(region.file_offset) {
+            if let Some([read, write, execute]) = image.rights(base, region.range.start()) {
                 region.permissions = Permissions::new(read, write, execute);
             }
         }
         let at = region.file_offset.saturating_add(region.saved);
-        if region.permissions.writable() || changeable(image, region.file_offset) {
+        if region.permissions.writable() || image.changeable(base, region.range.start()) {
             continue;
         }
         let lacking = region.range.len().saturating_sub(region.saved);
@@ -133,17 +131,6 @@ fn back(core: &mut Core, name: &str, file: FileView, image: &Image) {
         );
     }
     core.modules.push(Module { file });
-}
-
-/// Whether the part of the file at `offset` is writable before relocation ends.
-///
-/// Such pages are read-only at run time and still differ from the file.
-fn changeable(image: &Image, offset: u64) -> bool {
-    let loaded = image.segments.iter().filter(|segment| segment.loaded() && segment.flag(elf::PF_W));
-    let mut holding = loaded.filter(|segment| {
-        segment.offset & !0xfff <= offset && offset < segment.offset.saturating_add(segment.file_size)
-    });
-    holding.next().is_some()
 }
 
 /// Puts `new` in the place of the part of the piece without backing that it covers.

@@ -1,0 +1,113 @@
+//! What changed between two targets, and what is in the bytes that are new.
+
+use pyo3::prelude::*;
+
+use crate::diff;
+use crate::inspect::records;
+use crate::memory::Memory as _;
+use crate::range::AddressRange;
+
+use super::call;
+use super::memory::{Memory, pairs};
+
+/// A region that grew, shrank, appeared or went.
+#[pyclass(frozen, get_all, skip_from_py_object, module = "gdb_leak._native")]
+#[derive(Clone)]
+pub(super) struct Change {
+    start: u64,
+    end: u64,
+    before: u64,
+    after: u64,
+    new_ranges: Vec<(u64, u64)>,
+    gone_ranges: Vec<(u64, u64)>,
+    permissions: String,
+    kind: &'static str,
+    name: String,
+}
+
+impl From<&diff::Change> for Change {
+    fn from(change: &diff::Change) -> Self {
+        Self {
+            start: change.range.start(),
+            end: change.range.end(),
+            before: change.before,
+            after: change.after,
+            new_ranges: pairs(change.new_ranges.iter()),
+            gone_ranges: pairs(change.gone_ranges.iter()),
+            permissions: change.permissions.to_string(),
+            kind: change.kind.name(),
+            name: change.name.clone(),
+        }
+    }
+}
+
+/// What changed between two lists of regions.
+#[pyclass(frozen, module = "gdb_leak._native")]
+pub(super) struct Difference(diff::Difference);
+
+#[pymethods]
+impl Difference {
+    #[getter]
+    fn grown(&self) -> Vec<Change> {
+        self.0.grown.iter().map(Change::from).collect()
+    }
+
+    #[getter]
+    fn shrunk(&self) -> Vec<Change> {
+        self.0.shrunk.iter().map(Change::from).collect()
+    }
+
+    #[getter]
+    fn new(&self) -> Vec<Change> {
+        self.0.new.iter().map(Change::from).collect()
+    }
+
+    #[getter]
+    fn gone(&self) -> Vec<Change> {
+        self.0.gone.iter().map(Change::from).collect()
+    }
+
+    #[getter]
+    fn growth(&self) -> i128 {
+        self.0.growth.into()
+    }
+
+    #[getter]
+    fn same_program(&self) -> bool {
+        self.0.same_program
+    }
+
+    #[getter]
+    fn notes(&self) -> Vec<String> {
+        self.0.notes.clone()
+    }
+}
+
+#[pyfunction]
+pub(super) fn diff(before: &Memory, after: &Memory) -> Difference {
+    let (before, after) = (&before.target.memory, &after.target.memory);
+    Difference(diff::diff(before.regions(), after.regions()))
+}
+
+/// Text, count, bytes, first address, stride, and how many steps have that stride.
+type Row = (String, u64, u64, u64, Option<u64>, u64);
+
+#[pyfunction]
+#[pyo3(signature = (memory, ranges, minimum = 4, top = None, progress = None))]
+pub(super) fn contents(
+    py: Python<'_>,
+    memory: &Memory,
+    ranges: Vec<(u64, u64)>,
+    minimum: usize,
+    top: Option<usize>,
+    progress: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Vec<Row>> {
+    let ranges = ranges.into_iter().map(|(start, end)| AddressRange::new(start, end));
+    let ranges = AddressRange::merge(ranges.collect::<Result<_, _>>()?);
+    let memory = memory.target.memory.as_ref();
+    let found = call::run(py, progress, |job| records::contents(memory, &ranges, minimum, top, job))?;
+    let row = |repeated: records::Repeated| {
+        (repeated.text, repeated.count, repeated.bytes, repeated.first, repeated.stride, repeated.strided)
+    };
+    Ok(found.strings.into_iter().map(row).collect())
+}

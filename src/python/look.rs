@@ -1,0 +1,130 @@
+//! Dumps, words and strings.
+
+use std::path::PathBuf;
+
+use pyo3::prelude::*;
+
+use crate::inspect::{self, hexdump, text, words};
+use crate::range::AddressRange;
+use crate::save;
+
+use super::call;
+use super::memory::{Memory, PlaceArgument, byte_order, pairs};
+
+/// Lines of memory, made in pieces.
+#[pyclass(module = "gdb_leak._native")]
+pub(super) struct Dump(hexdump::Dump);
+
+#[pymethods]
+impl Dump {
+    #[getter]
+    fn missing(&self) -> u64 {
+        self.0.missing()
+    }
+
+    #[pyo3(signature = (most = 65536))]
+    fn piece(&mut self, py: Python<'_>, most: usize) -> PyResult<String> {
+        let mut out = String::new();
+        py.detach(|| self.0.next_piece(&mut out, most))?;
+        Ok(out)
+    }
+}
+
+#[pyfunction]
+#[pyo3(signature = (memory, start, length, style, fold = true))]
+pub(super) fn dump(memory: &Memory, start: u64, length: u64, style: &str, fold: bool) -> PyResult<Dump> {
+    let range = AddressRange::with_length(start, length)?;
+    let memory = memory.target.memory.clone();
+    memory.recheck()?;
+    Ok(Dump(hexdump::Dump::new(memory, range, hexdump::Style::from_name(style)?, fold)))
+}
+
+#[pyfunction]
+#[pyo3(signature = (memory, start, length, path, force = false, progress = None))]
+pub(super) fn write_range(
+    py: Python<'_>,
+    memory: &Memory,
+    start: u64,
+    length: u64,
+    path: PathBuf,
+    force: bool,
+    progress: Option<&Bound<'_, PyAny>>,
+) -> PyResult<u64> {
+    let range = AddressRange::with_length(start, length)?;
+    let memory = memory.target.memory.as_ref();
+    call::run(py, progress, |job| save::write_range(memory, range, &path, force, job))?;
+    Ok(range.len())
+}
+
+#[pyfunction]
+pub(super) fn words_to_text(words: Vec<u64>, size: usize, byte_order: &str) -> PyResult<String> {
+    let order = self::byte_order(byte_order)?;
+    Ok(text::lossless(&words::words_to_text(&words, size, order)))
+}
+
+#[pyfunction]
+pub(super) fn text_to_words(text: &[u8], size: usize, byte_order: &str) -> PyResult<Vec<u64>> {
+    Ok(words::text_to_words(text, size, self::byte_order(byte_order)?))
+}
+
+/// Printable strings of a target, most frequent first.
+#[pyclass(frozen, module = "gdb_leak._native")]
+pub(super) struct Strings(inspect::strings::Strings);
+
+#[pymethods]
+impl Strings {
+    #[getter]
+    fn rows(&self) -> Vec<(String, u64, u64, u64)> {
+        let rows = self.0.strings.iter();
+        rows.map(|string| (string.text.clone(), string.count, string.bytes, string.first)).collect()
+    }
+
+    #[getter]
+    fn distinct(&self) -> u64 {
+        self.0.distinct
+    }
+
+    #[getter]
+    fn total(&self) -> u64 {
+        self.0.total
+    }
+
+    #[getter]
+    fn untracked(&self) -> u64 {
+        self.0.untracked
+    }
+
+    #[getter]
+    fn searched(&self) -> u64 {
+        self.0.searched
+    }
+
+    #[getter]
+    fn unreadable(&self) -> Vec<(u64, u64)> {
+        pairs(self.0.gaps.iter().map(|gap| &gap.range))
+    }
+}
+
+#[pyfunction]
+#[pyo3(signature = (
+    memory,
+    place = PlaceArgument::Name("writable".to_owned()),
+    minimum = 4,
+    top = None,
+    progress = None,
+))]
+pub(super) fn strings(
+    py: Python<'_>,
+    memory: &Memory,
+    place: PlaceArgument,
+    minimum: usize,
+    top: Option<usize>,
+    progress: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Strings> {
+    let memory = memory.target.memory.as_ref();
+    let ranges = place.place()?.ranges(memory);
+    let found = call::run(py, progress, |job| {
+        inspect::strings::strings(memory, &ranges, minimum, top, job)
+    })?;
+    Ok(Strings(found))
+}

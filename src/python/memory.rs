@@ -1,0 +1,317 @@
+//! Targets and their regions.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+use crate::error::Error;
+use crate::memory::{self, Memory as _, Permissions, Place, RegionKind};
+use crate::range::AddressRange;
+use crate::source::kinds::Clues;
+use crate::source::remote::{self, Remote};
+use crate::source::{self, Files, Target, Thread, process, snapshot, stop};
+use crate::word::{ByteOrder, WordFormat};
+
+
+/// A place as Python gives it: a name, or a pair of addresses.
+#[derive(FromPyObject)]
+pub(super) enum PlaceArgument {
+    Name(String),
+    Range(u64, u64),
+}
+
+impl PlaceArgument {
+    pub(super) fn place(&self) -> Result<Place, Error> {
+        match self {
+            Self::Name(name) => Place::from_name(name),
+            Self::Range(start, end) => AddressRange::new(*start, *end).map(Place::Range),
+        }
+    }
+}
+
+pub(super) fn byte_order(name: &str) -> PyResult<ByteOrder> {
+    match name {
+        "little" => Ok(ByteOrder::Little),
+        "big" => Ok(ByteOrder::Big),
+        other => Err(PyValueError::new_err(format!("byte order {other}: is neither little nor big"))),
+    }
+}
+
+/// Pairs of start and end.
+pub(super) fn pairs<'a>(ranges: impl Iterator<Item = &'a AddressRange>) -> Vec<(u64, u64)> {
+    ranges.map(|range| (range.start(), range.end())).collect()
+}
+
+/// One mapping of a target.
+#[pyclass(frozen, get_all, skip_from_py_object, module = "gdb_leak._native")]
+#[derive(Clone)]
+pub(super) struct Region {
+    start: u64,
+    end: u64,
+    size: u64,
+    saved: u64,
+    permissions: String,
+    kind: &'static str,
+    name: String,
+    rss: Option<u64>,
+    dirty: Option<u64>,
+}
+
+impl From<&memory::Region> for Region {
+    fn from(region: &memory::Region) -> Self {
+        Self {
+            start: region.range.start(),
+            end: region.range.end(),
+            size: region.range.len(),
+            saved: region.saved,
+            permissions: region.permissions.to_string(),
+            kind: region.kind.name(),
+            name: region.name.clone(),
+            rss: region.rss,
+            dirty: region.dirty,
+        }
+    }
+}
+
+#[pymethods]
+impl Region {
+    fn __repr__(&self) -> String {
+        format!("Region({:#x}-{:#x} {} {})", self.start, self.end, self.permissions, self.kind)
+    }
+}
+
+/// An opened target: a core, a process, a remote target, or a list of regions.
+#[pyclass(frozen, module = "gdb_leak._native")]
+pub(super) struct Memory {
+    pub(super) target: Target,
+    /// The same memory where its bytes have to be fetched through gdb.
+    remote: Option<Arc<Remote>>,
+}
+
+impl From<Target> for Memory {
+    fn from(target: Target) -> Self {
+        Self { target, remote: None }
+    }
+}
+
+#[pymethods]
+impl Memory {
+    #[getter]
+    fn source(&self) -> &'static str {
+        self.target.origin.kind.name()
+    }
+
+    #[getter]
+    fn arch(&self) -> Option<&str> {
+        self.target.origin.architecture.as_deref()
+    }
+
+    #[getter]
+    fn word_size(&self) -> usize {
+        self.target.memory.word_format().size
+    }
+
+    #[getter]
+    fn byte_order(&self) -> &'static str {
+        match self.target.memory.word_format().order {
+            ByteOrder::Little => "little",
+            ByteOrder::Big => "big",
+        }
+    }
+
+    #[getter]
+    fn complete(&self) -> bool {
+        self.target.origin.complete
+    }
+
+    #[getter]
+    fn notes(&self) -> Vec<String> {
+        self.target.origin.notes.clone()
+    }
+
+    #[getter]
+    fn program(&self) -> Option<&str> {
+        self.target.origin.program.as_deref()
+    }
+
+    #[getter]
+    fn pid(&self) -> Option<i32> {
+        self.target.origin.pid
+    }
+
+    #[getter]
+    fn threads(&self) -> Vec<i32> {
+        self.target.origin.threads.iter().map(|thread| thread.id).collect()
+    }
+
+    #[getter]
+    fn taken(&self) -> Option<&str> {
+        self.target.origin.taken.as_deref()
+    }
+
+    #[pyo3(signature = (place = PlaceArgument::Name("all".to_owned())))]
+    fn regions(&self, place: PlaceArgument) -> PyResult<Vec<Region>> {
+        let place = place.place()?;
+        let regions = self.target.memory.regions().iter();
+        Ok(regions.filter(|region| place.selects(region)).map(Region::from).collect())
+    }
+
+    fn region_at(&self, address: u64) -> Option<Region> {
+        self.target.memory.region_at(address).map(Region::from)
+    }
+
+    fn read<'py>(&self, py: Python<'py>, start: u64, length: u64) -> PyResult<Bound<'py, PyBytes>> {
+        let range = AddressRange::with_length(start, length)?;
+        let bytes = py.detach(|| self.target.memory.bytes(range))?;
+        Ok(PyBytes::new(py, &bytes))
+    }
+
+    fn recheck(&self) -> PyResult<()> {
+        Ok(self.target.memory.recheck()?)
+    }
+
+    fn missing_pages(&self, place: PlaceArgument) -> PyResult<Vec<(u64, u64)>> {
+        let Some(remote) = &self.remote else { return Ok(Vec::new()) };
+        Ok(pairs(remote.unasked(&place.place()?.ranges(remote.as_ref())).iter()))
+    }
+
+    fn fetch(&self, place: PlaceArgument, read: &Bound<'_, PyAny>) -> PyResult<()> {
+        let Some(remote) = &self.remote else { return Ok(()) };
+        let ranges = place.place()?.ranges(remote.as_ref());
+        remote.fetch(&ranges, &mut |range| ask(read, range))
+    }
+}
+
+/// Asks Python for the bytes of a range, and for Ctrl-C.
+fn ask(read: &Bound<'_, PyAny>, range: AddressRange) -> PyResult<Option<Vec<u8>>> {
+    read.py().check_signals()?;
+    let answer = read.call1((range.start(), range.len()))?;
+    if answer.is_none() {
+        return Ok(None);
+    }
+    Ok(Some(answer.cast::<PyBytes>()?.as_bytes().to_vec()))
+}
+
+#[pyfunction]
+#[pyo3(signature = (path, executable = None, sysroot = None))]
+pub(super) fn open_file(
+    py: Python<'_>,
+    path: PathBuf,
+    executable: Option<PathBuf>,
+    sysroot: Option<PathBuf>,
+) -> PyResult<Memory> {
+    let files = Files { executable: executable.as_deref(), sysroot: sysroot.as_deref() };
+    Ok(py.detach(|| source::open_file(&path, files))?.into())
+}
+
+#[pyfunction]
+#[pyo3(signature = (pid, usage = false))]
+pub(super) fn open_process(py: Python<'_>, pid: i32, usage: bool) -> PyResult<Memory> {
+    Ok(py.detach(|| process::open(pid, usage))?.into())
+}
+
+#[pyfunction]
+#[allow(clippy::too_many_arguments)]
+pub(super) fn open_remote(
+    word_size: usize,
+    byte_order: &str,
+    arch: Option<String>,
+    maps: Option<&str>,
+    sections: Vec<(u64, u64, String, String)>,
+    stack_pointers: Vec<u64>,
+    read: &Bound<'_, PyAny>,
+) -> PyResult<Memory> {
+    let format = WordFormat { size: word_size, order: self::byte_order(byte_order)? };
+    if word_size != 4 && word_size != 8 {
+        return Err(PyValueError::new_err(format!("word size {word_size}: is neither 4 nor 8")));
+    }
+    let regions = match maps {
+        Some(text) => remote::listed(text)?,
+        None => sections_as_regions(sections)?,
+    };
+    let mut remote = Remote::new(format, regions)?;
+    let thread = |stack_pointer| Thread { stack_pointer: Some(stack_pointer), ..Thread::default() };
+    let threads: Vec<Thread> = stack_pointers.into_iter().map(thread).collect();
+    let clues = Clues { threads: &threads, ..Clues::default() };
+    remote.classify(&clues, &mut |range| ask(read, range))?;
+    let (target, remote) = remote.into_target(arch, maps.is_some());
+    Ok(Memory { target, remote: Some(remote) })
+}
+
+/// Regions as gdb's sections name them: start, end, permissions, name; overlapping ones left out.
+fn sections_as_regions(mut sections: Vec<(u64, u64, String, String)>) -> PyResult<Vec<memory::Region>> {
+    sections.sort();
+    let mut regions: Vec<memory::Region> = Vec::with_capacity(sections.len());
+    for (start, end, permissions, name) in sections {
+        let range = AddressRange::new(start, end)?;
+        let before = regions.last().map_or(0, |last| last.range.end());
+        if range.is_empty() || range.start() < before {
+            continue;
+        }
+        regions.push(memory::Region {
+            range,
+            permissions: Permissions::from_letters(&permissions).unwrap_or_default(),
+            kind: RegionKind::Anon,
+            name,
+            file_offset: 0,
+            saved: range.len(),
+            rss: None,
+            dirty: None,
+        });
+    }
+    Ok(regions)
+}
+
+/// All threads of a process held by ptrace until [`Stop::release`].
+#[pyclass(unsendable, module = "gdb_leak._native")]
+pub(super) struct Stop {
+    held: Option<stop::Stop>,
+    threads: usize,
+    seconds: f64,
+}
+
+#[pymethods]
+impl Stop {
+    #[getter]
+    fn threads(&self) -> usize {
+        self.threads
+    }
+
+    #[getter]
+    fn seconds(&self) -> f64 {
+        self.held.as_ref().map_or(self.seconds, |held| held.elapsed().as_secs_f64())
+    }
+
+    fn release(&mut self) -> f64 {
+        if let Some(held) = self.held.take() {
+            self.seconds = held.elapsed().as_secs_f64();
+        }
+        self.seconds
+    }
+}
+
+#[pyfunction]
+pub(super) fn stop_process(pid: i32) -> PyResult<Stop> {
+    // Not detached: ptrace answers only the thread that holds the process.
+    let held = stop::Stop::new(pid)?;
+    Ok(Stop { threads: held.threads(), held: Some(held), seconds: 0.0 })
+}
+
+#[pyfunction]
+#[pyo3(signature = (memory, path = None, force = false))]
+pub(super) fn save_snapshot(
+    py: Python<'_>,
+    memory: &Memory,
+    path: Option<PathBuf>,
+    force: bool,
+) -> PyResult<Memory> {
+    let snapshot = snapshot::take(&memory.target);
+    if let Some(path) = path {
+        py.detach(|| snapshot::save(&snapshot, &path, force))?;
+    }
+    Ok(snapshot.into())
+}
+

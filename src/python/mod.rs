@@ -1,0 +1,30 @@
+//! The Python module `gdb_leak._native`: take, detach, call, convert; no logic.
+
+mod call;
+mod changes;
+mod errors;
+mod look;
+mod memory;
+mod search;
+
+use pyo3::pymodule;
+
+#[pymodule]
+mod _native {
+    #[pymodule_export]
+    use super::changes::{Change, Difference, contents, diff};
+    #[pymodule_export]
+    use super::look::{
+        Dump, Strings, dump, strings, text_to_words, words_to_text, write_range,
+    };
+    #[pymodule_export]
+    use super::memory::{
+        Memory, Region, Stop, open_file, open_process, open_remote, save_snapshot, stop_process,
+    };
+    #[pymodule_export]
+    use super::search::{Matches, Needle, find, unescape};
+
+    #[pymodule_export]
+    #[allow(non_upper_case_globals)]
+    const __version__: &str = env!("CARGO_PKG_VERSION");
+}
