@@ -16,6 +16,9 @@ use crate::source::file::FileView;
 use super::notes::FileMapping;
 use super::{Backing, Core, Piece};
 
+/// How many absent files a note names.
+const NAMED: usize = 5;
+
 /// ELF headers and program headers fit into this many bytes in any module.
 const HEADERS: u64 = 4096;
 
@@ -34,9 +37,12 @@ pub(super) fn attach(
     files: Files<'_>,
     entry: Option<u64>,
 ) -> Option<String> {
-    let mut bases: BTreeMap<&str, u64> = BTreeMap::new();
-    for mapping in mappings.iter().filter(|mapping| mapping.offset == 0) {
-        bases.entry(&mapping.path).or_insert(mapping.range.start());
+    let mut bases: BTreeMap<&str, Option<u64>> = BTreeMap::new();
+    for mapping in mappings {
+        let base = bases.entry(&mapping.path).or_insert(None);
+        if mapping.offset == 0 && base.is_none() {
+            *base = Some(mapping.range.start());
+        }
     }
     let started = entry.and_then(|entry| mappings.iter().find(|mapping| mapping.range.contains(entry)));
     let started = started.map(|mapping| mapping.path.as_str());
@@ -50,7 +56,8 @@ pub(super) fn attach(
             Some(path) if started == Some(name) => path.to_owned(),
             _ => place(name, files.sysroot),
         };
-        if let Some((file, image)) = same_file(core, base, &path) {
+        if let Some((base, (file, image))) = base.and_then(|base| Some((base, same_file(core, base, &path)?)))
+        {
             back(core, name, base, file, &image);
             continue;
         }
@@ -62,10 +69,13 @@ pub(super) fn attach(
     if absent.is_empty() {
         return None;
     }
+    let named: Vec<&str> = absent.iter().take(NAMED).copied().collect();
+    let more = absent.len().saturating_sub(NAMED);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     Some(format!(
-        "{missing} bytes of file mappings are in no file here with the core's build-id (-exe, -sysroot; in \
-         gdb: file, set sysroot): {}",
-        absent.join(", ")
+        "{missing} bytes of file mappings were not saved and no file here has the build-id of theirs (-exe, \
+         -sysroot; in gdb: file, set sysroot): {}{more}",
+        named.join(", ")
     ))
 }
 

@@ -1,0 +1,228 @@
+//! Cores of every shape, built byte by byte, read back.
+#![allow(missing_docs, clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
+
+mod core_builder;
+
+use std::path::PathBuf;
+
+use core_builder::{Builder, I386, Machine, POWERPC, S390X, X86_64};
+use gdb_leak::error::Error;
+use gdb_leak::memory::RegionKind;
+use gdb_leak::range::AddressRange;
+use gdb_leak::source::{Files, Target, open_file};
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+fn write(bytes: &[u8]) -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a core");
+    std::fs::write(&path, bytes).unwrap();
+    // A core that was written just now and is cut might still grow.
+    let old = std::time::SystemTime::now() - std::time::Duration::from_secs(60);
+    std::fs::File::options().write(true).open(&path).unwrap().set_modified(old).unwrap();
+    (folder, path)
+}
+
+fn open(bytes: &[u8]) -> Result<Target, Error> {
+    let (_folder, path) = write(bytes);
+    open_file(&path, Files::default())
+}
+
+fn range(start: u64, length: u64) -> AddressRange {
+    AddressRange::with_length(start, length).unwrap()
+}
+
+const MACHINES: [Machine; 4] = [X86_64, I386, S390X, POWERPC];
+
+fn small(machine: Machine) -> Builder {
+    let mut text = b"leaked memory".to_vec();
+    text.resize(0x1000, 7);
+    Builder::new(machine).load(0x10000, 6, &text, 0x1000).load(0x20000, 6, &[1; 0x800], 0x2000).load(
+        0x40000,
+        0,
+        &[],
+        0x1000,
+    )
+}
+
+#[test]
+fn every_word_size_and_byte_order_is_read() {
+    for machine in MACHINES {
+        let target = open(&small(machine).auxiliary(&[(25, 0x20010)]).build()).unwrap();
+        let memory = &target.memory;
+        assert_eq!(memory.bytes(range(0x10000, 13)).unwrap(), b"leaked memory");
+        let word = if machine.big { 0x6c65_616b_6564_206d } else { 0x6d20_6465_6b61_656c };
+        let word = match (machine.wide, machine.big) {
+            (true, _) => word,
+            (false, true) => word >> 32,
+            (false, false) => word & 0xffff_ffff,
+        };
+        assert_eq!(memory.word(0x10000).unwrap(), word, "{machine:?}");
+        assert_eq!(memory.region_at(0x20010).unwrap().kind, RegionKind::Stack);
+        assert!(memory.region_at(0x40000).unwrap().permissions.none());
+    }
+}
+
+#[test]
+fn bytes_beyond_the_size_in_the_file_are_missing_not_zero() {
+    let target = open(&small(X86_64).build()).unwrap();
+    let error = target.memory.bytes(range(0x207ff, 2)).unwrap_err();
+    assert_eq!(error.to_string(), "memory at 0x20800 was not saved in the core");
+    assert!(!target.origin.complete);
+    assert!(
+        target.origin.notes.iter().any(|note| note.contains("6144 writable bytes in 1 region")),
+        "{:?}",
+        target.origin.notes
+    );
+}
+
+#[test]
+fn an_address_outside_all_regions_says_so() {
+    let target = open(&small(X86_64).build()).unwrap();
+    assert_eq!(target.memory.bytes(range(0x10, 1)).unwrap_err().to_string(), "no region at 0x10");
+}
+
+#[test]
+fn notes_at_the_end_are_read_and_lost_when_the_core_is_cut() {
+    let mut builder = small(X86_64).files(&[(0x10000, 0x11000, 2, "/a b")]);
+    builder.notes_last = true;
+    let bytes = builder.build();
+    let whole = open(&bytes).unwrap();
+    let region = whole.memory.region_at(0x10000).unwrap().clone();
+    assert_eq!((region.name.as_str(), region.file_offset), ("/a b", 0x2000));
+    let cut = open(&bytes[..bytes.len() - 1]).unwrap();
+    assert!(
+        cut.origin.notes.iter().any(|note| note.contains("notes are missing or cut")),
+        "{:?}",
+        cut.origin.notes
+    );
+    assert_eq!(cut.memory.bytes(range(0x10000, 6)).unwrap(), b"leaked");
+}
+
+#[test]
+fn more_program_headers_than_the_header_can_count_are_all_read() {
+    let mut builder = Builder::new(X86_64);
+    builder.extended_count = true;
+    builder.align = 1;
+    for index in 0..70_000_u64 {
+        builder = builder.load(0x10000 + index * 0x1000, 6, &[index as u8], 1);
+    }
+    let target = open(&builder.build()).unwrap();
+    assert_eq!(target.memory.regions().len(), 70_000);
+    assert_eq!(target.memory.bytes(range(0x10000 + 69_999 * 0x1000, 1)).unwrap(), [(69_999 % 256) as u8]);
+}
+
+#[test]
+fn mappings_that_only_nt_file_names_are_regions_without_permissions_or_bytes() {
+    let target = open(&small(X86_64).files(&[(0x60000, 0x62000, 1, "/gone.so")]).build()).unwrap();
+    let region = target.memory.region_at(0x61000).unwrap();
+    assert_eq!((region.permissions.to_string().as_str(), region.saved), ("???", 0));
+    assert!(target.origin.notes.iter().any(|note| note.contains("(???)")), "{:?}", target.origin.notes);
+    assert!(target.origin.notes.iter().any(|note| note.contains("/gone.so")), "{:?}", target.origin.notes);
+}
+
+#[test]
+fn overlapping_segments_are_left_out_and_said() {
+    let target = open(&small(X86_64).load(0x10800, 6, &[9; 0x1000], 0x1000).build()).unwrap();
+    assert_eq!(target.memory.regions().len(), 3);
+    assert!(target.origin.notes.iter().any(|note| note.contains("overlap")));
+}
+
+#[test]
+fn files_that_are_no_cores_are_refused_in_one_line() {
+    let refused = |bytes: &[u8]| open(bytes).err().expect("refused").to_string();
+    assert!(refused(b"").ends_with("is empty"));
+    assert!(refused(b"\x7fELF").contains("is no whole core"));
+    assert!(refused(&[0xff; 100]).contains("is none of"));
+    assert!(refused(b"\x28\xb5\x2f\xfd....").contains("zstd -d --keep '"));
+    assert!(refused(b"\x1f\x8b....").contains("gzip -d"));
+    let mut program = small(X86_64).build();
+    program[16] = 3;
+    assert!(refused(&program).contains("is a program or library"));
+    for text in [&b""[..], b"\x7fELF", &[0xff; 100]] {
+        assert_eq!(refused(text).lines().count(), 1);
+    }
+}
+
+#[test]
+fn a_directory_and_a_pipe_are_refused_without_waiting() {
+    let folder = tempfile::tempdir().unwrap();
+    let error = open_file(folder.path(), Files::default()).err().unwrap().to_string();
+    assert!(error.contains("is a directory"), "{error}");
+    let pipe = folder.path().join("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let error = open_file(&pipe, Files::default()).err().unwrap().to_string();
+    assert!(error.contains("is not a regular file"), "{error}");
+}
+
+#[test]
+fn a_core_that_shrinks_is_told_before_it_is_read() {
+    let (_folder, path) = write(&small(X86_64).build());
+    let target = open_file(&path, Files::default()).unwrap();
+    std::fs::File::options().write(true).open(&path).unwrap().set_len(100).unwrap();
+    let error = target.memory.recheck().unwrap_err().to_string();
+    assert!(error.contains("shrank"), "{error}");
+}
+
+#[test]
+fn a_core_that_is_being_written_is_refused() {
+    let bytes = small(X86_64).build();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("core");
+    std::fs::write(&path, &bytes[..bytes.len() - 0x900]).unwrap();
+    let writer = std::thread::spawn({
+        let path = path.clone();
+        move || {
+            use std::io::Write;
+            for _ in 0..50 {
+                std::thread::sleep(std::time::Duration::from_millis(20));
+                std::fs::File::options().append(true).open(&path).unwrap().write_all(&[0; 16]).unwrap();
+            }
+        }
+    });
+    let error = open_file(&path, Files::default()).err().unwrap().to_string();
+    writer.join().unwrap();
+    assert!(error.contains("is still being written"), "{error}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn a_core_cut_at_any_byte_gives_an_error_or_its_first_bytes(cut in any::<prop::sample::Index>(), machine in 0..4_usize, last in any::<bool>()) {
+        let mut builder = small(MACHINES[machine]).files(&[(0x10000, 0x11000, 2, "/x")]).auxiliary(&[(25, 0x20010)]);
+        builder.notes_last = last;
+        let bytes = builder.build();
+        let cut = cut.index(bytes.len());
+        match open(&bytes[..cut]) {
+            Err(error) => prop_assert_eq!(error.to_string().lines().count(), 1),
+            Ok(target) => {
+                prop_assert!(!target.origin.complete);
+                prop_assert!(target.origin.notes.iter().any(|note| note.contains("cut")));
+                for region in target.memory.regions() {
+                    let saved = AddressRange::saturating(region.range.start(), region.saved);
+                    let whole = open(&bytes).unwrap();
+                    let expected = whole.memory.bytes(saved).unwrap();
+                    prop_assert_eq!(target.memory.bytes(saved).unwrap(), expected);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn headers_with_any_bytes_changed_never_panic(changes in prop::collection::vec((0..600_usize, any::<u8>()), 1..8), machine in 0..4_usize) {
+        let builder = small(MACHINES[machine]).files(&[(0x10000, 0x11000, 2, "/x"), (0x70000, 0x71000, 2, "/y")]);
+        let mut bytes = builder.auxiliary(&[(25, 0x20010), (33, 0x40000), (9, 0x10010)]).note("CORE", 1, &[3; 336]).build();
+        for (at, value) in changes {
+            let at = at.min(bytes.len() - 1);
+            bytes[at] = value;
+        }
+        if let Ok(target) = open(&bytes) {
+            let regions = target.memory.regions();
+            prop_assert!(regions.windows(2).all(|pair| pair[0].range.end() <= pair[1].range.start()));
+            for region in regions {
+                let _ = target.memory.bytes(AddressRange::saturating(region.range.start(), region.range.len().min(0x10000)));
+            }
+        }
+    }
+}
