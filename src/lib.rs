@@ -1,12 +1,13 @@
 //! Memory-leak hunting on live processes and core files.
 //!
 //! The floors, lowest first; a module uses lower floors only:
-//! [`error`], [`range`], [`word`]; [`memory`], [`pass`], [`save`]; [`source`].
+//! [`error`], [`range`], [`word`]; [`memory`], [`pass`], [`save`]; [`source`]; [`search`].
 
 pub mod error;
 pub mod memory;
 pub mod pass;
 pub mod range;
 pub mod save;
+pub mod search;
 pub mod source;
 pub mod word;

@@ -1,0 +1,153 @@
+//! The search itself: chunks in parallel, answers in address order.
+
+use super::answer::Answer;
+use super::finds::{KEPT, Scan};
+use super::needle::Needle;
+use super::window::between;
+use crate::error::Error;
+use crate::memory::{Gap, Memory};
+use crate::pass::{self, CHUNK, Chunk, Job, push_gap};
+use crate::range::AddressRange;
+
+/// Chunks that are cut at a time.
+///
+/// Only between two cuts is a gap left out as a whole: a region of 2^60 bytes
+/// of which a few were saved must not become 2^40 chunks.
+const CUT: usize = 1 << 16;
+
+/// What to look for, where, and how many matches to come back with.
+#[derive(Clone, Debug)]
+pub struct Search {
+    /// What to look for.
+    pub needle: Needle,
+    /// Takes only matches whose address is a multiple of this, which is any positive number.
+    pub align: Option<u64>,
+    /// How many matches are kept; all are counted. `None` keeps all, at 16 bytes each.
+    pub limit: Option<usize>,
+}
+
+/// A place that holds the needle.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Match {
+    /// The address of its first byte.
+    pub address: u64,
+    /// How many bytes it has.
+    pub length: u32,
+}
+
+/// What a search came back with.
+#[derive(Clone, Default, Debug)]
+pub struct Found {
+    /// How many matches there are.
+    pub count: u64,
+    /// The address of the last of them all.
+    pub last: Option<u64>,
+    /// The first of them in address order, as many as [`Search::limit`] allows.
+    pub matches: Vec<Match>,
+    /// Bytes that were looked at; those in gaps are not among them.
+    pub searched: u64,
+    /// What could not be looked at, in address order.
+    pub gaps: Vec<Gap>,
+}
+
+/// All matches in `ranges`.
+///
+/// Touching and overlapping ranges are one: a match may lie across their
+/// border, and across any number of regions; a gap breaks it. Each match
+/// counts once. The answer never depends on how many threads took part.
+///
+/// Memory: [`Search::limit`] matches of 16 bytes each, and a fixed amount for
+/// each thread.
+///
+/// # Errors
+///
+/// [`Error::Request`] for an alignment of 0, [`Error::Interrupted`] when the job
+/// was stopped, and what [`Memory::recheck`] finds.
+pub fn find(
+    memory: &dyn Memory,
+    ranges: &[AddressRange],
+    search: &Search,
+    job: &Job,
+) -> Result<Found, Error> {
+    find_in_chunks(memory, ranges, search, job, CHUNK)
+}
+
+/// The same by chunks of `size` bytes, on which the answer does not depend.
+///
+/// # Errors
+///
+/// As [`find`].
+pub fn find_in_chunks(
+    memory: &dyn Memory,
+    ranges: &[AddressRange],
+    search: &Search,
+    job: &Job,
+    size: u64,
+) -> Result<Found, Error> {
+    if search.align == Some(0) {
+        let rule = "no address is a multiple of it; give a positive number".to_owned();
+        return Err(Error::Request { thing: "-align", value: "0".to_owned(), rule });
+    }
+    memory.recheck()?;
+    let scan = Scan { memory, search, job };
+    let mut answer = Answer::new(scan);
+    let mut cutter = Cutter::new(ranges, size);
+    // What only the order of chunks decides is decided when they are handed
+    // over, and may need more than the first few matches.
+    let keep = if search.needle.exclusive() { KEPT } else { KEPT.min(search.limit.unwrap_or(KEPT)) };
+    loop {
+        let chunks = cutter.cut();
+        if chunks.is_empty() {
+            return Ok(answer.found);
+        }
+        pass::in_order(
+            &chunks,
+            job,
+            |chunk, buffer| scan.chunk(chunk, chunk.own.start(), keep, buffer),
+            |chunk, finds| answer.take(chunk, finds),
+        )?;
+        if let Some(gap) = answer.beyond.take() {
+            cutter.skip(gap.range.end());
+            push_gap(&mut answer.found.gaps, gap);
+        }
+    }
+}
+
+/// Cuts ranges into chunks, some at a time.
+struct Cutter {
+    /// The ranges that are not cut to their end, the next one last, and where to go on in them.
+    left: Vec<(AddressRange, u64)>,
+    size: u64,
+}
+
+impl Cutter {
+    fn new(ranges: &[AddressRange], size: u64) -> Self {
+        let runs = AddressRange::merge(ranges.to_vec()).into_iter().rev();
+        Self { left: runs.map(|run| (run, run.start())).collect(), size: size.max(1) }
+    }
+
+    /// The next chunks; none at the end.
+    fn cut(&mut self) -> Vec<Chunk> {
+        let mut chunks = Vec::new();
+        while chunks.len() < CUT {
+            let Some((run, from)) = self.left.pop() else { break };
+            let room = CUT.saturating_sub(chunks.len()) as u64;
+            let border = from.checked_next_multiple_of(self.size).unwrap_or(u64::MAX);
+            let end = border.saturating_add(self.size.saturating_mul(room)).min(run.end());
+            let cut = pass::chunks(&[between(from, end)], self.size);
+            chunks.extend(cut.into_iter().map(|chunk| Chunk { run, ..chunk }));
+            if end < run.end() {
+                self.left.push((run, end));
+            }
+        }
+        chunks
+    }
+
+    /// Leaves out what lies before `address` of the range that is being cut.
+    fn skip(&mut self, address: u64) {
+        if let Some((run, from)) = self.left.last_mut() {
+            *from = address.clamp(*from, run.end());
+        }
+        self.left.retain(|(run, from)| *from < run.end());
+    }
+}
