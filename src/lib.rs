@@ -1,9 +1,10 @@
 //! Memory-leak hunting on live processes and core files.
 //!
 //! The floors, lowest first; a module uses lower floors only:
-//! [`error`], [`range`], [`word`]; [`memory`], [`pass`], [`save`]; [`source`]; [`search`].
+//! [`error`], [`range`], [`word`]; [`memory`], [`pass`], [`save`]; [`source`]; [`search`], [`inspect`].
 
 pub mod error;
+pub mod inspect;
 pub mod memory;
 pub mod pass;
 pub mod range;

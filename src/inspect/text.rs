@@ -1,0 +1,214 @@
+//! Which bytes are text, and how bytes become text that cannot hurt a reader.
+//!
+//! One definition serves the strings, the excerpts beside a match and whoever
+//! else asks "can this be read?": tab, ASCII from blank to `~`, and well-formed
+//! UTF-8 of characters that a terminal shows as themselves. A character is a
+//! local matter: whether one starts at a byte depends on that byte and the
+//! three after it, never on what came before, so text can be looked for from
+//! any place in memory.
+
+use std::fmt::Write;
+
+use crate::memory::Memory;
+use crate::range::AddressRange;
+
+/// What begins at a byte.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Character {
+    /// A printable character of that many bytes.
+    Printable(usize),
+    /// The first bytes of what may be a printable character: more bytes decide.
+    Cut,
+    /// Nothing printable.
+    Other,
+}
+
+/// Whether the byte is printable by itself.
+const fn ascii(byte: u8) -> bool {
+    matches!(byte, b'\t' | b' '..=b'~')
+}
+
+/// Whether a terminal shows the character as itself, and as nothing else.
+///
+/// Not so: control characters (Unicode's Cc, C1 included, but for tab); what
+/// turns the direction of the text, has no width or no ink of its own, and
+/// could thus make one text look like another; non-characters; private use and
+/// planes in which nothing is assigned, which in memory are mere chance.
+///
+/// ```
+/// use gdb_leak::inspect::text::printable;
+/// assert!(printable('é') && printable('\t') && printable('漢'));
+/// assert!(!printable('\u{9b}') && !printable('\u{202e}') && !printable('\u{200b}'));
+/// ```
+#[must_use]
+pub fn printable(character: char) -> bool {
+    match character {
+        '\t' | ' '..='~' => true,
+        character if character.is_control() => false,
+        '\u{ad}'
+        | '\u{34f}'
+        | '\u{61c}'
+        | '\u{115f}'..='\u{1160}'
+        | '\u{17b4}'..='\u{17b5}'
+        | '\u{180b}'..='\u{180f}'
+        | '\u{200b}'..='\u{200f}'
+        | '\u{2028}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}'
+        | '\u{3164}'
+        | '\u{e000}'..='\u{f8ff}'
+        | '\u{fdd0}'..='\u{fdef}'
+        | '\u{fe00}'..='\u{fe0f}'
+        | '\u{feff}'
+        | '\u{ffa0}'
+        | '\u{fff0}'..='\u{fffb}'
+        | '\u{1bca0}'..='\u{1bca3}'
+        | '\u{1d173}'..='\u{1d17a}'
+        | '\u{40000}'..='\u{10ffff}' => false,
+        character => u32::from(character) & 0xfffe != 0xfffe,
+    }
+}
+
+/// What begins at the first byte.
+#[inline]
+pub(crate) fn character(bytes: &[u8]) -> Character {
+    match bytes {
+        [] => Character::Cut,
+        [byte, ..] if ascii(*byte) => Character::Printable(1),
+        [0xc2..=0xf4, ..] => wide_character(bytes),
+        _ => Character::Other,
+    }
+}
+
+/// What begins at the first byte, which is the lead of a longer sequence.
+fn wide_character(bytes: &[u8]) -> Character {
+    let size = match bytes {
+        [0xc2..=0xdf, ..] => 2,
+        [0xe0..=0xef, ..] => 3,
+        _ => 4,
+    };
+    // Nearly all leads in memory are chance; the second byte tells most of them.
+    if bytes.get(1).is_some_and(|byte| byte & 0xc0 != 0x80) {
+        return Character::Other;
+    }
+    let sequence = bytes.get(..size).unwrap_or(bytes);
+    match std::str::from_utf8(sequence) {
+        Ok(text) if text.chars().all(printable) => Character::Printable(size),
+        Err(error) if error.error_len().is_none() => Character::Cut,
+        _ => Character::Other,
+    }
+}
+
+/// A printable prefix.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Prefix {
+    /// Its bytes.
+    pub(crate) length: usize,
+    /// Its characters.
+    pub(crate) characters: u64,
+    /// What begins after it; [`Character::Cut`] at the end of the bytes too.
+    pub(crate) next: Character,
+}
+
+/// The printable prefix of `bytes`.
+pub(crate) fn prefix(bytes: &[u8]) -> Prefix {
+    let mut length = 0_usize;
+    let mut characters = 0_u64;
+    loop {
+        let rest = bytes.get(length..).unwrap_or_default();
+        // Long texts go sixteen bytes at a time, a comparison that the
+        // compiler turns into one of vectors.
+        if let Some(block) = rest.first_chunk::<16>()
+            && block.iter().fold(true, |all, byte| all & (byte.wrapping_sub(b' ') < 0x5f))
+        {
+            length = length.saturating_add(16);
+            characters = characters.saturating_add(16);
+            continue;
+        }
+        match character(rest) {
+            Character::Printable(size) => {
+                length = length.saturating_add(size);
+                characters = characters.saturating_add(1);
+            }
+            next => return Prefix { length, characters, next },
+        }
+    }
+}
+
+/// How many bytes at the start of `bytes` are printable text.
+///
+/// ```
+/// use gdb_leak::inspect::text::printable_length;
+/// assert_eq!(printable_length("größe\0".as_bytes()), 7);
+/// assert_eq!(printable_length(b"cut \xe2\x82"), 4);
+/// ```
+#[must_use]
+pub fn printable_length(bytes: &[u8]) -> usize {
+    prefix(bytes).length
+}
+
+/// All bytes as text for JSON: valid UTF-8 as it is, every other byte as `\xHH`.
+///
+/// ```
+/// use gdb_leak::inspect::text::lossless;
+/// assert_eq!(lossless(b"caf\xc3\xa9 \xff\n"), "café \\xff\n");
+/// ```
+#[must_use]
+pub fn lossless(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        escape(chunk.invalid(), &mut text);
+    }
+    text
+}
+
+/// All bytes as text for a terminal: printable text as it is, every other byte as `\xHH`.
+///
+/// ```
+/// use gdb_leak::inspect::text::escaped;
+/// assert_eq!(escaped("é\u{1b}[2J".as_bytes()), "é\\x1b[2J");
+/// ```
+#[must_use]
+pub fn escaped(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let (printable, after) = rest.split_at(printable_length(rest));
+        text.push_str(&String::from_utf8_lossy(printable));
+        let (other, after) = after.split_at(after.len().min(1));
+        escape(other, &mut text);
+        rest = after;
+    }
+    text
+}
+
+fn escape(bytes: &[u8], text: &mut String) {
+    for byte in bytes {
+        // Writing to a String cannot go wrong.
+        let _ = write!(text, "\\x{byte:02x}");
+    }
+}
+
+/// The text at a match: its `length` bytes and the printable text after it, `most` bytes at most.
+///
+/// Ends at the first NUL or otherwise unprintable byte after the match, or
+/// where memory does. Bytes of the match that are no UTF-8 are escaped as in
+/// [`lossless`]; what may be printed is for whoever prints, see [`escaped`].
+///
+/// ```
+/// use gdb_leak::inspect::text::excerpt;
+/// use gdb_leak::source::captured::Captured;
+/// let memory = Captured::new().with(0x1000, b"leaked memory\0leaked");
+/// assert_eq!(excerpt(&memory, 0x1000, 6, 64), "leaked memory");
+/// assert_eq!(excerpt(&memory, 0x1000, 6, 8), "leaked m");
+/// ```
+#[must_use]
+pub fn excerpt(memory: &dyn Memory, address: u64, length: u64, most: usize) -> String {
+    let mut bytes = Vec::new();
+    // What is missing ends the text: the match itself was found there before.
+    let _ = memory.append(AddressRange::saturating(address, most as u64), &mut bytes);
+    let length = usize::try_from(length).unwrap_or(usize::MAX).min(bytes.len());
+    let (_, after) = bytes.split_at(length);
+    bytes.truncate(length.saturating_add(printable_length(after)));
+    lossless(&bytes)
+}
