@@ -23,9 +23,32 @@ pub(crate) enum Character {
     Other,
 }
 
+/// The bytes that can belong to a printable character at all: what is in no
+/// such character ends every string around it.
+// The one index is a byte, and the table has a place for each of its values.
+#[allow(clippy::indexing_slicing)]
+static POSSIBLE: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0_u8;
+    loop {
+        table[byte as usize] = ascii(byte) || byte >= 0x80 && byte <= 0xf4;
+        if byte == u8::MAX {
+            break;
+        }
+        byte = byte.wrapping_add(1);
+    }
+    table
+};
+
 /// Whether the byte is printable by itself.
 const fn ascii(byte: u8) -> bool {
     matches!(byte, b'\t' | b' '..=b'~')
+}
+
+/// Whether the byte can belong to a printable character.
+#[inline]
+pub(crate) fn possible(byte: u8) -> bool {
+    POSSIBLE.get(usize::from(byte)).copied().unwrap_or(false)
 }
 
 /// Whether a terminal shows the character as itself, and as nothing else.

@@ -1,0 +1,252 @@
+//! The strings of one chunk: the one scanner behind counts and records.
+//!
+//! One way is `bytes.split(|byte| !printable(byte))`. It looks at every byte
+//! and knows neither UTF-8 nor what lies across two chunks. A string of at
+//! least `min` characters has at least `min` bytes, so where no string is open
+//! it is enough to look at every `min`-th byte: one that can be in no
+//! character rules out all strings across it. Only around the others is each
+//! byte looked at.
+//!
+//! A string belongs to the chunk in which it starts. That chunk reads on until
+//! it ends; the others know from the four bytes before their own (no character
+//! is longer) that it began before them. Each byte is thus read at most once
+//! more than it must be, however long a string is.
+//!
+//! What this scanner does not do: it keeps no text. A string is where it
+//! starts, how long it is, and the 128-bit XXH3 of its bytes, which comes out
+//! the same for one slice and for many.
+
+use twox_hash::xxhash3_128::Hasher;
+
+use crate::inspect::text::{Character, character, possible, prefix};
+use crate::memory::{Buffer, Gap, Memory};
+use crate::pass::{Chunk, Job, push_gap};
+use crate::range::AddressRange;
+
+/// Bytes in the longest character.
+const WIDEST: usize = 4;
+
+/// The longest stretch that is judged by its last byte.
+///
+/// A stretch whose last byte is possible is looked at from its end, and may
+/// be looked at again from the next character on: more would cost more there
+/// than it saves elsewhere.
+const FARTHEST: usize = 16;
+
+/// Bytes asked for at first beyond the chunk: most strings end soon.
+const BEYOND: u64 = 4 << 10;
+
+/// Bytes asked for at a time by a string that does not.
+const FAR_BEYOND: u64 = 1 << 20;
+
+/// One string.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Run {
+    /// The address of its first byte.
+    pub(crate) start: u64,
+    /// Its bytes.
+    pub(crate) length: u64,
+    /// The hash of its bytes.
+    pub(crate) hash: u128,
+}
+
+/// What became of the chunk's own bytes.
+#[derive(Debug, Default)]
+pub(crate) struct Searched {
+    /// Bytes that were looked at.
+    pub(crate) bytes: u64,
+    /// Those that could not be had, in address order.
+    pub(crate) gaps: Vec<Gap>,
+}
+
+/// Hands over each string of at least `min` characters that starts in the chunk, in address order.
+///
+/// Ends early, with what was found so far, once the job is stopped.
+pub(crate) fn runs(
+    memory: &dyn Memory,
+    chunk: &Chunk,
+    min: usize,
+    job: &Job,
+    buffer: &mut Buffer,
+    take: impl FnMut(Run),
+) -> Searched {
+    let Chunk { own, run } = *chunk;
+    let mut searched = Searched { bytes: own.len(), gaps: Vec::new() };
+    let mut scanner = Scanner::new(own, min, take);
+    let mut at = own.start().saturating_sub(WIDEST as u64).max(run.start());
+    let mut beyond = BEYOND;
+    while at < own.end() || (scanner.reads_on() && at < run.end()) {
+        if job.stopped() {
+            break;
+        }
+        let length = if at < own.end() {
+            own.end().saturating_sub(at)
+        } else {
+            let length = beyond.min(run.end().saturating_sub(at));
+            beyond = FAR_BEYOND;
+            length
+        };
+        let view = memory.view(AddressRange::saturating(at, length), buffer);
+        scanner.feed(at, view.bytes);
+        at = at.saturating_add(view.bytes.len() as u64);
+        if let Some(gap) = view.gap {
+            scanner.close();
+            at = at.max(gap.range.end());
+            if let Some(range) = gap.range.intersection(own) {
+                searched.bytes = searched.bytes.saturating_sub(range.len());
+                push_gap(&mut searched.gaps, Gap { range, missing: gap.missing });
+            }
+        } else if view.bytes.is_empty() {
+            break;
+        }
+    }
+    scanner.close();
+    searched
+}
+
+/// A string whose end is not known yet.
+struct Open {
+    start: u64,
+    length: u64,
+    characters: u64,
+    /// Kept on the heap: it is half a kilobyte, and only strings across slices need it.
+    hasher: Box<Hasher>,
+}
+
+/// The first bytes of a character that goes on in the next slice.
+#[derive(Default)]
+struct Cut {
+    at: u64,
+    bytes: [u8; WIDEST],
+    length: usize,
+}
+
+struct Scanner<F> {
+    own: AddressRange,
+    min: u64,
+    stretch: usize,
+    open: Option<Open>,
+    cut: Cut,
+    take: F,
+}
+
+impl<F: FnMut(Run)> Scanner<F> {
+    fn new(own: AddressRange, min: usize, take: F) -> Self {
+        let stretch = min.clamp(1, FARTHEST);
+        Self { own, min: min.max(1) as u64, stretch, open: None, cut: Cut::default(), take }
+    }
+
+    /// Whether something that starts in the chunk goes on behind it.
+    fn reads_on(&self) -> bool {
+        let start = match &self.open {
+            Some(open) => open.start,
+            None if self.cut.length > 0 => self.cut.at,
+            None => return false,
+        };
+        start >= self.own.start()
+    }
+
+    /// Goes over the next slice, which follows the one before without a gap.
+    fn feed(&mut self, base: u64, bytes: &[u8]) {
+        let mut rest = self.finish_cut(bytes);
+        if self.cut.length > 0 {
+            return;
+        }
+        let address = |rest: &[u8]| base.saturating_add(bytes.len().saturating_sub(rest.len()) as u64);
+        loop {
+            if self.open.is_none() {
+                rest = next_start(rest, self.stretch);
+            }
+            let start = address(rest);
+            if rest.is_empty() || (self.open.is_none() && start >= self.own.end()) {
+                return;
+            }
+            let found = prefix(rest);
+            let (text, after) = rest.split_at(found.length);
+            if found.next == Character::Cut {
+                self.extend(start, text, found.characters);
+                self.keep_cut(address(after), after);
+                return;
+            }
+            if self.open.is_some() {
+                self.extend(start, text, found.characters);
+                self.close();
+            } else if found.characters >= self.min && start >= self.own.start() {
+                (self.take)(Run { start, length: text.len() as u64, hash: Hasher::oneshot(text) });
+            }
+            // What stands after the text is in no character.
+            rest = after.get(1..).unwrap_or_default();
+        }
+    }
+
+    /// Joins the cut character with the slice; comes back with what is left of the slice.
+    fn finish_cut<'b>(&mut self, bytes: &'b [u8]) -> &'b [u8] {
+        let mut rest = bytes;
+        while self.cut.length > 0 {
+            let Cut { at, bytes: joined, length } = self.cut;
+            let joined = joined.get(..length).unwrap_or_default();
+            match character(joined) {
+                Character::Printable(_) => {
+                    self.extend(at, joined, 1);
+                    self.cut.length = 0;
+                }
+                Character::Cut => {
+                    let Some((byte, after)) = rest.split_first() else { break };
+                    if let Some(place) = self.cut.bytes.get_mut(length) {
+                        *place = *byte;
+                    }
+                    self.cut.length = length.saturating_add(1);
+                    rest = after;
+                }
+                // All but the last of the bytes joined are in no character; the
+                // last may start one and is looked at again with its slice.
+                Character::Other => {
+                    self.close();
+                    return bytes;
+                }
+            }
+        }
+        rest
+    }
+
+    fn keep_cut(&mut self, at: u64, bytes: &[u8]) {
+        self.cut = Cut { at, bytes: [0; WIDEST], length: bytes.len().min(WIDEST) };
+        self.cut.bytes.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+    }
+
+    /// Adds text to the open string, or opens one with it.
+    fn extend(&mut self, start: u64, text: &[u8], characters: u64) {
+        if text.is_empty() {
+            return;
+        }
+        let new = || Open { start, length: 0, characters: 0, hasher: Box::default() };
+        let open = self.open.get_or_insert_with(new);
+        open.length = open.length.saturating_add(text.len() as u64);
+        open.characters = open.characters.saturating_add(characters);
+        if open.start >= self.own.start() {
+            open.hasher.write(text);
+        }
+    }
+
+    /// Ends the open string and whatever was cut.
+    fn close(&mut self) {
+        self.cut.length = 0;
+        let Some(Open { start, length, characters, hasher }) = self.open.take() else { return };
+        if characters >= self.min && start >= self.own.start() {
+            (self.take)(Run { start, length, hash: hasher.finish_128() });
+        }
+    }
+}
+
+/// What is left of `bytes` from the first place on where a string of `stretch` bytes may start.
+#[inline]
+fn next_start(mut bytes: &[u8], stretch: usize) -> &[u8] {
+    while let Some((judged, after)) = bytes.split_at_checked(stretch) {
+        match judged.iter().rposition(|byte| !possible(*byte)) {
+            None => return bytes,
+            Some(last) if last.saturating_add(1) == stretch => bytes = after,
+            Some(last) => return bytes.get(last.saturating_add(1)..).unwrap_or_default(),
+        }
+    }
+    bytes
+}

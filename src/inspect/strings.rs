@@ -1,0 +1,110 @@
+//! The printable strings of memory, each with how often and how many bytes.
+
+use crate::error::Error;
+pub use crate::inspect::tally::Bounds;
+use crate::inspect::tally::{Counted, Tally};
+use crate::memory::{Gap, Memory};
+use crate::pass::Job;
+use crate::range::AddressRange;
+
+/// One string.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StringCount {
+    /// The string, cut after 4096 bytes with a mark that says how many more there are.
+    pub text: String,
+    /// How often it occurs.
+    pub count: u64,
+    /// The bytes of all occurrences: `count` times `length`.
+    pub bytes: u64,
+    /// The bytes of one.
+    pub length: u64,
+    /// Where it occurs first.
+    pub first: u64,
+}
+
+/// The strings of some ranges.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Strings {
+    /// Most frequent first; equally frequent ones by bytes, then by first place.
+    pub strings: Vec<StringCount>,
+    /// How many different ones were tracked, those not listed included.
+    pub distinct: u64,
+    /// How many there are, each occurrence counted.
+    pub total: u64,
+    /// Occurrences of those beyond the bound: they are in `total` and nowhere else.
+    pub untracked: u64,
+    /// Bytes that were looked at.
+    pub searched: u64,
+    /// What could not be looked at, in address order.
+    pub gaps: Vec<Gap>,
+}
+
+/// The `top` most frequent strings of at least `min` characters, all where `top` is `None`.
+///
+/// A string is as long as it can be: it ends at what is not
+/// [printable](crate::inspect::text::printable), at a gap and at the end of the
+/// ranges, but goes on from one region into the next where they touch and both
+/// are asked for, for nothing in memory marks that border. It is counted where
+/// it starts. Overlapping ranges count once.
+///
+/// At most a million different strings are tracked (100 MB); in address order
+/// the first ones are, whatever the threads do. Different strings are told
+/// apart by 128 bits of XXH3. Of the strings listed the text is read again at
+/// the end: where a process runs meanwhile it may have changed.
+///
+/// # Errors
+///
+/// [`Error::Interrupted`], and what [`Memory::recheck`] finds.
+///
+/// ```
+/// use gdb_leak::inspect::strings::strings;
+/// use gdb_leak::pass::Job;
+/// use gdb_leak::range::AddressRange;
+/// use gdb_leak::source::captured::Captured;
+/// let memory = Captured::new().with(0x1000, b"leaked\0\xffleaked\0ok\0freed");
+/// let ranges = [AddressRange::new(0x1000, 0x2000).unwrap()];
+/// let found = strings(&memory, &ranges, 4, Some(10), &Job::default()).unwrap();
+/// let rows: Vec<_> = found.strings.iter().map(|row| (row.text.as_str(), row.count)).collect();
+/// assert_eq!(rows, [("leaked", 2), ("freed", 1)]);
+/// ```
+pub fn strings(
+    memory: &dyn Memory,
+    ranges: &[AddressRange],
+    min: usize,
+    top: Option<usize>,
+    job: &Job,
+) -> Result<Strings, Error> {
+    strings_within(memory, ranges, min, top, Bounds::default(), job)
+}
+
+/// The same with bounds of the caller's choice; the chunks' size changes no answer.
+///
+/// # Errors
+///
+/// As [`strings`].
+pub fn strings_within(
+    memory: &dyn Memory,
+    ranges: &[AddressRange],
+    min: usize,
+    top: Option<usize>,
+    bounds: Bounds,
+    job: &Job,
+) -> Result<Strings, Error> {
+    let ranges = AddressRange::merge(ranges.to_vec());
+    let tally = Tally::count(memory, &ranges, min, bounds, job)?;
+    let row = |counted: Counted| StringCount {
+        text: counted.text(memory),
+        count: counted.count,
+        bytes: counted.bytes(),
+        length: counted.length,
+        first: counted.first,
+    };
+    Ok(Strings {
+        strings: tally.most(top).into_iter().map(row).collect(),
+        distinct: tally.distinct(),
+        total: tally.total,
+        untracked: tally.untracked,
+        searched: tally.searched,
+        gaps: tally.gaps,
+    })
+}
