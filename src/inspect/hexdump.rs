@@ -78,15 +78,15 @@ impl Style {
 /// let memory = Captured::new().with(0x7000, b"leaked memory\0\0\0and");
 /// let range = AddressRange::new(0x7000, 0x7013).unwrap();
 /// let mut text = String::new();
-/// Dump::new(&memory, range, Style::X8, true).next_piece(&mut text, 4096).unwrap();
+/// Dump::new(&memory, range, Style::X8, true).next_piece(&memory, &mut text, 4096).unwrap();
 /// assert_eq!(text, "\
 /// 0x000000007000  6d2064656b61656c 00000079726f6d65  >leaked memory...<
 /// 0x000000007010  0000000000646e61                   >and<
 /// 0x000000007013
 /// ");
 /// ```
-pub struct Dump<'m> {
-    memory: &'m dyn Memory,
+pub struct Dump {
+    format: WordFormat,
     range: AddressRange,
     style: Style,
     fold: bool,
@@ -105,17 +105,17 @@ pub struct Dump<'m> {
     buffer: Buffer,
 }
 
-impl<'m> Dump<'m> {
+impl Dump {
     /// A dump of `range`; with `fold` equal lines become one `*`.
     #[must_use]
-    pub fn new(memory: &'m dyn Memory, range: AddressRange, style: Style, fold: bool) -> Self {
+    pub fn new(memory: &dyn Memory, range: AddressRange, style: Style, fold: bool) -> Self {
         let digits = match range.end() {
             end if end >> 48 != 0 => 16,
             end if end >> 32 != 0 || memory.word_format().size >= 8 => 12,
             _ => 8,
         };
         Self {
-            memory,
+            format: memory.word_format(),
             range,
             style,
             fold,
@@ -143,7 +143,7 @@ impl<'m> Dump<'m> {
         self.missing
     }
 
-    /// Appends whole lines to `out`; says whether there are more.
+    /// Appends whole lines of `memory`, the same each time, to `out`; says whether there are more.
     ///
     /// Stops once `most_bytes` of text were added, a line more at most, or after
     /// 64 MiB of memory, whose equal lines may add no text at all: the caller
@@ -152,13 +152,18 @@ impl<'m> Dump<'m> {
     /// # Errors
     ///
     /// What [`Memory::recheck`] finds. Missing memory is no error here.
-    pub fn next_piece(&mut self, out: &mut String, most_bytes: usize) -> Result<bool, Error> {
-        self.memory.recheck()?;
+    pub fn next_piece(
+        &mut self,
+        memory: &dyn Memory,
+        out: &mut String,
+        most_bytes: usize,
+    ) -> Result<bool, Error> {
+        memory.recheck()?;
         let most = out.len().saturating_add(most_bytes);
         let until = self.at.saturating_add(PIECE);
         let mut buffer = std::mem::take(&mut self.buffer);
         while self.at < self.range.end() && out.len() < most && self.at < until {
-            self.step(&mut buffer, out, most);
+            self.step(memory, &mut buffer, out, most);
         }
         self.buffer = buffer;
         if self.at >= self.range.end() && !self.ended {
@@ -171,8 +176,7 @@ impl<'m> Dump<'m> {
     }
 
     /// Writes the lines of one view.
-    fn step(&mut self, buffer: &mut Buffer, out: &mut String, most: usize) {
-        let memory = self.memory;
+    fn step(&mut self, memory: &dyn Memory, buffer: &mut Buffer, out: &mut String, most: usize) {
         let line = self.style.line();
         let rest = self.range.end().saturating_sub(self.at);
         let view = memory.view(AddressRange::saturating(self.at, rest.min(VIEW)), buffer);
@@ -279,7 +283,7 @@ impl<'m> Dump<'m> {
 
     /// Writes the words of a line and the text beside them.
     fn words(&self, bytes: &[u8], out: &mut String) {
-        let format = self.memory.word_format();
+        let format = self.format;
         let size = self.style.word(format);
         if size > 0 {
             let mut words = bytes.chunks(size);

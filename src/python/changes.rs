@@ -4,14 +4,13 @@ use pyo3::prelude::*;
 
 use crate::diff;
 use crate::inspect::records;
-use crate::memory::Memory as _;
 use crate::range::AddressRange;
 
 use super::call;
 use super::memory::{Memory, pairs};
 
 /// A region that grew, shrank, appeared or went.
-#[pyclass(frozen, get_all, skip_from_py_object, module = "gdb_leak._native")]
+#[pyclass(frozen, get_all, module = "gdb_leak._native")]
 #[derive(Clone)]
 pub(super) struct Change {
     start: u64,

@@ -1,6 +1,7 @@
 //! Dumps, words and strings.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use pyo3::prelude::*;
 
@@ -13,19 +14,25 @@ use super::memory::{Memory, PlaceArgument, byte_order, pairs};
 
 /// Lines of memory, made in pieces.
 #[pyclass(module = "gdb_leak._native")]
-pub(super) struct Dump(hexdump::Dump);
+pub(super) struct Dump {
+    memory: Arc<dyn crate::memory::Memory>,
+    dump: hexdump::Dump,
+}
 
 #[pymethods]
 impl Dump {
     #[getter]
     fn missing(&self) -> u64 {
-        self.0.missing()
+        self.dump.missing()
     }
 
     #[pyo3(signature = (most = 65536))]
     fn piece(&mut self, py: Python<'_>, most: usize) -> PyResult<String> {
         let mut out = String::new();
-        py.detach(|| self.0.next_piece(&mut out, most))?;
+        // Megabytes of equal lines may add nothing: the person may stop in between.
+        while py.detach(|| self.dump.next_piece(self.memory.as_ref(), &mut out, most))? && out.is_empty() {
+            py.check_signals()?;
+        }
         Ok(out)
     }
 }
@@ -35,8 +42,8 @@ impl Dump {
 pub(super) fn dump(memory: &Memory, start: u64, length: u64, style: &str, fold: bool) -> PyResult<Dump> {
     let range = AddressRange::with_length(start, length)?;
     let memory = memory.target.memory.clone();
-    memory.recheck()?;
-    Ok(Dump(hexdump::Dump::new(memory, range, hexdump::Style::from_name(style)?, fold)))
+    let dump = hexdump::Dump::new(memory.as_ref(), range, hexdump::Style::from_name(style)?, fold);
+    Ok(Dump { memory, dump })
 }
 
 #[pyfunction]
@@ -123,8 +130,6 @@ pub(super) fn strings(
 ) -> PyResult<Strings> {
     let memory = memory.target.memory.as_ref();
     let ranges = place.place()?.ranges(memory);
-    let found = call::run(py, progress, |job| {
-        inspect::strings::strings(memory, &ranges, minimum, top, job)
-    })?;
+    let found = call::run(py, progress, |job| inspect::strings::strings(memory, &ranges, minimum, top, job))?;
     Ok(Strings(found))
 }

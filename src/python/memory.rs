@@ -8,13 +8,12 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::error::Error;
-use crate::memory::{self, Memory as _, Permissions, Place, RegionKind};
+use crate::memory::{self, Permissions, Place, RegionKind};
 use crate::range::AddressRange;
 use crate::source::kinds::Clues;
 use crate::source::remote::{self, Remote};
 use crate::source::{self, Files, Target, Thread, process, snapshot, stop};
 use crate::word::{ByteOrder, WordFormat};
-
 
 /// A place as Python gives it: a name, or a pair of addresses.
 #[derive(FromPyObject)]
@@ -46,7 +45,7 @@ pub(super) fn pairs<'a>(ranges: impl Iterator<Item = &'a AddressRange>) -> Vec<(
 }
 
 /// One mapping of a target.
-#[pyclass(frozen, get_all, skip_from_py_object, module = "gdb_leak._native")]
+#[pyclass(frozen, get_all, module = "gdb_leak._native")]
 #[derive(Clone)]
 pub(super) struct Region {
     start: u64,
@@ -314,4 +313,3 @@ pub(super) fn save_snapshot(
     }
     Ok(snapshot.into())
 }
-

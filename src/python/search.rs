@@ -6,7 +6,6 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::inspect::text;
-use crate::memory::Memory as _;
 use crate::range::AddressRange;
 use crate::search;
 

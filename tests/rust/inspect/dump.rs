@@ -17,7 +17,7 @@ fn dump(memory: &dyn Memory, range: AddressRange, style: Style, fold: bool, most
     let mut text = String::new();
     let mut piece = String::new();
     loop {
-        let more = dump.next_piece(&mut piece, most).unwrap();
+        let more = dump.next_piece(memory, &mut piece, most).unwrap();
         assert!(piece.is_empty() || piece.ends_with('\n'));
         text += &std::mem::take(&mut piece);
         if !more {
@@ -104,7 +104,7 @@ proptest! {
         }
         let expected = each_byte(&memory, range);
         let mut dump = Dump::new(&memory, range, Style::Text, true);
-        while dump.next_piece(&mut String::new(), most).unwrap() {}
+        while dump.next_piece(&memory, &mut String::new(), most).unwrap() {}
         prop_assert_eq!(dump.missing(), expected.iter().filter(|byte| byte.is_none()).count() as u64);
         prop_assert_eq!(shown, expected);
     }
