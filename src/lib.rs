@@ -1,14 +1,13 @@
 //! Memory-leak hunting on live processes and core files.
 //!
 //! The floors, lowest first; a module uses lower floors only:
-//! [`error`], [`range`], [`word`]; [`memory`], [`pass`], [`save`]; [`source`]; [`search`], [`inspect`].
+//! [`error`], [`range`], [`word`]; [`memory`], [`pass`], [`save`]; [`source`]; [`search`], [`inspect`], [`diff`].
 
+pub mod diff;
 pub mod error;
 pub mod inspect;
 pub mod memory;
 pub mod pass;
-#[cfg(feature = "python")]
-mod python;
 pub mod range;
 pub mod save;
 pub mod search;

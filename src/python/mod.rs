@@ -4,6 +4,7 @@
 #![allow(clippy::needless_pass_by_value)]
 
 mod call;
+mod changes;
 mod errors;
 mod look;
 mod memory;
@@ -14,7 +15,11 @@ use pyo3::pymodule;
 #[pymodule]
 mod _native {
     #[pymodule_export]
-    use super::look::{Dump, Strings, dump, strings, text_to_words, words_to_text, write_range};
+    use super::changes::{Change, Difference, contents, diff};
+    #[pymodule_export]
+    use super::look::{
+        Dump, Strings, dump, strings, text_to_words, words_to_text, write_range,
+    };
     #[pymodule_export]
     use super::memory::{
         Memory, Region, Stop, open_file, open_process, open_remote, save_snapshot, stop_process,

@@ -1,0 +1,218 @@
+//! Regions before and after, held to a count of single addresses.
+// A test may panic on its own mistakes, and its helpers are no part of what it tests.
+#![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::unwrap_used)]
+
+use gdb_leak::diff::{Change, Difference, diff};
+use gdb_leak::memory::{Permissions, Region, RegionKind};
+use gdb_leak::range::AddressRange;
+use proptest::prelude::*;
+
+fn range(start: u64, end: u64) -> AddressRange {
+    AddressRange::new(start, end).unwrap()
+}
+
+fn region(start: u64, end: u64, permissions: &str, kind: RegionKind, name: &str) -> Region {
+    Region {
+        range: range(start, end),
+        permissions: Permissions::from_letters(permissions).unwrap(),
+        kind,
+        name: name.to_owned(),
+        file_offset: 0,
+        saved: end - start,
+        rss: None,
+        dirty: None,
+    }
+}
+
+fn sample(heap_end: u64) -> Vec<Region> {
+    vec![
+        region(0x5555_5555_4000, 0x5555_5555_5000, "r-x", RegionKind::File, "/tmp/sample"),
+        region(0x5555_5555_8000, heap_end, "rw-", RegionKind::Heap, "[heap]"),
+        region(0x7fff_f7d0_0000, 0x7fff_f7d2_0000, "r--", RegionKind::File, "/lib/libc.so.6"),
+        region(0x7fff_fffd_e000, 0x7fff_ffff_f000, "rw-", RegionKind::Stack, "[stack]"),
+    ]
+}
+
+fn sizes(list: &[Change]) -> Vec<(u64, u64)> {
+    list.iter().map(|change| (change.before, change.after)).collect()
+}
+
+#[test]
+fn a_heap_that_doubles_grew_by_its_new_end() {
+    let start = 0x5555_5555_8000;
+    let found = diff(&sample(start + 0x21000), &sample(start + 0x42000));
+    assert!(found.same_program);
+    assert_eq!(found.growth, 0x21000);
+    assert_eq!(sizes(&found.grown), [(132 << 10, 264 << 10)]);
+    let change = &found.grown[0];
+    assert_eq!(change.new_ranges, [range(start + 0x21000, start + 0x42000)]);
+    assert_eq!((change.kind, change.name.as_str()), (RegionKind::Heap, "[heap]"));
+    assert!(found.shrunk.is_empty() && found.new.is_empty() && found.gone.is_empty());
+}
+
+#[test]
+fn a_heap_known_to_one_side_as_anonymous_is_still_the_heap() {
+    let start = 0x5555_5555_8000;
+    let mut before = sample(start + 0x21000);
+    before[1].kind = RegionKind::Anon;
+    before[1].name = String::new();
+    before[0].name = "sample".to_owned();
+    before[2].permissions = Permissions::Unknown;
+    let found = diff(&before, &sample(start + 0x42000));
+    assert_eq!(found.grown.len(), 1);
+    assert_eq!((found.grown[0].kind, found.growth), (RegionKind::Heap, 0x21000));
+    assert!(found.same_program && found.new.is_empty() && found.gone.is_empty());
+}
+
+#[test]
+fn a_mapping_that_grew_downwards_is_new_below() {
+    let before = [region(0x8000, 0x9000, "rw-", RegionKind::Anon, "")];
+    let after = [region(0x5000, 0x9000, "rw-", RegionKind::Anon, "")];
+    let found = diff(&before, &after);
+    assert_eq!(found.grown[0].new_ranges, [range(0x5000, 0x8000)]);
+}
+
+#[test]
+fn a_reserve_that_became_writable_shrinks_and_the_arena_grows() {
+    let arena = |border| {
+        [
+            region(0x10000, border, "rw-", RegionKind::Arena, ""),
+            region(border, 0x90000, "---", RegionKind::Arena, ""),
+        ]
+    };
+    let found = diff(&arena(0x31000), &arena(0x52000));
+    assert_eq!(sizes(&found.grown), [(0x21000, 0x42000)]);
+    assert_eq!(found.grown[0].new_ranges, [range(0x31000, 0x52000)]);
+    assert_eq!(sizes(&found.shrunk), [(0x5f000, 0x3e000)]);
+    assert_eq!(found.growth, 0);
+}
+
+#[test]
+fn neighbours_that_merge_are_one_group() {
+    let before = [
+        region(0x1000, 0x2000, "rw-", RegionKind::Anon, ""),
+        region(0x3000, 0x4000, "rw-", RegionKind::Anon, ""),
+    ];
+    let after = [region(0x1000, 0x5000, "rw-", RegionKind::Anon, "")];
+    let found = diff(&before, &after);
+    assert_eq!(sizes(&found.grown), [(0x2000, 0x4000)]);
+    assert_eq!(found.grown[0].new_ranges, [range(0x2000, 0x3000), range(0x4000, 0x5000)]);
+}
+
+#[test]
+fn a_mapping_that_slid_is_new_where_it_came_and_gone_where_it_left() {
+    let before = [region(0x1000, 0x3000, "rw-", RegionKind::Anon, "")];
+    let after = [region(0x2000, 0x4000, "rw-", RegionKind::Anon, "")];
+    let found = diff(&before, &after);
+    assert_eq!((sizes(&found.new), found.new[0].range), (vec![(0, 0x1000)], range(0x3000, 0x4000)));
+    assert_eq!((sizes(&found.gone), found.gone[0].range), (vec![(0x1000, 0)], range(0x1000, 0x2000)));
+}
+
+#[test]
+fn another_run_is_compared_by_kind_and_name_and_said() {
+    let start = 0x5555_5555_8000;
+    let mut after = sample(start + 0x42000);
+    for region in &mut after {
+        region.range = range(region.range.start() + 0x1234_5000, region.range.end() + 0x1234_5000);
+    }
+    let found = diff(&sample(start + 0x21000), &after);
+    assert!(!found.same_program);
+    assert_eq!(found.notes.len(), 1);
+    assert_eq!((found.grown.len(), found.new.len(), found.gone.len()), (1, 0, 0));
+    let end = start + 0x1234_5000 + 0x42000;
+    assert_eq!(found.grown[0].new_ranges, [range(end - 0x21000, end)]);
+}
+
+#[test]
+fn another_program_is_said_with_both_names() {
+    let mut after = sample(0x5555_5557_9000);
+    after[0].name = "/tmp/other".to_owned();
+    let found = diff(&sample(0x5555_5557_9000), &after);
+    assert!(!found.same_program);
+    assert!(found.notes[0].contains("/tmp/sample") && found.notes[0].contains("/tmp/other"));
+}
+
+fn regions() -> impl Strategy<Value = Vec<Region>> {
+    let permissions = prop_oneof![4 => Just("rw-"), 1 => Just("---"), 1 => Just("???")];
+    let kind = prop_oneof![
+        4 => Just((RegionKind::Anon, "")),
+        2 => Just((RegionKind::Heap, "[heap]")),
+        1 => Just((RegionKind::File, "/lib/a.so")),
+        1 => Just((RegionKind::Data, "a.so")),
+    ];
+    let region = (0_u64..8, 1_u64..20, permissions, kind);
+    proptest::collection::vec(region, 0..8).prop_map(|parts| {
+        let mut at = 0x100;
+        let mut regions = Vec::new();
+        for (hole, length, permissions, (kind, name)) in parts {
+            regions.push(self::region(at + hole, at + hole + length, permissions, kind, name));
+            at += hole + length;
+        }
+        regions
+    })
+}
+
+fn all(found: &Difference) -> impl Iterator<Item = &Change> {
+    [&found.grown, &found.shrunk, &found.new, &found.gone].into_iter().flatten()
+}
+
+fn total(regions: &[Region]) -> i128 {
+    regions.iter().map(|region| i128::from(region.range.len())).sum()
+}
+
+fn held(regions: &[Region], address: u64) -> bool {
+    regions.iter().any(|region| region.range.contains(address))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn every_byte_of_both_sides_is_accounted_for(before in regions(), after in regions()) {
+        let found = diff(&before, &after);
+        let growth: i128 = all(&found).map(Change::growth).sum();
+        prop_assert_eq!(growth, total(&after) - total(&before));
+        prop_assert_eq!(found.growth, growth);
+        prop_assert!(found.grown.iter().all(|change| 0 < change.before && change.before < change.after));
+        prop_assert!(found.shrunk.iter().all(|change| 0 < change.after && change.after < change.before));
+        prop_assert!(found.new.iter().all(|change| change.before == 0 && change.after > 0));
+        prop_assert!(found.gone.iter().all(|change| change.after == 0 && change.before > 0));
+    }
+
+    #[test]
+    fn new_and_gone_addresses_are_those_that_only_one_side_has(before in regions(), after in regions()) {
+        let found = diff(&before, &after);
+        prop_assume!(found.same_program);
+        let new: Vec<AddressRange> = all(&found).flat_map(|change| change.new_ranges.clone()).collect();
+        let gone: Vec<AddressRange> = all(&found).flat_map(|change| change.gone_ranges.clone()).collect();
+        for address in 0x100..0x200 {
+            let times = |ranges: &[AddressRange]| ranges.iter().filter(|range| range.contains(address)).count();
+            let (was, is) = (held(&before, address), held(&after, address));
+            // An address that both sides hold is on both lists or on none: it changed its group or did not.
+            match (was, is) {
+                (true, true) => prop_assert!(times(&new) == times(&gone) && times(&new) <= 1),
+                (was, is) => prop_assert_eq!((times(&gone), times(&new)), (usize::from(was), usize::from(is))),
+            }
+        }
+        for change in all(&found) {
+            let spans = change.new_ranges.iter().map(|range| range.len()).sum::<u64>();
+            let left = change.gone_ranges.iter().map(|range| range.len()).sum::<u64>();
+            prop_assert_eq!(i128::from(spans) - i128::from(left), change.growth());
+        }
+    }
+
+    #[test]
+    fn what_grew_is_what_shrinks_the_other_way_round(before in regions(), after in regions()) {
+        let (there, back) = (diff(&before, &after), diff(&after, &before));
+        prop_assert_eq!(there.same_program, back.same_program);
+        prop_assert_eq!(there.growth, -back.growth);
+        prop_assert_eq!(there.grown.len(), back.shrunk.len());
+        prop_assert_eq!(there.new.len(), back.gone.len());
+    }
+
+    #[test]
+    fn nothing_changed_from_a_list_to_itself(regions in regions()) {
+        let found = diff(&regions, &regions);
+        prop_assert!(found.same_program && all(&found).next().is_none());
+    }
+}
