@@ -1,5 +1,13 @@
 //! Cores of every shape, built byte by byte, read back.
-#![allow(missing_docs, clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
+// What goes wrong in a test is a failed test.
+#![allow(
+    missing_docs,
+    clippy::arithmetic_side_effects,
+    clippy::cast_possible_truncation,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::unwrap_used
+)]
 
 mod core_builder;
 
