@@ -1,0 +1,70 @@
+# The project's targets. Each does its own set-up (scripts/setup) on a machine
+# that has nothing yet. Paths are relative throughout: the folder's own may
+# have spaces in it.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help build demo test lint bench wheel clean setup setup-lint FORCE
+
+WITH_RUST := scripts/with-rust
+PYTHON := .venv/bin/python
+INSTALLED := .venv/installed
+SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md LICENSE-MIT LICENSE-APACHE \
+	$(shell find src python crates -name '*.rs' -o -name '*.py' -o -name '*.pyi' \
+		-o -name py.typed -o -name Cargo.toml 2>/dev/null | LC_ALL=C sort)
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 15
+
+build: $(INSTALLED) ## build optimised and install into .venv: .venv/bin/gdb-leak
+
+demo: $(INSTALLED) ## a whole leak hunt on a sample program, in gdb and from a shell
+	scripts/demo
+
+test: $(INSTALLED) ## cargo test, then pytest over real gdbs and the installed wheel
+	$(WITH_RUST) cargo test --locked --workspace --quiet
+	.venv/bin/pytest
+
+lint: setup-lint $(INSTALLED) ## formats, clippy, ruff, mypy, and the stub against the module
+	$(WITH_RUST) cargo fmt --all --check
+	$(WITH_RUST) cargo clippy --locked --workspace --all-targets --quiet -- -D warnings
+	PYO3_PYTHON="$$PWD/$(PYTHON)" $(WITH_RUST) \
+		cargo clippy --locked --all-targets --features python --quiet -- -D warnings
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+	$(PYTHON) -m mypy.stubtest gdb_leak._native
+
+bench: $(INSTALLED) ## speed against gdb, rg and the machine's own limit, side by side
+	$(PYTHON) benches/bench.py
+
+wheel: $(INSTALLED) ## the wheel, into dist/
+	mkdir -p dist
+	cp target/wheel/*.whl dist/
+	@ls dist/*.whl
+
+clean: ## remove everything that make has made
+	rm -rf target .venv dist .demo .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+setup:
+	@scripts/setup
+
+setup-lint:
+	@scripts/setup lint
+
+# The stamp is inside .venv, so that a new .venv gets the wheel again.
+$(INSTALLED): $(SOURCES) target/sources | setup
+	rm -rf target/wheel
+	$(WITH_RUST) .venv/bin/maturin build --release --locked --quiet \
+		--interpreter $(PYTHON) --out target/wheel
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check \
+		--force-reinstall --no-deps target/wheel/*.whl
+	@touch $@
+
+# The list of sources, renewed when it changes: a file that was removed is a
+# change that no prerequisite's date shows.
+target/sources: FORCE
+	@mkdir -p target
+	@echo '$(SOURCES)' | cmp -s - $@ || echo '$(SOURCES)' >$@
+FORCE:
