@@ -86,7 +86,7 @@ def _import_package(folder):  # type: (str) -> None
     """Put the package of `folder` into ``sys.modules``, as an import would."""
     present = sys.modules.get("gdb_leak")
     if present is not None:
-        other = list(getattr(present, "__path__", ["?"]))[0]
+        other = next(iter(getattr(present, "__path__", ["?"])))
         if os.path.realpath(other) != os.path.realpath(folder):
             raise _NotLoadedError("another gdb-leak is already loaded, from %s" % other)
         return

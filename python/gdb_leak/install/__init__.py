@@ -4,13 +4,14 @@ Plain functions that return plain data and print nothing.
 """
 
 from gdb_leak.install.block import Edit, gdbinit_line, gdbinit_path, install, remove, sourced
-from gdb_leak.install.checks import Check, Gdb, doctor
+from gdb_leak.install.checks import Check, Gdb, doctor, gdb_version
 
 __all__ = [
     "Check",
     "Edit",
     "Gdb",
     "doctor",
+    "gdb_version",
     "gdbinit_line",
     "gdbinit_path",
     "install",

@@ -65,6 +65,12 @@ def doctor(environ: Optional[Mapping[str, str]] = None, proc: Path = Path("/proc
     return checks
 
 
+def gdb_version(environ: Optional[Mapping[str, str]] = None) -> Optional[tuple[int, int]]:
+    """Return major and minor version of the gdb that would run, None where there is none."""
+    gdb, _ = _find_gdb(os.environ if environ is None else environ)
+    return None if gdb is None else gdb.number
+
+
 def _numbers(version: str) -> Optional[tuple[int, int]]:
     found = re.match(r"(\d+)\.(\d+)", version)
     return (int(found[1]), int(found[2])) if found else None
@@ -73,8 +79,8 @@ def _numbers(version: str) -> Optional[tuple[int, int]]:
 def _ask(program: str, arguments: Sequence[str]) -> tuple[str, str]:
     """Return what gdb prints on standard output and on standard error."""
     environ = dict(os.environ)
-    # A check must not wait for symbols from the network, nor find another
-    # Python's modules; LC_ALL because the answers are read.
+    # A check must not wait for symbols from the network; LC_ALL because the
+    # answers are read.
     environ.pop("DEBUGINFOD_URLS", None)
     environ["LC_ALL"] = "C.UTF-8"
     try:
