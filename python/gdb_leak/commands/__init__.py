@@ -1,0 +1,29 @@
+"""The commands, one file each; none imports gdb or sys.
+
+A command file has ``COMMAND``, its declaration; ``run(request)``, which
+answers; and ``text(result)``, which yields the answer as lines of spans.
+"""
+
+from typing import Callable, Iterator, NamedTuple
+
+from gdb_leak.commands import decode, diff_region, dump, find, overview, regions, snapshot, strings
+from gdb_leak.layout import Block
+from gdb_leak.options import Command
+from gdb_leak.target import Request, Result
+
+__all__ = ["TABLE", "Entry"]
+
+
+class Entry(NamedTuple):
+    """One command: what it takes, how it answers, how the answer looks as text."""
+
+    command: Command
+    run: Callable[[Request], Result]
+    text: Callable[[Result], Iterator[Block]]
+
+
+#: All commands, in the order in which help lists them.
+TABLE = tuple(
+    Entry(module.COMMAND, module.run, module.text)
+    for module in (overview, regions, find, dump, decode, strings, snapshot, diff_region)
+)

@@ -1,0 +1,213 @@
+"""``leak-diff-region``: which regions grew, and what is in the new bytes."""
+
+from typing import TYPE_CHECKING, Dict, Iterator, List, Optional, Sequence, Tuple, Union
+
+from gdb_leak import _native, operands, rows, units
+from gdb_leak.errors import UsageError
+from gdb_leak.layout import Block, Columns, Span, line
+from gdb_leak.options import Command, Operand, Option
+from gdb_leak.target import Request, Result, Target, Value
+from gdb_leak.words import Word
+
+if TYPE_CHECKING:
+    from gdb_leak._native import Change, Difference
+
+    Content = Tuple[str, int, int, int, Optional[int], int]
+
+_MINIMUM = 4
+_TOP = 20
+#: The sources whose bytes can be read.
+_WITH_BYTES = ("core", "process", "remote")
+
+COMMAND = Command(
+    name="diff-region",
+    summary="Show which regions grew, shrank, appeared or went, and what is in the new bytes.",
+    operands=(
+        Operand(
+            "BEFORE",
+            "a core file, a snapshot (file or @1), or a file with the output of pmap -x or the text "
+            "of /proc/PID/maps; in gdb the latest snapshot of the session without one.",
+            "file",
+            least=0,
+        ),
+        Operand("AFTER", "the same; in gdb the target without one.", "file", least=0),
+    ),
+    options=(
+        Option("min", f"Leave strings shorter than N characters out of the contents ({_MINIMUM}).", "number", "N"),
+        Option("top", f"Show the COUNT most frequent strings ({_TOP}).", "count", "COUNT"),
+    ),
+    description="Contents are shown of new bytes that are writable, and where AFTER has bytes: a core file or the target.",
+    example=("leak-diff-region core.before", "gdb-leak diff-region core.before core.after"),
+    target=False,
+)
+
+
+def run(request: Request) -> Result:
+    """Return the difference between two targets, and the contents of what is new."""
+    before, after = _sides(request)
+    difference = _native.diff(before.memory, after.memory)
+    notes = [*after.all_notes(), *difference.notes]
+    notes.extend(f"BEFORE: {note}" for note in before.all_notes())
+    contents = _contents(request, difference, after, notes)
+    values: Dict[str, Value] = {
+        "grown": [_value(change) for change in difference.grown],
+        "shrunk": [_value(change) for change in difference.shrunk],
+        "new": [_value(change) for change in difference.new],
+        "gone": [_value(change) for change in difference.gone],
+        "growth": difference.growth,
+        "contents": [_content_value(content) for content in contents],
+    }
+    data = (difference, contents)
+    return Result(COMMAND.name, after.describe(), values, list(dict.fromkeys(notes)), data, after.memory.word_size)
+
+
+def text(result: Result) -> Iterator[Block]:
+    """Yield the changed regions, the contents of the new bytes, and the net growth."""
+    difference, contents = result.data  # type: ignore[misc]
+    listed = [
+        *(("grew", change) for change in difference.grown),
+        *(("new", change) for change in difference.new),
+        *(("shrank", change) for change in difference.shrunk),
+        *(("gone", change) for change in difference.gone),
+    ]
+    if listed:
+        yield Columns("<<<>>><<", _change_rows(listed, result.word_size), batch=len(listed) + 1)
+    fresh = [
+        (span, change)
+        for change in [*difference.grown, *difference.new]
+        for span in change.new_ranges
+    ]
+    if fresh:
+        yield line("")
+        yield line("new bytes:")
+        yield Columns("<<><<", _range_rows(fresh, result.word_size), batch=len(fresh))
+    if contents:
+        yield line("")
+        yield line("in the new bytes:")
+        yield Columns("<>><<", _content_rows(contents, result.word_size), batch=len(contents) + 1)
+    if listed:
+        yield line("")
+    growth = difference.growth
+    if growth < 0:
+        yield line(f"{units.size_text(-growth)} less")
+    else:
+        yield line(f"{units.size_text(growth)} more" if growth else "no growth")
+
+
+def _sides(request: Request) -> Tuple[Target, Target]:
+    words = request.parsed.operands
+    session = request.session
+    if session.shell and len(words) < 2:
+        raise UsageError(f"{'AFTER' if words else 'BEFORE'} is missing")
+    if words:
+        before = _side(request, words[0])
+    else:
+        latest = session.snapshots.latest()
+        before = Target(latest.memory, latest.path)
+    after = _side(request, words[1]) if len(words) > 1 else session.target()
+    return before, after
+
+
+def _side(request: Request, word: Word) -> Target:
+    kept = None if word.quoted else request.session.snapshots.named(word.raw)
+    if kept is not None:
+        return Target(kept.memory, kept.path)
+    return request.session.open(operands.file_path(word))
+
+
+def _contents(request: Request, difference: "Difference", after: Target, notes: List[str]) -> "List[Content]":
+    minimum = request.parsed.count("min", _MINIMUM)
+    if minimum is None or not 0 < minimum < 1 << 31:
+        raise UsageError(f"-min {minimum}: not a number from 1 up")
+    # What a library that was loaded in between brought is not a leak.
+    ranges = [
+        span
+        for change in [*difference.grown, *difference.new]
+        if "w" in change.permissions or "?" in change.permissions
+        for span in change.new_ranges
+    ]
+    if not ranges:
+        return []
+    if after.memory.source not in _WITH_BYTES:
+        notes.append(f"no contents: AFTER is a {after.memory.source} file, which has no bytes of memory")
+        return []
+    for span in ranges:
+        request.session.prepare(span)
+    top = request.parsed.count("top", _TOP)
+    return _native.contents(after.memory, ranges, minimum, top, request.session.progress("reading"))
+
+
+def _change_rows(
+    listed: "Sequence[Tuple[str, Change]]", word_size: int
+) -> Iterator[Sequence[Union[Span, str]]]:
+    yield ["START", "END", "", "BEFORE", "AFTER", "GROWTH", "KIND", "NAME"]
+    for what, change in listed:
+        growth = change.after - change.before
+        yield [
+            Span(units.address_text(change.start, word_size), "address"),
+            Span(units.address_text(change.end, word_size), "address"),
+            what,
+            units.size_text(change.before),
+            units.size_text(change.after),
+            f"{'+' if growth >= 0 else ''}{units.size_text(growth)}",
+            Span(change.kind, "kind"),
+            change.name,
+        ]
+
+
+def _range_rows(
+    fresh: "Sequence[Tuple[Tuple[int, int], Change]]", word_size: int
+) -> Iterator[Sequence[Union[Span, str]]]:
+    for (start, end), change in fresh:
+        yield [
+            Span(units.address_text(start, word_size), "address"),
+            Span(units.address_text(end, word_size), "address"),
+            units.size_text(end - start),
+            Span(change.kind, "kind"),
+            rows.region_label(change, word_size),
+        ]
+
+
+def _content_rows(contents: "Sequence[Content]", word_size: int) -> Iterator[Sequence[Union[Span, str]]]:
+    yield ["FIRST AT", "COUNT", "BYTES", "REPEATS", "TEXT"]
+    for spelled, count, size, first, stride, strided in contents:
+        repeats = f"{strided} every {stride:#x} bytes" if stride else ""
+        yield [
+            Span(units.address_text(first, word_size), "address"),
+            str(count),
+            units.size_text(size),
+            repeats,
+            Span(spelled, "match"),
+        ]
+
+
+def _content_value(content: "Content") -> Value:
+    spelled, count, size, first, stride, strided = content
+    return {
+        "text": spelled,
+        "count": count,
+        "bytes": size,
+        "block_size": None,
+        "first": hex(first),
+        "stride": stride,
+        "strided": strided,
+    }
+
+
+# A region may have grown at both ends: `new_range` is the larger part, and
+# `new_ranges` has all.
+def _value(change: "Change") -> Value:
+    largest = max(change.new_ranges, key=lambda span: span[1] - span[0], default=None)
+    return {
+        "start": hex(change.start),
+        "end": hex(change.end),
+        "before": change.before,
+        "after": change.after,
+        "growth": change.after - change.before,
+        "new_range": rows.range_values([largest])[0] if largest else None,
+        "new_ranges": rows.range_values(change.new_ranges),
+        "gone_ranges": rows.range_values(change.gone_ranges),
+        "permissions": change.permissions,
+        "kind": change.kind,
+        "name": change.name,
+    }

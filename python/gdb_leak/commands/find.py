@@ -1,0 +1,171 @@
+"""``leak-find``: every place that holds the bytes looked for."""
+
+from typing import TYPE_CHECKING, Dict, Iterator, List, Optional, Sequence, Tuple, Union
+
+from gdb_leak import _native, operands, rows, units
+from gdb_leak.errors import NeedleError, UsageError
+from gdb_leak.layout import Block, Columns, Span, line
+from gdb_leak.options import Command, Operand, Option
+from gdb_leak.target import Pieces, Request, Result, Target, Value
+from gdb_leak.words import Word
+
+if TYPE_CHECKING:
+    from gdb_leak._native import Matches, Needle
+
+_LISTED = 200
+_PIECE = 1000
+_SIZES = {"u8": 1, "u16": 2, "u32": 4, "u64": 8}
+_FORMS = ("hex", "u8", "u16", "u32", "u64", "pointer", "utf16", "regex")
+
+COMMAND = Command(
+    name="find",
+    summary="Find every place in memory that holds some bytes.",
+    operands=(
+        Operand(
+            "NEEDLE",
+            "text, in quotes where it has blanks, with C escapes (\\x00, \\n, \\\\) and without a "
+            "terminator; or what one of the options below makes of it.",
+            most=None,
+        ),
+    ),
+    options=(
+        Option("hex", "NEEDLE is bytes in memory order, as 6c6561 or 6c 65 61."),
+        Option("u8", "NEEDLE is a number of one byte, negative ones too."),
+        Option("u16", "NEEDLE is a number of two bytes, in the byte order of the target."),
+        Option("u32", "NEEDLE is a number of four bytes."),
+        Option("u64", "NEEDLE is a number of eight bytes."),
+        Option("pointer", "NEEDLE is an address: find the aligned words equal to it; START,END: into the range."),
+        Option("utf16", "NEEDLE is text, in memory as UTF-16 in the byte order of the target."),
+        Option("regex", "NEEDLE is a regular expression over bytes; a match has at most 4096 bytes."),
+        Option("z", "Add a terminator to the text."),
+        Option("i", "Ignore the case of the text or the regular expression."),
+        Option(
+            "in",
+            "Search in a place: all, writable (default), heap, stack, anon, brk, a kind's name, or START,END.",
+            "place",
+            "WHERE",
+        ),
+        Option("align", "Find only matches at an address that is a multiple of N.", "number", "N"),
+        Option("limit", f"List at most COUNT matches ({_LISTED}); all are counted.", "count", "COUNT"),
+    ),
+    description="All places count, overlapping ones too; the matches of a regular expression do not overlap.",
+    variables="Sets $_ to the address of the last match (void where there is none) and $numfound to the number of matches.",
+    example=('leak-find -in heap "leaked memory"', "gdb-leak find core -in heap 'leaked memory'"),
+)
+
+
+def run(request: Request) -> Result:
+    """Return the matches of a needle in a place."""
+    session = request.session
+    target = session.target()
+    needle = _needle(request, target)
+    align = request.parsed.count("align", None)
+    if align is not None and not 0 < align < 1 << 63:
+        raise UsageError(f"-align {align}: not a number from 1 up")
+    limit = request.parsed.count("limit", _LISTED)
+    place = operands.prepared_place(request, "writable")
+    matches = _native.find(target.memory, needle, place, align, limit, session.progress("searching"))
+    session.set_variable("_", matches.last, pointer=True)
+    session.set_variable("numfound", matches.count)
+    values: Dict[str, Value] = {
+        "needle": needle.hex_bytes,
+        "searched": matches.searched,
+        "count": matches.count,
+        "matches": Pieces(lambda: _values(matches)),
+        "unreadable": rows.range_values(matches.unreadable),
+        "limited": len(matches) < matches.count,
+    }
+    return Result(COMMAND.name, target.describe(), values, target.all_notes(), matches, target.memory.word_size)
+
+
+def text(result: Result) -> Iterator[Block]:
+    """Yield one line a match, and the total."""
+    matches: Matches = result.data  # type: ignore[assignment]
+
+    def listed() -> Iterator[Sequence[Union[Span, str]]]:
+        for address, _, excerpt, region in _rows(matches):
+            yield [
+                Span(units.address_text(address, result.word_size), "address"),
+                Span(region.kind if region else "", "kind"),
+                rows.region_label(region, result.word_size) if region else "",
+                Span(excerpt, "match"),
+            ]
+
+    yield Columns("<<<<", listed())
+    yield from rows.unreadable_lines(matches.unreadable, result.word_size)
+    searched = f"{units.size_text(matches.searched)} searched"
+    total = f"{units.counted(matches.count, 'match', 'matches')} in {searched}"
+    if len(matches) < matches.count:
+        total += f", {len(matches)} listed (-limit unlimited lists all)"
+    yield line(total)
+
+
+def _rows(matches: "Matches") -> Iterator[Tuple[int, int, str, Optional[_native.Region]]]:
+    for start in range(0, len(matches), _PIECE):
+        yield from matches.rows(start, min(start + _PIECE, len(matches)))
+
+
+def _values(matches: "Matches") -> Iterator[Sequence[Value]]:
+    for start in range(0, len(matches), _PIECE):
+        yield [
+            {"address": hex(address), "region": rows.region_value(region), "block": None, "text": excerpt}
+            for address, _, excerpt, region in matches.rows(start, min(start + _PIECE, len(matches)))
+        ]
+
+
+def _needle(request: Request, target: Target) -> "Needle":
+    parsed = request.parsed
+    forms = [form for form in _FORMS if parsed.flag(form)]
+    if len(forms) > 1:
+        raise UsageError(f"-{forms[0]} and -{forms[1]} exclude each other")
+    form = forms[0] if forms else "text"
+    for flag, allowed in (("z", ("text", "utf16")), ("i", ("text", "utf16", "regex"))):
+        if parsed.flag(flag) and form not in allowed:
+            raise UsageError(f"-{flag} does not go with -{form}")
+    words = parsed.operands
+    if form == "hex":
+        return _native.Needle.hex(operands.needle_text(Word(" ".join(word.raw for word in words))))
+    if len(words) > 1:
+        raise UsageError(f"several words for one needle; quote them: {_quoted(request, words)}")
+    word = words[0]
+    if form in _SIZES:
+        return _integer(request, target, word, _SIZES[form])
+    if form == "pointer":
+        return _pointer(request, target, word)
+    ignore_case = parsed.flag("i")
+    if form == "regex":
+        return _native.Needle.regex(operands.needle_text(word), ignore_case)
+    if form == "utf16":
+        return _utf16(request, target, word)
+    return _native.Needle.text(request.session.encode(word.raw), parsed.flag("z"), ignore_case)
+
+
+def _quoted(request: Request, words: List[Word]) -> str:
+    joined = " ".join(word.raw for word in words)
+    return f"gdb-leak find TARGET '{joined}'" if request.session.shell else f'leak-find "{joined}"'
+
+
+def _integer(request: Request, target: Target, word: Word, size: int) -> "Needle":
+    value = request.session.integer(word.raw)
+    # The native module takes 128 bits.
+    if not -(1 << 127) <= value < 1 << 127:
+        raise NeedleError(f"{value:#x} does not fit in {units.counted(size, 'byte')}")
+    return _native.Needle.integer(value, size, target.memory.byte_order)
+
+
+def _pointer(request: Request, target: Target, word: Word) -> "Needle":
+    parts = operands.split_range(word.raw)
+    if parts is None:
+        return _native.Needle.pointer(operands.address(request, word.raw), target.memory)
+    start, end = operands.range_of(request, parts)
+    return _native.Needle.pointers_into(start, end, target.memory)
+
+
+def _utf16(request: Request, target: Target, word: Word) -> "Needle":
+    raw = _native.unescape(request.session.encode(word.raw))
+    try:
+        decoded = raw.decode("utf-8")
+    except UnicodeDecodeError:
+        raise NeedleError(f"not valid UTF-8, so it has no UTF-16: {raw!r}") from None
+    parsed = request.parsed
+    return _native.Needle.utf16(decoded, target.memory.byte_order, parsed.flag("z"), parsed.flag("i"))

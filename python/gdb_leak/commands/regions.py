@@ -1,0 +1,103 @@
+"""``leak-regions``: the address space, as ``pmap -x`` shows a process."""
+
+from typing import TYPE_CHECKING, Dict, Iterator, List, Sequence, Union
+
+from gdb_leak import operands, units
+from gdb_leak.layout import Block, Columns, Span, line
+from gdb_leak.options import Command, Option
+from gdb_leak.target import Request, Result, Value
+
+if TYPE_CHECKING:
+    from gdb_leak._native import Region
+
+COMMAND = Command(
+    name="regions",
+    summary="Show the regions of the address space, with size, permissions, kind and name.",
+    description=(
+        "Works on a core file too, where `info proc mappings` shows no heap, no stack and no "
+        "anonymous region. SAVED are the bytes that a core holds; RSS and DIRTY are those of a "
+        "running process. Permissions `???` are not known."
+    ),
+    options=(
+        Option(
+            "in",
+            "Show only the regions of a place: all (default), writable, heap, stack, anon, brk, "
+            "a kind's name, or START,END.",
+            "place",
+            "WHERE",
+        ),
+        Option("sort", "Order by address (default) or by size, largest first.", "choice", choices=("address", "size")),
+    ),
+    example=("leak-regions -in writable -sort size", "gdb-leak regions core -in writable -sort size"),
+)
+
+
+def run(request: Request) -> Result:
+    """Return the regions of a place and their total."""
+    target = request.session.target()
+    place = operands.place(request, request.parsed.word("in"), "all")
+    regions = target.memory.regions(place)
+    if request.parsed.choice("sort", "address") == "size":
+        regions = sorted(regions, key=lambda region: -region.size)
+    total: Dict[str, Value] = {
+        "size": sum(region.size for region in regions),
+        "saved": sum(region.saved for region in regions),
+    }
+    values: Dict[str, Value] = {"regions": [_value(region) for region in regions], "total": total}
+    return Result(
+        COMMAND.name,
+        target.describe(),
+        values,
+        target.all_notes(),
+        (regions, target.memory.source),
+        target.memory.word_size,
+    )
+
+
+def text(result: Result) -> Iterator[Block]:
+    """Yield one line a region, and the total."""
+    regions, source = result.data  # type: ignore[misc]
+    sizes = _live_sizes if source in ("process", "maps") else _saved_sizes
+    heads = {"process": ["RSS", "DIRTY"], "maps": ["RSS", "DIRTY"]}.get(source, ["SAVED"])
+
+    def rows() -> Iterator[Sequence[Union[Span, str]]]:
+        yield ["START", "END", "SIZE", *heads, "PERM", "KIND", "NAME"]
+        for region in regions:
+            yield [
+                Span(units.address_text(region.start, result.word_size), "address"),
+                Span(units.address_text(region.end, result.word_size), "address"),
+                units.size_text(region.size),
+                *sizes(region),
+                region.permissions,
+                Span(region.kind, "kind"),
+                region.name,
+            ]
+
+    yield Columns("<<>" + ">" * len(heads) + "<<<", rows(), batch=len(regions) + 1)
+    size = sum(region.size for region in regions)
+    total = f"{units.counted(len(regions), 'region')}, {units.size_text(size)}"
+    if source == "core":
+        total += f", {units.size_text(sum(region.saved for region in regions))} saved"
+    yield line(total)
+
+
+def _live_sizes(region: "Region") -> List[str]:
+    return ["-" if size is None else units.size_text(size) for size in (region.rss, region.dirty)]
+
+
+def _saved_sizes(region: "Region") -> List[str]:
+    return [units.size_text(region.saved)]
+
+
+def _value(region: "Region") -> Value:
+    return {
+        "start": hex(region.start),
+        "end": hex(region.end),
+        "size": region.size,
+        "saved": region.saved,
+        "permissions": region.permissions,
+        "kind": region.kind,
+        "name": region.name,
+        "rss": region.rss,
+        "dirty": region.dirty,
+    }

@@ -1,0 +1,74 @@
+"""``leak-snapshot``: keep what later comparisons need of the target."""
+
+from pathlib import Path
+from typing import Dict, Iterator, Optional
+
+from gdb_leak import _native, operands, units
+from gdb_leak.layout import Block, line
+from gdb_leak.options import Command, Operand, Option
+from gdb_leak.target import Request, Result, Target, Value
+
+COMMAND = Command(
+    name="snapshot",
+    summary="Keep the regions of the target as they stand, for a later comparison.",
+    operands=(
+        Operand(
+            "FILE",
+            "where to keep it; without one it lasts as long as gdb and is called @1, @2, and so on.",
+            "file",
+            least=0,
+        ),
+    ),
+    options=(Option("force", "Replace FILE where it exists."),),
+    description=(
+        "From a shell, all threads of a running process are stopped while it is read, and a snapshot "
+        "without FILE is written to PROGRAM.PID.snapshot in the current folder."
+    ),
+    example=("leak-snapshot", "gdb-leak snapshot 1234 before.snapshot"),
+)
+
+
+def run(request: Request) -> Result:
+    """Return the name and the file of a snapshot that is now kept."""
+    session = request.session
+    session.hold()
+    target = session.target()
+    path: Optional[str] = None
+    if request.parsed.operands:
+        path = operands.file_path(request.parsed.operands[0])
+    elif session.shell:
+        path = _free_path(target)
+    taken = _native.save_snapshot(target.memory, path, request.parsed.flag("force"))
+    kept = session.snapshots.keep(taken, path)
+    values: Dict[str, Value] = {
+        "path": path,
+        "taken": taken.taken,
+        "regions": len(taken.regions()),
+        "blocks": None,
+        "name": None if session.shell else kept.name,
+    }
+    return Result(COMMAND.name, target.describe(), values, target.all_notes(), None, target.memory.word_size)
+
+
+def text(result: Result) -> Iterator[Block]:
+    """Yield one line: what is kept, and by which name."""
+    values = result.values
+    regions = units.counted(int(str(values["regions"])), "region")
+    where = f"snapshot {values['name']}" if values["name"] else "snapshot"
+    if values["path"]:
+        where += f" in {values['path']}"
+    yield line(f"{where}: {regions}")
+
+
+# PROGRAM.PID.snapshot in the current folder, numbered where that is taken.
+def _free_path(target: Target) -> str:
+    parts = [Path(target.memory.program or "core").name]
+    if target.memory.pid is not None:
+        parts.append(str(target.memory.pid))
+    stem = ".".join(parts)
+    path = Path(f"{stem}.snapshot")
+    number = 1
+    while path.exists() or path.is_symlink():
+        number += 1
+        path = Path(f"{stem}.{number}.snapshot")
+    return str(path)

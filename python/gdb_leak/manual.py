@@ -1,0 +1,109 @@
+"""Help texts, all made from the declarations in :mod:`gdb_leak.options`.
+
+One form serves ``help leak-find``, ``gdb-leak find -help`` and the generated
+pages: gdb's own, as ``help print`` shows it.
+"""
+
+import textwrap
+from typing import Iterable, List
+
+from gdb_leak.options import Command, Operand, Option
+
+__all__ = ["SHELL_OPTIONS", "help_text", "options_of", "overview_text", "usage_line"]
+
+_WIDTH = 78
+
+#: Taken by every command.
+JSON = Option("json", "Print one JSON object on one line.")
+
+#: Taken by every command at the shell's door.
+SHELL_OPTIONS = (
+    Option("help", "Print this text.", shell_only=True),
+    Option("version", "Print the version.", shell_only=True),
+)
+
+#: Taken at the shell's door by the commands that have a TARGET.
+TARGET_OPTIONS = (
+    Option(
+        "exe",
+        "The program that the core came from, where it is not found by its own name.",
+        "file",
+        "FILE",
+        shell_only=True,
+    ),
+    Option(
+        "sysroot",
+        "The folder that holds the libraries of a core from another machine.",
+        "file",
+        "DIR",
+        shell_only=True,
+    ),
+    Option("stop", "Hold the process while it is read (TARGET is a pid).", shell_only=True),
+)
+
+
+def options_of(command: Command, shell: bool) -> List[Option]:
+    """Return all options that COMMAND takes at a door, in the order of help."""
+    options = [*command.options, JSON]
+    if shell:
+        if command.target or command.name == "diff-region":
+            options.extend(TARGET_OPTIONS if command.target else TARGET_OPTIONS[:2])
+        options.extend(SHELL_OPTIONS)
+    return options
+
+
+def usage_line(command: Command, shell: bool) -> str:
+    """Return the usage of COMMAND as one line: ``leak-find [OPTION]... [--] NEEDLE``."""
+    parts = [f"gdb-leak {command.name}" if shell else command.prompt_name]
+    if shell and command.target:
+        parts.append("TARGET")
+    options = options_of(command, shell)
+    if len(options) > 4:
+        parts.append("[OPTION]...")
+    else:
+        parts.extend(f"[{option.label}]" for option in options)
+    if command.operands:
+        parts.append("[--]")
+        parts.extend(_operand_usage(operand) for operand in command.operands)
+    return " ".join(parts)
+
+
+def help_text(command: Command, shell: bool = False) -> str:
+    """Return the help of COMMAND: sentence, usage, operands, options, variables, example."""
+    blocks = [command.summary, f"Usage: {usage_line(command, shell)}"]
+    operands = [operand for operand in command.operands if operand.help]
+    if shell and command.target:
+        operands.insert(0, Operand("TARGET", "A core file, or the pid of a running process (./123 is a file)."))
+    blocks.extend(_paragraph(f"{operand.name}: {operand.help}") for operand in operands)
+    if command.description:
+        blocks.extend(_paragraph(block) for block in command.description.split("\n\n"))
+    blocks.append("Options:")
+    blocks.extend(_option_text(option) for option in options_of(command, shell))
+    if command.variables and not shell:
+        blocks.append(_paragraph(command.variables))
+    example = command.example[1 if shell else 0]
+    if example:
+        blocks.append(f"Example:\n  {example}")
+    # `Options:` stands right over the first option, as gdb has it.
+    return "\n\n".join(blocks).replace("Options:\n\n", "Options:\n", 1)
+
+
+def overview_text(commands: Iterable[Command], shell: bool) -> str:
+    """Return one line on each of COMMANDS, names lined up."""
+    listed = [(command.name if shell else command.prompt_name, command.summary) for command in commands]
+    width = max((len(name) for name, _ in listed), default=0)
+    return "\n".join(f"{name:<{width}} -- {summary}" for name, summary in listed)
+
+
+def _operand_usage(operand: Operand) -> str:
+    text = operand.name + ("..." if operand.most is None else "")
+    return text if operand.least else f"[{text}]"
+
+
+def _option_text(option: Option) -> str:
+    wrapped = textwrap.fill(option.help, _WIDTH, initial_indent="    ", subsequent_indent="    ")
+    return f"  {option.label}\n{wrapped}"
+
+
+def _paragraph(text: str) -> str:
+    return textwrap.fill(text, _WIDTH, break_long_words=False, break_on_hyphens=False)

@@ -1,0 +1,125 @@
+"""Addresses, ranges, places and files, from the words that were typed."""
+
+import os
+from pathlib import Path
+from typing import List, Optional, Tuple
+
+from gdb_leak import _native
+from gdb_leak.errors import RangeError, UsageError
+from gdb_leak.target import Place, Request
+from gdb_leak.words import Word
+
+__all__ = ["address", "file_path", "needle_text", "place", "prepared_place", "span", "split_range"]
+
+_ADDRESSES = 1 << 64
+_OPENING = "([{"
+_CLOSING = ")]}"
+
+
+def address(request: Request, expression: str) -> int:
+    """Return the address that EXPRESSION stands for.
+
+    :raises RangeError: where it has more than 64 bits.
+    """
+    value = request.session.evaluate(expression)
+    if value >= _ADDRESSES:
+        raise RangeError(f"address {value:#x} has more than 64 bits")
+    return value
+
+
+def span(request: Request, words: List[Word], default_length: int) -> Tuple[int, int]:
+    """Return the start and length of the range ``START [END | +LENGTH]`` in WORDS.
+
+    :raises RangeError: where the range is empty, runs backwards or wraps round.
+    """
+    start = address(request, words[0].raw)
+    if len(words) == 1:
+        return start, min(default_length, _ADDRESSES - 1 - start)
+    second = words[1].raw
+    if second.startswith("+"):
+        length = request.session.evaluate(second[1:])
+        end = start + length
+    else:
+        end = address(request, second)
+    _check_range(start, end)
+    return start, end - start
+
+
+def place(request: Request, word: Optional[Word], default: str) -> Place:
+    """Return the place that the argument of ``-in`` names: its word, or a range."""
+    if word is None:
+        return default
+    parts = split_range(word.raw)
+    if parts is None:
+        return word.raw
+    return range_of(request, parts)
+
+
+def prepared_place(request: Request, default: str) -> Place:
+    """Return the place of ``-in``, its bytes made readable where gdb reads them."""
+    where = place(request, request.parsed.word("in"), default)
+    request.session.prepare(where)
+    return where
+
+
+def range_of(request: Request, parts: Tuple[str, str]) -> Tuple[int, int]:
+    """Return the range whose start and end (or ``+LENGTH``) are in PARTS."""
+    start, length = span(request, [Word(parts[0]), Word(parts[1])], 0)
+    return start, start + length
+
+
+def split_range(text: str) -> Optional[Tuple[str, str]]:
+    """Return what stands before and after the comma of ``START,END``, None without one.
+
+    Commas inside brackets belong to an expression.
+    """
+    depth = 0
+    for at, character in enumerate(text):
+        if character in _OPENING:
+            depth += 1
+        elif character in _CLOSING:
+            depth -= 1
+        elif character == "," and depth == 0:
+            before, after = text[:at].strip(), text[at + 1 :].strip()
+            if not before or not after:
+                raise UsageError(f"not a range: {text} (START,END)")
+            return before, after
+    return None
+
+
+def file_path(word: Word) -> str:
+    r"""Return the path that WORD names, ``~`` expanded.
+
+    A quoted word has C escapes: ``"my \"core\""``.
+    """
+    text = os.fsdecode(_native.unescape(os.fsencode(word.raw))) if word.quoted else word.raw
+    if not text:
+        raise UsageError("a file name is empty")
+    if "\0" in text:
+        raise UsageError("a file name holds a NUL byte")
+    try:
+        return str(Path(text).expanduser())
+    except RuntimeError:
+        # ~nobody-of-that-name, or no home at all: the file may have that name.
+        return text
+
+
+def needle_text(word: Word) -> str:
+    """Return WORD as text for the native module.
+
+    :raises UsageError: where what was typed is not text in the locale.
+    """
+    try:
+        word.raw.encode("utf-8")
+    except UnicodeEncodeError:
+        raise UsageError(r"not valid text in this locale; write its bytes as \xHH") from None
+    return word.raw
+
+
+def _check_range(start: int, end: int) -> None:
+    if end >= _ADDRESSES:
+        raise RangeError(f"range {start:#x} to {end:#x} wraps round the address space", start)
+    if end == start:
+        raise RangeError(f"range {start:#x} to {end:#x} is empty", start)
+    if end < start:
+        raise RangeError(f"range {start:#x} to {end:#x} ends before it starts", start)

@@ -1,0 +1,173 @@
+"""What a command may ask of the door that it came through.
+
+Plain data and a protocol: which memory, how an address is evaluated, which
+snapshots are kept. Nothing here reads memory or imports gdb.
+"""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Callable, Dict, Iterator, List, Optional, Protocol, Sequence, Tuple, Union
+
+from gdb_leak.errors import RequestError
+from gdb_leak.options import Parsed
+
+if TYPE_CHECKING:
+    from gdb_leak._native import Memory
+
+__all__ = ["Kept", "Pieces", "Request", "Result", "Session", "Snapshots", "Target"]
+
+Place = Union[str, Tuple[int, int]]
+Progress = Callable[[int, int], None]
+#: What JSON can hold, before it is written.
+Value = Union[None, bool, int, str, Sequence["Value"], Dict[str, "Value"], "Pieces"]
+
+
+@dataclass
+class Target:
+    """An opened target: its memory and where it came from."""
+
+    memory: "Memory"
+    path: Optional[str] = None
+    pid: Optional[int] = None
+    notes: List[str] = field(default_factory=list)
+
+    def describe(self) -> Dict[str, Value]:
+        """Return the ``target`` of a JSON answer."""
+        memory = self.memory
+        described: Dict[str, Value] = {"kind": memory.source}
+        if self.path is not None or self.pid is None:
+            described["path"] = self.path
+        if self.pid is not None:
+            described["pid"] = self.pid
+        described.update(
+            arch=memory.arch,
+            word_size=memory.word_size,
+            byte_order=memory.byte_order,
+            complete=memory.complete,
+        )
+        return described
+
+    def all_notes(self) -> List[str]:
+        """Return what makes the target less than whole, each said once."""
+        return list(dict.fromkeys([*self.memory.notes, *self.notes]))
+
+
+@dataclass
+class Kept:
+    """A snapshot taken in this session: ``@1``, or the file that it is in."""
+
+    name: str
+    memory: "Memory"
+    path: Optional[str]
+
+
+class Snapshots:
+    """The snapshots taken in this session, oldest first."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self._kept: List[Kept] = []
+
+    def keep(self, memory: "Memory", path: Optional[str]) -> Kept:
+        """Keep MEMORY, and return it with the name that it is called by from now on."""
+        kept = Kept(f"@{len(self._kept) + 1}", memory, path)
+        self._kept.append(kept)
+        return kept
+
+    def latest(self) -> Kept:
+        """Return the snapshot taken last.
+
+        :raises RequestError: where there is none.
+        """
+        if not self._kept:
+            raise RequestError("no snapshot was taken in this session (leak-snapshot takes one), and no BEFORE is given")
+        return self._kept[-1]
+
+    def named(self, name: str) -> Optional[Kept]:
+        """Return the snapshot called NAME (``@1``), None where NAME is no such name.
+
+        :raises RequestError: where NAME has that form but is not taken.
+        """
+        if not (name.startswith("@") and name[1:].isdigit()):
+            return None
+        for kept in self._kept:
+            if kept.name == name:
+                return kept
+        names = ", ".join(kept.name for kept in self._kept) or "none"
+        raise RequestError(f"no snapshot {name} in this session (kept: {names})")
+
+
+class Session(Protocol):
+    """The door, as a command sees it."""
+
+    shell: bool
+    snapshots: Snapshots
+
+    def target(self) -> Target:
+        """Return the target, opened.
+
+        :raises RequestError: where there is none, with what to do about it.
+        """
+
+    def prepare(self, place: Place) -> None:
+        """Make the bytes of PLACE readable, where the target is read through gdb."""
+
+    def open(self, path: str) -> Target:
+        """Return the core, snapshot or list of regions in the file PATH, opened."""
+
+    def evaluate(self, expression: str) -> int:
+        """Return the number or address that EXPRESSION stands for, from 0 up.
+
+        :raises UsageError: where it stands for none.
+        """
+
+    def integer(self, expression: str) -> int:
+        """Return the number that EXPRESSION stands for, negative ones too."""
+
+    def encode(self, text: str) -> bytes:
+        """Return the bytes that were typed as TEXT."""
+
+    def progress(self, verb: str) -> Optional[Progress]:
+        """Return a function that shows how far VERB (``searching``) has come."""
+
+    def hold(self) -> None:
+        """Stop the process for the length of this command, where the door can."""
+
+    def set_variable(self, name: str, value: Optional[int], pointer: bool = False) -> None:
+        """Set the debugger's variable $NAME, to void where VALUE is None."""
+
+
+@dataclass
+class Request:
+    """One command as typed, and the door that it came through."""
+
+    parsed: Parsed
+    session: Session
+
+
+class Pieces:
+    """A list of values made in pieces, once, when it is written."""
+
+    def __init__(self, make: Callable[[], Iterator[Sequence[Value]]]) -> None:
+        """Take MAKE, which yields the values some at a time."""
+        self._make = make
+
+    def __iter__(self) -> Iterator[Sequence[Value]]:
+        """Yield the values, some at a time."""
+        return self._make()
+
+
+@dataclass
+class Result:
+    """The answer to a request: plain data, and native tables where there are many rows.
+
+    ``values`` are the keys of the JSON answer, in order, after the common
+    ones; ``data`` is what the command's own text is made from.
+    """
+
+    command: str
+    target: Optional[Dict[str, Value]]
+    values: Dict[str, Value]
+    notes: List[str] = field(default_factory=list)
+    data: object = None
+    word_size: int = 8
+

@@ -1,0 +1,89 @@
+"""Numbers as people read and type them: sizes, addresses, counts."""
+
+import re
+from typing import Optional
+
+from gdb_leak.errors import UsageError
+
+__all__ = ["address_text", "counted", "parse_count", "parse_number", "size_text"]
+
+_UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+_FACTORS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+_HEX = re.compile(r"(-?)0[xX]([0-9a-fA-F]+)\Z")
+_DECIMAL = re.compile(r"(-?)([0-9]+)([KMG]?)\Z", re.IGNORECASE | re.ASCII)
+
+
+def size_text(size: int) -> str:
+    """Return SIZE, in bytes, for people: ``132 KiB``, ``1.5 GiB``, ``512 bytes``.
+
+    Whole units are exact; others are rounded to one decimal.
+
+    >>> size_text(135168), size_text(1), size_text(2097151)
+    ('132 KiB', '1 byte', '2.0 MiB')
+    """
+    magnitude = abs(size)
+    if magnitude < 1024:
+        return counted(size, "byte")
+    power = 0
+    # 1023.95 and more would be shown as 1024.0 of the smaller unit.
+    while power + 1 < len(_UNITS) and magnitude * 20 >= 20479 * 1024 ** (power + 1):
+        power += 1
+    unit = 1024 ** (power + 1)
+    whole, rest = divmod(magnitude, unit)
+    sign = "-" if size < 0 else ""
+    if rest == 0:
+        return f"{sign}{whole} {_UNITS[power]}"
+    return f"{sign}{magnitude / unit:.1f} {_UNITS[power]}"
+
+
+def counted(count: int, thing: str, things: Optional[str] = None) -> str:
+    """Return COUNT with THING in the singular or plural: ``1 match``, ``3 matches``.
+
+    :param things: the plural, where it is not THING with an ``s``.
+    """
+    return f"{count} {thing if count == 1 else things or thing + 's'}"
+
+
+def address_text(address: int, word_size: int = 8) -> str:
+    """Return ADDRESS as hexadecimal in the full width of WORD_SIZE bytes.
+
+    >>> address_text(0x7baf430)
+    '0x0000000007baf430'
+    """
+    return f"0x{address:0{word_size * 2}x}"
+
+
+def parse_number(text: str) -> int:
+    """Return the number that TEXT spells: ``0x20``, ``32``, ``-1``, ``132K``.
+
+    The suffixes K, M and G multiply by 1024, 1024² and 1024³. They follow
+    decimal digits only, so that they never meet hexadecimal ones.
+
+    :raises UsageError: where TEXT is anything else.
+    """
+    match = _HEX.match(text)
+    if match:
+        value = int(match.group(2), 16)
+    else:
+        match = _DECIMAL.match(text)
+        if not match or len(text) > 40:
+            raise UsageError(f"not a number: {text!r} (0x… hexadecimal, decimal, or decimal with K, M or G)")
+        value = int(match.group(2)) * _FACTORS[match.group(3).upper()]
+    return -value if match.group(1) else value
+
+
+def parse_count(text: str) -> Optional[int]:
+    """Return the count that TEXT spells, None for ``unlimited``.
+
+    :raises UsageError: where TEXT is neither a number from 0 nor ``unlimited``.
+    """
+    # gdb takes any beginning of the word for its own counts.
+    if text and "unlimited".startswith(text):
+        return None
+    try:
+        count = parse_number(text)
+    except UsageError:
+        raise UsageError(f"Expected integer at: {text}") from None
+    if count < 0:
+        raise UsageError(f"integer {count} out of range")
+    return count
