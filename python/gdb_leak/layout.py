@@ -5,8 +5,9 @@ pads and colours them. A span may say what it is, so that the renderer can
 style it: ``address``, ``kind``, ``match``, ``note``.
 """
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Iterable, Iterator, NamedTuple, Sequence, Tuple, Union
+from typing import NamedTuple, Union
 
 __all__ = ["Block", "Columns", "Line", "Made", "Span", "line", "notes"]
 
@@ -18,7 +19,7 @@ class Span(NamedTuple):
     role: str = ""
 
 
-Line = Tuple[Span, ...]
+Line = tuple[Span, ...]
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ pages: gdb's own, as ``help print`` shows it.
 """
 
 import textwrap
-from typing import Iterable, List
+from collections.abc import Iterable
 
 from gdb_leak.options import Command, Operand, Option
 
@@ -42,22 +42,22 @@ TARGET_OPTIONS = (
 )
 
 
-def options_of(command: Command, shell: bool) -> List[Option]:
+def options_of(command: Command, from_shell: bool) -> list[Option]:
     """Return all options that COMMAND takes at a door, in the order of help."""
     options = [*command.options, JSON]
-    if shell:
+    if from_shell:
         if command.target or command.name == "diff-region":
             options.extend(TARGET_OPTIONS if command.target else TARGET_OPTIONS[:2])
         options.extend(SHELL_OPTIONS)
     return options
 
 
-def usage_line(command: Command, shell: bool) -> str:
+def usage_line(command: Command, from_shell: bool) -> str:
     """Return the usage of COMMAND as one line: ``leak-find [OPTION]... [--] NEEDLE``."""
-    parts = [f"gdb-leak {command.name}" if shell else command.prompt_name]
-    if shell and command.target:
+    parts = [f"gdb-leak {command.name}" if from_shell else command.prompt_name]
+    if from_shell and command.target:
         parts.append("TARGET")
-    options = options_of(command, shell)
+    options = options_of(command, from_shell)
     if len(options) > 4:
         parts.append("[OPTION]...")
     else:
@@ -68,29 +68,34 @@ def usage_line(command: Command, shell: bool) -> str:
     return " ".join(parts)
 
 
-def help_text(command: Command, shell: bool = False) -> str:
+def help_text(command: Command, from_shell: bool = False) -> str:
     """Return the help of COMMAND: sentence, usage, operands, options, variables, example."""
-    blocks = [command.summary, f"Usage: {usage_line(command, shell)}"]
+    blocks = [command.summary, f"Usage: {usage_line(command, from_shell)}"]
     operands = [operand for operand in command.operands if operand.help]
-    if shell and command.target:
-        operands.insert(0, Operand("TARGET", "A core file, or the pid of a running process (./123 is a file)."))
+    if from_shell and command.target:
+        operands.insert(
+            0, Operand("TARGET", "A core file, or the pid of a running process (./123 is a file).")
+        )
     blocks.extend(_paragraph(f"{operand.name}: {operand.help}") for operand in operands)
     if command.description:
         blocks.extend(_paragraph(block) for block in command.description.split("\n\n"))
     blocks.append("Options:")
-    blocks.extend(_option_text(option) for option in options_of(command, shell))
-    if command.variables and not shell:
+    blocks.extend(_option_text(option) for option in options_of(command, from_shell))
+    if command.variables and not from_shell:
         blocks.append(_paragraph(command.variables))
-    example = command.example[1 if shell else 0]
+    example = command.example[1 if from_shell else 0]
     if example:
         blocks.append(f"Example:\n  {example}")
     # `Options:` stands right over the first option, as gdb has it.
     return "\n\n".join(blocks).replace("Options:\n\n", "Options:\n", 1)
 
 
-def overview_text(commands: Iterable[Command], shell: bool) -> str:
+def overview_text(commands: Iterable[Command], from_shell: bool) -> str:
     """Return one line on each of COMMANDS, names lined up."""
-    listed = [(command.name if shell else command.prompt_name, command.summary) for command in commands]
+    listed = [
+        (command.name if from_shell else command.prompt_name, command.summary)
+        for command in commands
+    ]
     width = max((len(name) for name, _ in listed), default=0)
     return "\n".join(f"{name:<{width}} -- {summary}" for name, summary in listed)
 

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import List, Optional, Tuple
+from typing import Optional
 
 from gdb_leak import _native
 from gdb_leak.errors import RangeError, UsageError
@@ -27,7 +27,7 @@ def address(request: Request, expression: str) -> int:
     return value
 
 
-def span(request: Request, words: List[Word], default_length: int) -> Tuple[int, int]:
+def span(request: Request, words: list[Word], default_length: int) -> tuple[int, int]:
     """Return the start and length of the range ``START [END | +LENGTH]`` in WORDS.
 
     :raises RangeError: where the range is empty, runs backwards or wraps round.
@@ -62,13 +62,13 @@ def prepared_place(request: Request, default: str) -> Place:
     return where
 
 
-def range_of(request: Request, parts: Tuple[str, str]) -> Tuple[int, int]:
+def range_of(request: Request, parts: tuple[str, str]) -> tuple[int, int]:
     """Return the range whose start and end (or ``+LENGTH``) are in PARTS."""
     start, length = span(request, [Word(parts[0]), Word(parts[1])], 0)
     return start, start + length
 
 
-def split_range(text: str) -> Optional[Tuple[str, str]]:
+def split_range(text: str) -> Optional[tuple[str, str]]:
     """Return what stands before and after the comma of ``START,END``, None without one.
 
     Commas inside brackets belong to an expression.

@@ -5,14 +5,15 @@ Mistakes are told in gdb's own words, as its option framework has them
 (gdb 13.1, cli/cli-option.c).
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Optional
 
 from gdb_leak import units
 from gdb_leak.errors import UsageError
 from gdb_leak.words import Word
 
-__all__ = ["Command", "Operand", "Option", "Parsed", "complete", "parse"]
+__all__ = ["Command", "Operand", "Option", "Parsed", "check_operands", "complete", "parse"]
 
 #: The places that ``-in`` knows by name, offered by completion. Any kind of
 #: region is a place too.
@@ -46,7 +47,7 @@ class Option:
     help: str
     kind: str = "flag"
     argument: str = ""
-    choices: Tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
     shell_only: bool = False
 
     @property
@@ -88,13 +89,13 @@ class Command:
 
     name: str
     summary: str
-    operands: Tuple[Operand, ...] = ()
-    options: Tuple[Option, ...] = ()
+    operands: tuple[Operand, ...] = ()
+    options: tuple[Option, ...] = ()
     description: str = ""
     variables: str = ""
-    example: Tuple[str, str] = ("", "")
+    example: tuple[str, str] = ("", "")
     target: bool = True
-    target_options: Tuple[str, ...] = ()
+    target_options: tuple[str, ...] = ()
     gdb_name: str = ""
 
     @property
@@ -110,8 +111,8 @@ class Parsed:
     An option that was not given has no entry in ``values``.
     """
 
-    values: Dict[str, object] = field(default_factory=dict)
-    operands: List[Word] = field(default_factory=list)
+    values: dict[str, object] = field(default_factory=dict)
+    operands: list[Word] = field(default_factory=list)
 
     def flag(self, name: str) -> bool:
         """Whether the flag NAME was given."""
@@ -173,13 +174,13 @@ def parse(options: Sequence[Option], operands: Sequence[Operand], words: Sequenc
         else:
             raise UsageError(f"-{option.name} requires an argument")
         parsed.values[option.name] = _value(option, argument)
-    _check_operands(operands, parsed.operands)
+    check_operands(operands, parsed.operands)
     return parsed
 
 
 def complete(
     options: Sequence[Option], operands: Sequence[Operand], before: Sequence[Word], word: str
-) -> Tuple[str, List[str]]:
+) -> tuple[str, list[str]]:
     """Return what may stand where WORD is being typed after the words BEFORE.
 
     :returns: a kind and the candidates in order; the kind is ``words`` where
@@ -206,17 +207,23 @@ def complete(
     return "words", []
 
 
-def _candidates(kind: str, choices: Sequence[str], word: str) -> Tuple[str, List[str]]:
+def _candidates(kind: str, choices: Sequence[str], word: str) -> tuple[str, list[str]]:
     if kind in ("file", "address"):
         return kind, []
-    offered: Mapping[str, Sequence[str]] = {"choice": choices, "place": PLACES, "count": ("unlimited",)}
+    offered: Mapping[str, Sequence[str]] = {
+        "choice": choices,
+        "place": PLACES,
+        "count": ("unlimited",),
+    }
     return "words", [name for name in offered.get(kind, ()) if name.startswith(word)]
 
 
 # No option begins with a digit, so that `-u64 -1` needs no `--`.
 def _is_option(word: Word) -> bool:
     raw = word.raw
-    return not word.quoted and len(raw) > 1 and raw[0] == "-" and not raw[1].isdigit() and raw != "--"
+    return (
+        not word.quoted and len(raw) > 1 and raw[0] == "-" and not raw[1].isdigit() and raw != "--"
+    )
 
 
 def _full_name(typed: str, named: Mapping[str, Option], rest: str) -> str:
@@ -251,17 +258,23 @@ def _choice(option: Option, typed: str) -> str:
     raise UsageError(f'{mistake} item: "{typed}". Valid arguments of -{option.name} are {valid}')
 
 
-def _check_operands(operands: Sequence[Operand], given: Sequence[Word]) -> None:
+def check_operands(operands: Sequence[Operand], given: Sequence[Word]) -> None:
+    """Check that as many words were GIVEN as OPERANDS ask for.
+
+    :raises UsageError: where one is missing, or one too many.
+    """
     least = 0
     most: Optional[int] = 0
     for operand in operands:
         least += operand.least
         most = None if most is None or operand.most is None else most + operand.most
     if len(given) < least:
-        missing: List[str] = []
+        missing: list[str] = []
         for operand in operands:
             missing.extend([operand.name] * operand.least)
         raise UsageError(f"{missing[len(given)]} is missing")
     if most is not None and len(given) > most:
         extra = " ".join(map(str, given[most:]))
-        raise UsageError(f"Junk at end of arguments: {extra}" if most else f"takes no operands: {extra}")
+        raise UsageError(
+            f"Junk at end of arguments: {extra}" if most else f"takes no operands: {extra}"
+        )

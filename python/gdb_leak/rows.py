@@ -1,14 +1,16 @@
 """The shapes that recur in answers, from the native module's objects."""
 
-from typing import TYPE_CHECKING, Iterator, List, Optional, Sequence, Tuple
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Optional
 
 from gdb_leak import units
 from gdb_leak.layout import Line, Span, line
 from gdb_leak.target import Value
 
 if TYPE_CHECKING:
+    from typing import Union
+
     from gdb_leak._native import Change, Region
-    from typing import Dict, Union
 
 __all__ = ["range_values", "region_value", "unreadable_lines"]
 
@@ -17,10 +19,15 @@ def region_value(region: "Optional[Region]") -> Value:
     """Return the JSON of REGION: ``{start, end, kind, name}``, null without one."""
     if region is None:
         return None
-    return {"start": hex(region.start), "end": hex(region.end), "kind": region.kind, "name": region.name}
+    return {
+        "start": hex(region.start),
+        "end": hex(region.end),
+        "kind": region.kind,
+        "name": region.name,
+    }
 
 
-def range_values(ranges: Sequence[Tuple[int, int]]) -> List[Value]:
+def range_values(ranges: Sequence[tuple[int, int]]) -> list[Value]:
     """Return the JSON of RANGES: ``[{start, end}]``."""
     return [{"start": hex(start), "end": hex(end)} for start, end in ranges]
 
@@ -30,11 +37,13 @@ def region_label(region: "Union[Region, Change]", word_size: int) -> str:
     return region.name or units.address_text(region.start, word_size)
 
 
-def unreadable_lines(ranges: Sequence[Tuple[int, int]], word_size: int) -> Iterator[Line]:
+def unreadable_lines(ranges: Sequence[tuple[int, int]], word_size: int) -> Iterator[Line]:
     """Yield what to say of the RANGES that could not be read."""
     if not ranges:
         return
     size = sum(end - start for start, end in ranges)
     first = units.address_text(ranges[0][0], word_size)
     places = units.counted(len(ranges), "range")
-    yield line(Span(f"{units.size_text(size)} in {places} could not be read, the first at {first}", "note"))
+    yield line(
+        Span(f"{units.size_text(size)} in {places} could not be read, the first at {first}", "note")
+    )

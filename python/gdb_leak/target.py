@@ -4,8 +4,16 @@ Plain data and a protocol: which memory, how an address is evaluated, which
 snapshots are kept. Nothing here reads memory or imports gdb.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Callable, Dict, Iterator, List, Optional, Protocol, Sequence, Tuple, Union
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Optional,
+    Protocol,
+    Union,
+)
 
 from gdb_leak.errors import RequestError
 from gdb_leak.options import Parsed
@@ -15,10 +23,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Kept", "Pieces", "Request", "Result", "Session", "Snapshots", "Target"]
 
-Place = Union[str, Tuple[int, int]]
+Place = Union[str, tuple[int, int]]
 Progress = Callable[[int, int], None]
 #: What JSON can hold, before it is written.
-Value = Union[None, bool, int, str, Sequence["Value"], Dict[str, "Value"], "Pieces"]
+Value = Union[None, bool, int, str, Sequence["Value"], dict[str, "Value"], "Pieces"]
 
 
 @dataclass
@@ -28,12 +36,12 @@ class Target:
     memory: "Memory"
     path: Optional[str] = None
     pid: Optional[int] = None
-    notes: List[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
-    def describe(self) -> Dict[str, Value]:
+    def describe(self) -> dict[str, Value]:
         """Return the ``target`` of a JSON answer."""
         memory = self.memory
-        described: Dict[str, Value] = {"kind": memory.source}
+        described: dict[str, Value] = {"kind": memory.source}
         if self.path is not None or self.pid is None:
             described["path"] = self.path
         if self.pid is not None:
@@ -46,7 +54,7 @@ class Target:
         )
         return described
 
-    def all_notes(self) -> List[str]:
+    def all_notes(self) -> list[str]:
         """Return what makes the target less than whole, each said once."""
         return list(dict.fromkeys([*self.memory.notes, *self.notes]))
 
@@ -65,7 +73,7 @@ class Snapshots:
 
     def __init__(self) -> None:
         """Start with none."""
-        self._kept: List[Kept] = []
+        self._kept: list[Kept] = []
 
     def keep(self, memory: "Memory", path: Optional[str]) -> Kept:
         """Keep MEMORY, and return it with the name that it is called by from now on."""
@@ -79,7 +87,9 @@ class Snapshots:
         :raises RequestError: where there is none.
         """
         if not self._kept:
-            raise RequestError("no snapshot was taken in this session (leak-snapshot takes one), and no BEFORE is given")
+            raise RequestError(
+                "no BEFORE is given, and this session has no snapshot (leak-snapshot takes one)"
+            )
         return self._kept[-1]
 
     def named(self, name: str) -> Optional[Kept]:
@@ -102,9 +112,10 @@ class Session(Protocol):
     shell: bool
     snapshots: Snapshots
 
-    def target(self) -> Target:
+    def target(self, usage: bool = False) -> Target:
         """Return the target, opened.
 
+        :param usage: whether the regions of a process are to have their RSS.
         :raises RequestError: where there is none, with what to do about it.
         """
 
@@ -161,13 +172,20 @@ class Result:
     """The answer to a request: plain data, and native tables where there are many rows.
 
     ``values`` are the keys of the JSON answer, in order, after the common
-    ones; ``data`` is what the command's own text is made from.
+    ones; ``data`` is what the command's own text is made from; ``later`` has
+    what tells notes only when everything was made.
     """
 
     command: str
-    target: Optional[Dict[str, Value]]
-    values: Dict[str, Value]
-    notes: List[str] = field(default_factory=list)
-    data: object = None
+    target: Optional[dict[str, Value]]
+    values: dict[str, Value]
+    notes: list[str] = field(default_factory=list)
+    data: Any = None
     word_size: int = 8
+    later: list[Callable[[], Sequence[str]]] = field(default_factory=list)
 
+    def finish(self) -> None:
+        """Add the notes that are known now that everything was made."""
+        for tell in self.later:
+            self.notes.extend(tell())
+        self.later.clear()

@@ -67,7 +67,9 @@ def parse_number(text: str) -> int:
     else:
         match = _DECIMAL.match(text)
         if not match or len(text) > 40:
-            raise UsageError(f"not a number: {text!r} (0x… hexadecimal, decimal, or decimal with K, M or G)")
+            raise UsageError(
+                f"not a number: {text!r} (0x… hexadecimal, decimal, or decimal with K, M or G)"
+            )
         value = int(match.group(2)) * _FACTORS[match.group(3).upper()]
     return -value if match.group(1) else value
 

@@ -1,11 +1,11 @@
-"""Splitting a line typed at gdb's prompt into words.
+r"""Splitting a line typed at gdb's prompt into words.
 
 ``gdb.string_to_argv`` is never used: it reads ``"a\\n"`` as ``an`` in one gdb
 and as ``a\\n`` in another, and eats the backslashes that a needle needs.
 """
 
 from dataclasses import dataclass
-from typing import List, Optional
+from typing import Optional
 
 from gdb_leak.errors import UsageError
 
@@ -32,19 +32,19 @@ class Word:
         return f'"{self.raw}"' if self.quoted else self.raw
 
 
-def tokenize(line: str) -> List[Word]:
+def tokenize(line: str) -> list[Word]:
     r"""Return the words of LINE, in order.
 
     Blanks separate words, except inside ``"…"`` or ``'…'`` that begin a word
     and inside balanced brackets. A backslash keeps a following quote from
     ending the word and is itself kept.
 
-    >>> tokenize(r'"a \"b\"" (132 * 1024) x')
-    [Word(raw='a \\"b\\"', quoted=True), Word(raw='(132 * 1024)', quoted=False), Word(raw='x', quoted=False)]
+    >>> [word.raw for word in tokenize(r'"a \"b\"" (132 * 1024) x')]
+    ['a \\"b\\"', '(132 * 1024)', 'x']
 
     :raises UsageError: where a quote is not closed, or is followed by more.
     """
-    words: List[Word] = []
+    words: list[Word] = []
     at = 0
     while at < len(line):
         if line[at] in _BLANKS:
@@ -95,7 +95,7 @@ def _after_bare(line: str, start: int) -> int:
 
 # The position after the bracket that closes the one at START, None without one.
 def _after_bracket(line: str, start: int) -> Optional[int]:
-    open_brackets: List[str] = []
+    open_brackets: list[str] = []
     at = start
     while at < len(line):
         character = line[at]

@@ -4,7 +4,8 @@ A command file has ``COMMAND``, its declaration; ``run(request)``, which
 answers; and ``text(result)``, which yields the answer as lines of spans.
 """
 
-from typing import Callable, Iterator, NamedTuple
+from collections.abc import Iterator
+from typing import Callable, NamedTuple
 
 from gdb_leak.commands import decode, diff_region, dump, find, overview, regions, snapshot, strings
 from gdb_leak.layout import Block

@@ -1,7 +1,8 @@
 """``leak-decode``: words to text, and text to words."""
 
 import re
-from typing import TYPE_CHECKING, Dict, Iterator, List, Optional, Sequence, Tuple, Union
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Optional, Union
 
 from gdb_leak import _native, operands, units
 from gdb_leak.errors import RequestError, UsageError
@@ -37,7 +38,9 @@ COMMAND = Command(
         Option("at", "Show the words at ADDRESS in the target.", "address", "ADDRESS"),
         Option("count", f"Show COUNT words at ADDRESS ({_WORDS_AT}).", "number", "COUNT"),
     ),
-    description="Words have the size and byte order of the target, 8 bytes and little-endian without one.",
+    description=(
+        "Words have the size and byte order of the target, 8 bytes and little-endian without one."
+    ),
     example=(
         "leak-decode 0x6d2064656b61656c 0x00000079726f6d65",
         "gdb-leak decode 0x6d2064656b61656c 0x00000079726f6d65",
@@ -54,7 +57,11 @@ def run(request: Request) -> Result:
     if parsed.operands:
         given.append("WORD")
     if len(given) != 1:
-        raise UsageError("one of WORD, -text and -at is needed" if not given else f"{' and '.join(given)} exclude each other")
+        raise UsageError(
+            "one of WORD, -text and -at is needed"
+            if not given
+            else f"{' and '.join(given)} exclude each other"
+        )
     if parsed.flag("count") and not parsed.flag("at"):
         raise UsageError("-count goes with -at")
     target = _target(request, needed=parsed.flag("at"))
@@ -63,24 +70,37 @@ def run(request: Request) -> Result:
     start: Optional[int] = None
     text_word, at = parsed.word("text"), parsed.word("at")
     if text_word is not None:
-        words = _native.text_to_words(_native.unescape(request.session.encode(text_word.raw)), size, order)
+        words = _native.text_to_words(
+            _native.unescape(request.session.encode(text_word.raw)), size, order
+        )
     elif at is not None and target is not None:
         start, words = _words_at(request, target, at.raw)
     else:
-        words, size = _pasted([piece for word in parsed.operands for piece in word.raw.split()], size)
+        words, size = _pasted(
+            [piece for word in parsed.operands for piece in word.raw.split()], size
+        )
     spelled = [_native.words_to_text([word], size, order) for word in words]
-    values: Dict[str, Value] = {
-        "words": [{"value": f"0x{word:0{2 * size}x}", "text": part} for word, part in zip(words, spelled)],
+    values: dict[str, Value] = {
+        "words": [
+            {"value": f"0x{word:0{2 * size}x}", "text": part} for word, part in zip(words, spelled)
+        ],
         "text": _native.words_to_text(words, size, order),
         "chunk": None,
     }
     notes = target.all_notes() if target else []
-    return Result(COMMAND.name, target.describe() if target else None, values, notes, (start, words, spelled, size), size)
+    return Result(
+        COMMAND.name,
+        target.describe() if target else None,
+        values,
+        notes,
+        (start, words, spelled, size),
+        size,
+    )
 
 
 def text(result: Result) -> Iterator[Block]:
     """Yield one line a word, and the text of all."""
-    start, words, spelled, size = result.data  # type: ignore[misc]
+    start, words, spelled, size = result.data
 
     def rows() -> Iterator[Sequence[Union[Span, str]]]:
         for at, (word, part) in enumerate(zip(words, spelled)):
@@ -88,7 +108,11 @@ def text(result: Result) -> Iterator[Block]:
             if start is None:
                 yield [value, Span(part, "match")]
             else:
-                yield [Span(units.address_text(start + at * size, size), "address"), value, Span(part, "match")]
+                yield [
+                    Span(units.address_text(start + at * size, size), "address"),
+                    value,
+                    Span(part, "match"),
+                ]
 
     yield Columns("<<" if start is None else "<<<", rows())
     yield line(str(result.values["text"]))
@@ -106,7 +130,7 @@ def _target(request: Request, needed: bool) -> Optional[Target]:
         return None
 
 
-def _words_at(request: Request, target: Target, expression: str) -> Tuple[int, List[int]]:
+def _words_at(request: Request, target: Target, expression: str) -> tuple[int, list[int]]:
     count = request.parsed.count("count", _WORDS_AT) or 0
     if not 0 < count <= _MOST_WORDS_AT:
         raise UsageError(f"-count {count}: not a number from 1 to {_MOST_WORDS_AT}")
@@ -118,11 +142,10 @@ def _words_at(request: Request, target: Target, expression: str) -> Tuple[int, L
     return start, [int.from_bytes(data[at : at + size], order) for at in range(0, len(data), size)]
 
 
-
 # The words among PIECES, and their size. Left out is what x/2xg and od print
 # around them: `0x5555:`, `0x5555 <table+8>:`, `000010 … >text<`.
-def _pasted(pieces: Sequence[str], word_size: int) -> Tuple[List[int], int]:
-    kept: List[str] = []
+def _pasted(pieces: Sequence[str], word_size: int) -> tuple[list[int], int]:
+    kept: list[str] = []
     line_start = 0
     in_text = False
     for piece in pieces:

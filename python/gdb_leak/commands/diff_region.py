@@ -1,6 +1,7 @@
 """``leak-diff-region``: which regions grew, and what is in the new bytes."""
 
-from typing import TYPE_CHECKING, Dict, Iterator, List, Optional, Sequence, Tuple, Union
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Optional, Union
 
 from gdb_leak import _native, operands, rows, units
 from gdb_leak.errors import UsageError
@@ -12,7 +13,7 @@ from gdb_leak.words import Word
 if TYPE_CHECKING:
     from gdb_leak._native import Change, Difference
 
-    Content = Tuple[str, int, int, int, Optional[int], int]
+    Content = tuple[str, int, int, int, Optional[int], int]
 
 _MINIMUM = 4
 _TOP = 20
@@ -25,7 +26,8 @@ COMMAND = Command(
     operands=(
         Operand(
             "BEFORE",
-            "a core file, a snapshot (file or @1), or a file with the output of pmap -x or the text "
+            "a core file, a snapshot (file or @1), or a file with the output of pmap -x or "
+            "the text "
             "of /proc/PID/maps; in gdb the latest snapshot of the session without one.",
             "file",
             least=0,
@@ -33,10 +35,18 @@ COMMAND = Command(
         Operand("AFTER", "the same; in gdb the target without one.", "file", least=0),
     ),
     options=(
-        Option("min", f"Leave strings shorter than N characters out of the contents ({_MINIMUM}).", "number", "N"),
+        Option(
+            "min",
+            f"Leave strings shorter than N characters out of the contents ({_MINIMUM}).",
+            "number",
+            "N",
+        ),
         Option("top", f"Show the COUNT most frequent strings ({_TOP}).", "count", "COUNT"),
     ),
-    description="Contents are shown of new bytes that are writable, and where AFTER has bytes: a core file or the target.",
+    description=(
+        "Contents are shown of new bytes that are writable, and where AFTER has bytes: a "
+        "core file or the target."
+    ),
     example=("leak-diff-region core.before", "gdb-leak diff-region core.before core.after"),
     target=False,
 )
@@ -49,7 +59,7 @@ def run(request: Request) -> Result:
     notes = [*after.all_notes(), *difference.notes]
     notes.extend(f"BEFORE: {note}" for note in before.all_notes())
     contents = _contents(request, difference, after, notes)
-    values: Dict[str, Value] = {
+    values: dict[str, Value] = {
         "grown": [_value(change) for change in difference.grown],
         "shrunk": [_value(change) for change in difference.shrunk],
         "new": [_value(change) for change in difference.new],
@@ -58,12 +68,19 @@ def run(request: Request) -> Result:
         "contents": [_content_value(content) for content in contents],
     }
     data = (difference, contents)
-    return Result(COMMAND.name, after.describe(), values, list(dict.fromkeys(notes)), data, after.memory.word_size)
+    return Result(
+        COMMAND.name,
+        after.describe(),
+        values,
+        list(dict.fromkeys(notes)),
+        data,
+        after.memory.word_size,
+    )
 
 
 def text(result: Result) -> Iterator[Block]:
     """Yield the changed regions, the contents of the new bytes, and the net growth."""
-    difference, contents = result.data  # type: ignore[misc]
+    difference, contents = result.data
     listed = [
         *(("grew", change) for change in difference.grown),
         *(("new", change) for change in difference.new),
@@ -94,7 +111,7 @@ def text(result: Result) -> Iterator[Block]:
         yield line(f"{units.size_text(growth)} more" if growth else "no growth")
 
 
-def _sides(request: Request) -> Tuple[Target, Target]:
+def _sides(request: Request) -> tuple[Target, Target]:
     words = request.parsed.operands
     session = request.session
     if session.shell and len(words) < 2:
@@ -115,7 +132,9 @@ def _side(request: Request, word: Word) -> Target:
     return request.session.open(operands.file_path(word))
 
 
-def _contents(request: Request, difference: "Difference", after: Target, notes: List[str]) -> "List[Content]":
+def _contents(
+    request: Request, difference: "Difference", after: Target, notes: list[str]
+) -> "list[Content]":
     minimum = request.parsed.count("min", _MINIMUM)
     if minimum is None or not 0 < minimum < 1 << 31:
         raise UsageError(f"-min {minimum}: not a number from 1 up")
@@ -129,7 +148,9 @@ def _contents(request: Request, difference: "Difference", after: Target, notes: 
     if not ranges:
         return []
     if after.memory.source not in _WITH_BYTES:
-        notes.append(f"no contents: AFTER is a {after.memory.source} file, which has no bytes of memory")
+        notes.append(
+            f"no contents: AFTER is a {after.memory.source} file, which has no bytes of memory"
+        )
         return []
     for span in ranges:
         request.session.prepare(span)
@@ -138,7 +159,7 @@ def _contents(request: Request, difference: "Difference", after: Target, notes: 
 
 
 def _change_rows(
-    listed: "Sequence[Tuple[str, Change]]", word_size: int
+    listed: "Sequence[tuple[str, Change]]", word_size: int
 ) -> Iterator[Sequence[Union[Span, str]]]:
     yield ["START", "END", "", "BEFORE", "AFTER", "GROWTH", "KIND", "NAME"]
     for what, change in listed:
@@ -156,7 +177,7 @@ def _change_rows(
 
 
 def _range_rows(
-    fresh: "Sequence[Tuple[Tuple[int, int], Change]]", word_size: int
+    fresh: "Sequence[tuple[tuple[int, int], Change]]", word_size: int
 ) -> Iterator[Sequence[Union[Span, str]]]:
     for (start, end), change in fresh:
         yield [
@@ -168,10 +189,12 @@ def _range_rows(
         ]
 
 
-def _content_rows(contents: "Sequence[Content]", word_size: int) -> Iterator[Sequence[Union[Span, str]]]:
+def _content_rows(
+    contents: "Sequence[Content]", word_size: int
+) -> Iterator[Sequence[Union[Span, str]]]:
     yield ["FIRST AT", "COUNT", "BYTES", "REPEATS", "TEXT"]
     for spelled, count, size, first, stride, strided in contents:
-        repeats = f"{strided} every {stride:#x} bytes" if stride else ""
+        repeats = f"every {stride:#x} bytes, {strided} times" if stride else ""
         yield [
             Span(units.address_text(first, word_size), "address"),
             str(count),

@@ -1,6 +1,7 @@
 """``leak-dump``: memory as ``od -A x -t x8z`` shows it, or its raw bytes in a file."""
 
-from typing import TYPE_CHECKING, Dict, Iterator, List, Sequence
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from gdb_leak import _native, operands, units
 from gdb_leak.errors import UsageError
@@ -49,16 +50,25 @@ def run(request: Request) -> Result:
     target = request.session.target()
     start, length = operands.span(request, parsed.operands, _LENGTH)
     request.session.prepare((start, start + length))
-    values: Dict[str, Value] = {"start": hex(start), "length": length, "lines": None, "written": None, "path": None}
-    result = Result(COMMAND.name, target.describe(), values, target.all_notes(), None, target.memory.word_size)
+    values: dict[str, Value] = {
+        "start": hex(start),
+        "length": length,
+        "lines": None,
+        "written": None,
+        "path": None,
+    }
+    result = Result(
+        COMMAND.name, target.describe(), values, target.all_notes(), None, target.memory.word_size
+    )
     out = parsed.word("out")
     if out is not None:
         _write(request, target, result, (start, length), operands.file_path(out))
         return result
     style = parsed.choice("as", "x8")
     lines = _native.dump(target.memory, start, length, style, not parsed.flag("all"))
-    values["lines"] = Pieces(lambda: _lines(lines, result.notes))
+    values["lines"] = Pieces(lambda: _lines(lines))
     result.data = lines
+    result.later.append(lambda: _missing(lines))
     return result
 
 
@@ -69,22 +79,23 @@ def text(result: Result) -> Iterator[Block]:
         path = result.values["path"]
         yield line(f"{units.size_text(int(str(written)))} written to {path}")
         return
-    lines: Dump = result.data  # type: ignore[assignment]
+    lines: Dump = result.data
     piece = lines.piece()
     while piece:
         yield Made(piece)
         piece = lines.piece()
-    _say_missing(lines, result.notes)
 
 
-def _write(request: Request, target: Target, result: Result, span: "tuple[int, int]", path: str) -> None:
+def _write(
+    request: Request, target: Target, result: Result, span: "tuple[int, int]", path: str
+) -> None:
     progress = request.session.progress("writing")
     force = request.parsed.flag("force")
     result.values["written"] = _native.write_range(target.memory, *span, path, force, progress)
     result.values["path"] = path
 
 
-def _lines(lines: "Dump", notes: List[str]) -> Iterator[Sequence[Value]]:
+def _lines(lines: "Dump") -> Iterator[Sequence[Value]]:
     rest = ""
     piece = lines.piece()
     while piece:
@@ -93,10 +104,12 @@ def _lines(lines: "Dump", notes: List[str]) -> Iterator[Sequence[Value]]:
         piece = lines.piece()
     if rest:
         yield [rest]
-    _say_missing(lines, notes)
 
 
 # How much is missing is known once the last line was made.
-def _say_missing(lines: "Dump", notes: List[str]) -> None:
-    if lines.missing:
-        notes.append(f"{units.size_text(lines.missing)} of the range could not be read")
+def _missing(lines: "Dump") -> list[str]:
+    return (
+        [f"{units.size_text(lines.missing)} of the range could not be read"]
+        if lines.missing
+        else []
+    )

@@ -1,6 +1,7 @@
 """``leak-find``: every place that holds the bytes looked for."""
 
-from typing import TYPE_CHECKING, Dict, Iterator, List, Optional, Sequence, Tuple, Union
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Optional, Union
 
 from gdb_leak import _native, operands, rows, units
 from gdb_leak.errors import NeedleError, UsageError
@@ -34,22 +35,36 @@ COMMAND = Command(
         Option("u16", "NEEDLE is a number of two bytes, in the byte order of the target."),
         Option("u32", "NEEDLE is a number of four bytes."),
         Option("u64", "NEEDLE is a number of eight bytes."),
-        Option("pointer", "NEEDLE is an address: find the aligned words equal to it; START,END: into the range."),
+        Option(
+            "pointer",
+            "NEEDLE is an address: find the aligned words equal to it; START,END: into the range.",
+        ),
         Option("utf16", "NEEDLE is text, in memory as UTF-16 in the byte order of the target."),
-        Option("regex", "NEEDLE is a regular expression over bytes; a match has at most 4096 bytes."),
+        Option(
+            "regex", "NEEDLE is a regular expression over bytes; a match has at most 4096 bytes."
+        ),
         Option("z", "Add a terminator to the text."),
         Option("i", "Ignore the case of the text or the regular expression."),
         Option(
             "in",
-            "Search in a place: all, writable (default), heap, stack, anon, brk, a kind's name, or START,END.",
+            "Search in a place: all, writable (default), heap, stack, anon, brk, a kind's "
+            "name, or START,END.",
             "place",
             "WHERE",
         ),
         Option("align", "Find only matches at an address that is a multiple of N.", "number", "N"),
-        Option("limit", f"List at most COUNT matches ({_LISTED}); all are counted.", "count", "COUNT"),
+        Option(
+            "limit", f"List at most COUNT matches ({_LISTED}); all are counted.", "count", "COUNT"
+        ),
     ),
-    description="All places count, overlapping ones too; the matches of a regular expression do not overlap.",
-    variables="Sets $_ to the address of the last match (void where there is none) and $numfound to the number of matches.",
+    description=(
+        "All places count, overlapping ones too; the matches of a regular expression do "
+        "not overlap."
+    ),
+    variables=(
+        "Sets $_ to the address of the last match (void where there is none) and "
+        "$numfound to the number of matches."
+    ),
     example=('leak-find -in heap "leaked memory"', "gdb-leak find core -in heap 'leaked memory'"),
 )
 
@@ -64,10 +79,12 @@ def run(request: Request) -> Result:
         raise UsageError(f"-align {align}: not a number from 1 up")
     limit = request.parsed.count("limit", _LISTED)
     place = operands.prepared_place(request, "writable")
-    matches = _native.find(target.memory, needle, place, align, limit, session.progress("searching"))
+    matches = _native.find(
+        target.memory, needle, place, align, limit, session.progress("searching")
+    )
     session.set_variable("_", matches.last, pointer=True)
     session.set_variable("numfound", matches.count)
-    values: Dict[str, Value] = {
+    values: dict[str, Value] = {
         "needle": needle.hex_bytes,
         "searched": matches.searched,
         "count": matches.count,
@@ -75,12 +92,19 @@ def run(request: Request) -> Result:
         "unreadable": rows.range_values(matches.unreadable),
         "limited": len(matches) < matches.count,
     }
-    return Result(COMMAND.name, target.describe(), values, target.all_notes(), matches, target.memory.word_size)
+    return Result(
+        COMMAND.name,
+        target.describe(),
+        values,
+        target.all_notes(),
+        matches,
+        target.memory.word_size,
+    )
 
 
 def text(result: Result) -> Iterator[Block]:
     """Yield one line a match, and the total."""
-    matches: Matches = result.data  # type: ignore[assignment]
+    matches: Matches = result.data
 
     def listed() -> Iterator[Sequence[Union[Span, str]]]:
         for address, _, excerpt, region in _rows(matches):
@@ -100,7 +124,7 @@ def text(result: Result) -> Iterator[Block]:
     yield line(total)
 
 
-def _rows(matches: "Matches") -> Iterator[Tuple[int, int, str, Optional[_native.Region]]]:
+def _rows(matches: "Matches") -> Iterator[tuple[int, int, str, Optional[_native.Region]]]:
     for start in range(0, len(matches), _PIECE):
         yield from matches.rows(start, min(start + _PIECE, len(matches)))
 
@@ -108,8 +132,15 @@ def _rows(matches: "Matches") -> Iterator[Tuple[int, int, str, Optional[_native.
 def _values(matches: "Matches") -> Iterator[Sequence[Value]]:
     for start in range(0, len(matches), _PIECE):
         yield [
-            {"address": hex(address), "region": rows.region_value(region), "block": None, "text": excerpt}
-            for address, _, excerpt, region in matches.rows(start, min(start + _PIECE, len(matches)))
+            {
+                "address": hex(address),
+                "region": rows.region_value(region),
+                "block": None,
+                "text": excerpt,
+            }
+            for address, _, excerpt, region in matches.rows(
+                start, min(start + _PIECE, len(matches))
+            )
         ]
 
 
@@ -140,7 +171,7 @@ def _needle(request: Request, target: Target) -> "Needle":
     return _native.Needle.text(request.session.encode(word.raw), parsed.flag("z"), ignore_case)
 
 
-def _quoted(request: Request, words: List[Word]) -> str:
+def _quoted(request: Request, words: list[Word]) -> str:
     joined = " ".join(word.raw for word in words)
     return f"gdb-leak find TARGET '{joined}'" if request.session.shell else f'leak-find "{joined}"'
 
@@ -168,4 +199,6 @@ def _utf16(request: Request, target: Target, word: Word) -> "Needle":
     except UnicodeDecodeError:
         raise NeedleError(f"not valid UTF-8, so it has no UTF-16: {raw!r}") from None
     parsed = request.parsed
-    return _native.Needle.utf16(decoded, target.memory.byte_order, parsed.flag("z"), parsed.flag("i"))
+    return _native.Needle.utf16(
+        decoded, target.memory.byte_order, parsed.flag("z"), parsed.flag("i")
+    )

@@ -1,6 +1,7 @@
 """``leak``: one screen on the target, and what to type next."""
 
-from typing import TYPE_CHECKING, Dict, Iterator, List, Sequence, Union
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Union
 
 from gdb_leak import units
 from gdb_leak.layout import Block, Columns, Span, line
@@ -25,15 +26,15 @@ def run(request: Request) -> Result:
     target = request.session.target()
     memory = target.memory
     writable = memory.regions("writable")
-    kinds: Dict[str, Dict[str, int]] = {}
+    kinds: dict[str, dict[str, int]] = {}
     for region in memory.regions():
         kind = kinds.setdefault(region.kind, {"regions": 0, "size": 0})
         kind["regions"] += 1
         kind["size"] += region.size
     largest = sorted(writable, key=lambda region: -region.size)[:_LARGEST]
     by_size = sorted(kinds.items(), key=lambda item: -item[1]["size"])
-    listed: List[Value] = [{"kind": kind, **sums} for kind, sums in by_size]
-    values: Dict[str, Value] = {
+    listed: list[Value] = [{"kind": kind, **sums} for kind, sums in by_size]
+    values: dict[str, Value] = {
         "program": memory.program,
         "threads": len(memory.threads),
         "kinds": listed,
@@ -42,20 +43,26 @@ def run(request: Request) -> Result:
     }
     next_lines = _next_lines(request, writable)
     return Result(
-        COMMAND.name, target.describe(), values, target.all_notes(), (by_size, largest, next_lines), memory.word_size
+        COMMAND.name,
+        target.describe(),
+        values,
+        target.all_notes(),
+        (by_size, largest, next_lines),
+        memory.word_size,
     )
 
 
 def text(result: Result) -> Iterator[Block]:
     """Yield the screen."""
-    by_size, largest, next_lines = result.data  # type: ignore[misc]
+    by_size, largest, next_lines = result.data
     described = result.target or {}
     where = described.get("path") or (f"pid {described['pid']}" if described.get("pid") else "")
     known = [str(part) for part in (described["kind"], where, described["arch"]) if part]
     order = f"{described['word_size']}-byte words, {described['byte_order']}-endian"
     yield line(", ".join([" ".join(known), order]))
     if result.values["program"]:
-        yield line(f"program {result.values['program']}, {units.counted(int(str(result.values['threads'])), 'thread')}")
+        threads = units.counted(int(str(result.values["threads"])), "thread")
+        yield line(f"program {result.values['program']}, {threads}")
     yield line("")
 
     def kind_rows() -> Iterator[Sequence[Union[Span, str]]]:
@@ -75,7 +82,9 @@ def text(result: Result) -> Iterator[Block]:
     yield line(f"{units.size_text(int(str(result.values['writable'])))} writable")
 
 
-def _region_rows(regions: "Sequence[Region]", word_size: int) -> Iterator[Sequence[Union[Span, str]]]:
+def _region_rows(
+    regions: "Sequence[Region]", word_size: int
+) -> Iterator[Sequence[Union[Span, str]]]:
     for region in regions:
         yield [
             Span(units.address_text(region.start, word_size), "address"),
@@ -86,7 +95,7 @@ def _region_rows(regions: "Sequence[Region]", word_size: int) -> Iterator[Sequen
 
 
 # What to type next, with addresses of this target.
-def _next_lines(request: Request, writable: "Sequence[Region]") -> "List[tuple[str, str]]":
+def _next_lines(request: Request, writable: "Sequence[Region]") -> "list[tuple[str, str]]":
     shell = request.session.shell
     heap = [region for region in writable if region.kind == "heap"]
     place = " -in heap" if heap else ""
@@ -99,7 +108,9 @@ def _next_lines(request: Request, writable: "Sequence[Region]") -> "List[tuple[s
     ]
     shown = max(heap or writable, key=lambda region: region.saved, default=None)
     if shown is not None:
-        lines.append((f"{prefix}dump{target} {shown.start:#x} +256", "the first bytes in words and text"))
+        lines.append(
+            (f"{prefix}dump{target} {shown.start:#x} +256", "the first bytes in words and text")
+        )
     lines.append((f"{prefix}snapshot{target}", "keep this state, let the program run on, and"))
     compare = "gdb-leak diff-region BEFORE AFTER" if shell else "leak-diff-region"
     lines.append((compare, "see what grew and what is in the new bytes"))

@@ -1,6 +1,7 @@
 """``leak-regions``: the address space, as ``pmap -x`` shows a process."""
 
-from typing import TYPE_CHECKING, Dict, Iterator, List, Sequence, Union
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Union
 
 from gdb_leak import operands, units
 from gdb_leak.layout import Block, Columns, Span, line
@@ -26,24 +27,32 @@ COMMAND = Command(
             "place",
             "WHERE",
         ),
-        Option("sort", "Order by address (default) or by size, largest first.", "choice", choices=("address", "size")),
+        Option(
+            "sort",
+            "Order by address (default) or by size, largest first.",
+            "choice",
+            choices=("address", "size"),
+        ),
     ),
-    example=("leak-regions -in writable -sort size", "gdb-leak regions core -in writable -sort size"),
+    example=(
+        "leak-regions -in writable -sort size",
+        "gdb-leak regions core -in writable -sort size",
+    ),
 )
 
 
 def run(request: Request) -> Result:
     """Return the regions of a place and their total."""
-    target = request.session.target()
+    target = request.session.target(usage=True)
     place = operands.place(request, request.parsed.word("in"), "all")
     regions = target.memory.regions(place)
     if request.parsed.choice("sort", "address") == "size":
         regions = sorted(regions, key=lambda region: -region.size)
-    total: Dict[str, Value] = {
+    total: dict[str, Value] = {
         "size": sum(region.size for region in regions),
         "saved": sum(region.saved for region in regions),
     }
-    values: Dict[str, Value] = {"regions": [_value(region) for region in regions], "total": total}
+    values: dict[str, Value] = {"regions": [_value(region) for region in regions], "total": total}
     return Result(
         COMMAND.name,
         target.describe(),
@@ -56,7 +65,7 @@ def run(request: Request) -> Result:
 
 def text(result: Result) -> Iterator[Block]:
     """Yield one line a region, and the total."""
-    regions, source = result.data  # type: ignore[misc]
+    regions, source = result.data
     sizes = _live_sizes if source in ("process", "maps") else _saved_sizes
     heads = {"process": ["RSS", "DIRTY"], "maps": ["RSS", "DIRTY"]}.get(source, ["SAVED"])
 
@@ -81,11 +90,11 @@ def text(result: Result) -> Iterator[Block]:
     yield line(total)
 
 
-def _live_sizes(region: "Region") -> List[str]:
+def _live_sizes(region: "Region") -> list[str]:
     return ["-" if size is None else units.size_text(size) for size in (region.rss, region.dirty)]
 
 
-def _saved_sizes(region: "Region") -> List[str]:
+def _saved_sizes(region: "Region") -> list[str]:
     return [units.size_text(region.saved)]
 
 

@@ -1,7 +1,8 @@
 """``leak-snapshot``: keep what later comparisons need of the target."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Dict, Iterator, Optional
+from typing import Optional
 
 from gdb_leak import _native, operands, units
 from gdb_leak.layout import Block, line
@@ -14,14 +15,16 @@ COMMAND = Command(
     operands=(
         Operand(
             "FILE",
-            "where to keep it; without one it lasts as long as gdb and is called @1, @2, and so on.",
+            "where to keep it; without one it lasts as long as gdb and is called @1, @2, and "
+            "so on.",
             "file",
             least=0,
         ),
     ),
     options=(Option("force", "Replace FILE where it exists."),),
     description=(
-        "From a shell, all threads of a running process are stopped while it is read, and a snapshot "
+        "From a shell, all threads of a running process are stopped while it is read, and"
+        " a snapshot "
         "without FILE is written to PROGRAM.PID.snapshot in the current folder."
     ),
     example=("leak-snapshot", "gdb-leak snapshot 1234 before.snapshot"),
@@ -40,14 +43,16 @@ def run(request: Request) -> Result:
         path = _free_path(target)
     taken = _native.save_snapshot(target.memory, path, request.parsed.flag("force"))
     kept = session.snapshots.keep(taken, path)
-    values: Dict[str, Value] = {
+    values: dict[str, Value] = {
         "path": path,
         "taken": taken.taken,
         "regions": len(taken.regions()),
         "blocks": None,
         "name": None if session.shell else kept.name,
     }
-    return Result(COMMAND.name, target.describe(), values, target.all_notes(), None, target.memory.word_size)
+    return Result(
+        COMMAND.name, target.describe(), values, target.all_notes(), None, target.memory.word_size
+    )
 
 
 def text(result: Result) -> Iterator[Block]:

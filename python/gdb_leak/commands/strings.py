@@ -1,6 +1,7 @@
 """``leak-strings``: the printable strings, most frequent first."""
 
-from typing import TYPE_CHECKING, Dict, Iterator, Sequence, Union
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Union
 
 from gdb_leak import _native, operands, rows, units
 from gdb_leak.errors import UsageError
@@ -20,7 +21,8 @@ COMMAND = Command(
     options=(
         Option(
             "in",
-            "Look in a place: all, writable (default), heap, stack, anon, brk, a kind's name, or START,END.",
+            "Look in a place: all, writable (default), heap, stack, anon, brk, a kind's name,"
+            " or START,END.",
             "place",
             "WHERE",
         ),
@@ -41,7 +43,7 @@ def run(request: Request) -> Result:
     top = request.parsed.count("top", _TOP)
     place = operands.prepared_place(request, "writable")
     found = _native.strings(target.memory, place, minimum, top, session.progress("reading"))
-    values: Dict[str, Value] = {
+    values: dict[str, Value] = {
         "strings": [
             {"text": spelled, "count": count, "bytes": size, "first": hex(first)}
             for spelled, count, size, first in found.rows
@@ -55,13 +57,15 @@ def run(request: Request) -> Result:
     notes = target.all_notes()
     if found.untracked:
         lost = units.counted(found.untracked, "string")
-        notes.append(f"{lost} more were seen than can be told apart; only frequent ones are counted in full")
+        notes.append(
+            f"{lost} more were seen than can be told apart; only frequent ones are counted in full"
+        )
     return Result(COMMAND.name, target.describe(), values, notes, found, target.memory.word_size)
 
 
 def text(result: Result) -> Iterator[Block]:
     """Yield one line a string, and the total."""
-    found: Strings = result.data  # type: ignore[assignment]
+    found: Strings = result.data
     listed = found.rows
 
     def lines() -> Iterator[Sequence[Union[Span, str]]]:

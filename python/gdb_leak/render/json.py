@@ -1,7 +1,7 @@
 """An answer as one JSON object on one line, written in pieces."""
 
 import json
-from typing import Iterator
+from collections.abc import Iterator
 
 from gdb_leak.target import Pieces, Result, Value
 
@@ -24,6 +24,7 @@ def pieces(result: Result) -> Iterator[str]:
             yield from _list(value)
         else:
             yield _dumps(value)
+    result.finish()
     yield f', "notes": {_dumps(result.notes)}}}\n'
 
 

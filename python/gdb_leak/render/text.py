@@ -1,12 +1,13 @@
 """An answer as text for a terminal or a file."""
 
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Iterable, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Optional, Union
 
 from gdb_leak.layout import Block, Columns, Made, Span, notes
 from gdb_leak.target import Result
 
-__all__ = ["Style", "escape", "pieces"]
+__all__ = ["Style", "escape", "escape_lines", "pieces"]
 
 #: SGR codes by role: gdb's own styles for addresses, and light ones.
 _COLOURS = {"address": "34", "kind": "36", "match": "1", "note": "33"}
@@ -42,17 +43,23 @@ def escape(text: str, encoding: str = "utf-8") -> str:
     return "".join(_escape_one(character, encoding) for character in text)
 
 
+def escape_lines(text: str, encoding: str) -> str:
+    """Return TEXT with each line escaped for ENCODING, the line ends kept."""
+    return "\n".join(escape(line, encoding) for line in text.split("\n"))
+
+
 def pieces(result: Result, blocks: Iterable[Block], style: Style) -> Iterator[str]:
     """Yield RESULT as text in pieces of whole lines: notes, BLOCKS, later notes."""
     known = len(result.notes)
     yield from _lines(notes(result.notes), style)
     for block in blocks:
         if isinstance(block, Made):
-            yield block.text
+            yield block.text if block.text.isascii() else escape_lines(block.text, style.encoding)
         elif isinstance(block, Columns):
             yield from _columns(block, style)
         else:
             yield from _lines([block], style)
+    result.finish()
     yield from _lines(notes(result.notes[known:]), style)
 
 
@@ -64,7 +71,7 @@ def _lines(lines: Iterable[Sequence[Span]], style: Style) -> Iterator[str]:
 
 def _columns(columns: Columns, style: Style) -> Iterator[str]:
     rows = iter(columns.rows)
-    widths: List[int] = [0] * len(columns.align)
+    widths: list[int] = [0] * len(columns.align)
     first = True
     while True:
         batch = [_escaped(row, style) for row in islice(rows, columns.batch)]
@@ -72,18 +79,20 @@ def _columns(columns: Columns, style: Style) -> Iterator[str]:
             return
         if first:
             for row in batch:
-                widths = [max(width, min(len(text), _WIDEST)) for width, (text, _) in zip(widths, row)]
+                widths = [
+                    max(width, min(len(text), _WIDEST)) for width, (text, _) in zip(widths, row)
+                ]
             first = False
         yield "".join(_row(row, widths, columns.align, style) for row in batch)
 
 
-def _escaped(row: Sequence[Union[Span, str]], style: Style) -> List[Tuple[str, str]]:
+def _escaped(row: Sequence[Union[Span, str]], style: Style) -> list[tuple[str, str]]:
     spans = (cell if isinstance(cell, Span) else Span(cell) for cell in row)
     return [(escape(span.text, style.encoding), span.role) for span in spans]
 
 
-def _row(row: Sequence[Tuple[str, str]], widths: Sequence[int], align: str, style: Style) -> str:
-    cells: List[str] = []
+def _row(row: Sequence[tuple[str, str]], widths: Sequence[int], align: str, style: Style) -> str:
+    cells: list[str] = []
     last = max((at for at, (text, _) in enumerate(row) if text), default=0)
     for at, (text, role) in enumerate(row[: last + 1]):
         padding = " " * (widths[at] - len(text))
@@ -104,5 +113,7 @@ def _escape_one(character: str, encoding: str) -> str:
         else:
             return character
     # A lone surrogate stands for the byte that was no UTF-8 (PEP 383).
-    raw = character.encode("utf-8", "surrogateescape" if "\udc80" <= character <= "\udcff" else "surrogatepass")
+    raw = character.encode(
+        "utf-8", "surrogateescape" if "\udc80" <= character <= "\udcff" else "surrogatepass"
+    )
     return "".join(f"\\x{byte:02x}" for byte in raw)

@@ -1,0 +1,1 @@
+"""The two doors to the commands: gdb's prompt and the shell."""

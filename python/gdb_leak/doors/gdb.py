@@ -1,0 +1,500 @@
+"""gdb's door: the only file that imports gdb.
+
+Finds the selected inferior's memory, registers the commands, and turns the
+package's own errors into gdb's. Nothing here writes to the target, calls into
+it or resumes it.
+"""
+
+import os
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Callable, Optional, Union
+
+import gdb
+
+from gdb_leak import _native, manual, options, units
+from gdb_leak.commands import TABLE, Entry
+from gdb_leak.doors import gdb_says, same_machine
+from gdb_leak.doors.progress import ProgressLine
+from gdb_leak.errors import Error, RequestError, UsageError
+from gdb_leak.render import json as as_json
+from gdb_leak.render import text as as_text
+from gdb_leak.target import Place, Progress, Request, Snapshots, Target
+from gdb_leak.words import tokenize
+
+__all__ = ["GdbSession", "LeakCommand", "register"]
+
+_NO_TARGET = (
+    "no process and no core file: load one with core FILE, attach PID, or file PROGRAM and run"
+)
+
+
+class GdbSession:
+    """One gdb: its selected inferior, and what is kept between commands."""
+
+    shell = False
+
+    def __init__(self) -> None:
+        """Keep nothing yet, and drop what is kept of a live target when it changes."""
+        self.snapshots = Snapshots()
+        self._line = ProgressLine()
+        # By inferior number: what it was opened from, and the target.
+        self._kept: dict[int, tuple[object, Target]] = {}
+        self._current: Optional[Target] = None
+        registry = gdb.events
+        for name in (
+            "cont",
+            "exited",
+            "memory_changed",
+            "new_inferior",
+            "inferior_deleted",
+            "inferior_call",
+        ):
+            # Not every gdb has every event.
+            event = getattr(registry, name, None)
+            if event is not None:
+                event.connect(self._drop_live)
+
+    def begin(self) -> None:
+        """Start a command: the target is looked for anew."""
+        self._current = None
+
+    def end(self) -> None:
+        """End a command."""
+        self._current = None
+        self.clear_progress()
+
+    def clear_progress(self) -> None:
+        """Take the line of progress away, before anything else is written."""
+        self._line.clear()
+
+    def target(self, usage: bool = False) -> Target:
+        """Return the selected inferior's target, opened.
+
+        :param usage: whether the regions of a process are to have their RSS.
+        :raises RequestError: where there is neither a process nor a core.
+        """
+        if self._current is None:
+            self._current = self._find_target(usage)
+        return self._current
+
+    def prepare(self, place: Place) -> None:
+        """Fetch the bytes of PLACE through gdb, where that is the only way."""
+        memory = self.target().memory
+        if memory.source != "remote":
+            return
+        if _running():
+            raise RequestError(
+                "threads are running, and gdb reads this target only while it is stopped "
+                "(interrupt)"
+            )
+        memory.fetch(place, _read)
+
+    def open(self, path: str) -> Target:
+        """Return the core, snapshot or list of regions in the file PATH, opened."""
+        return Target(_native.open_file(path, _program(), _sysroot()), path)
+
+    def evaluate(self, expression: str) -> int:
+        """Return the address or length that EXPRESSION stands for."""
+        value = self.integer(expression)
+        if value < 0:
+            raise UsageError(f"{expression} is {value}, which is no address and no length")
+        return value
+
+    def integer(self, expression: str) -> int:
+        """Return the number that EXPRESSION stands for, of an array or function its address.
+
+        :raises RequestError: with gdb's own message, where it cannot evaluate it.
+        """
+        number = _plain_number(expression)
+        if number is not None:
+            return number
+        try:
+            return _integer_of(_evaluated(expression), expression)
+        except gdb.error as error:
+            raise RequestError(str(error)) from None
+
+    def encode(self, text: str) -> bytes:
+        """Return the bytes that were typed as TEXT."""
+        try:
+            return text.encode(_charset(), "surrogateescape")
+        except (LookupError, UnicodeEncodeError):
+            return text.encode("utf-8", "surrogateescape")
+
+    def progress(self, verb: str) -> Optional[Progress]:
+        """Return what shows how far VERB has come."""
+        return self._line.function(verb)
+
+    def hold(self) -> None:
+        """Do nothing: gdb holds the process already, and a note says where it does not."""
+
+    def set_variable(self, name: str, value: Optional[int], pointer: bool = False) -> None:
+        """Set $NAME, to void where VALUE is None; a POINTER is a ``void *``, as gdb's find has it."""
+        typed = _as_pointer(value) if value is not None and pointer else value
+        gdb.set_convenience_variable(name, typed)
+
+    def _drop_live(self, _event: object) -> None:
+        for number, (_, target) in list(self._kept.items()):
+            if target.memory.source != "core":
+                del self._kept[number]
+
+    def _find_target(self, usage: bool) -> Target:
+        inferior = gdb.selected_inferior()
+        connection = _connection(inferior)
+        if connection == "core":
+            return self._kept_or(inferior, *_core(inferior))
+        if connection is None or not inferior.pid:
+            self._kept.pop(inferior.num, None)
+            raise RequestError(_NO_TARGET)
+        stopped = not _running()
+        if connection == "native":
+            # Asking for the RSS takes the kernel long for a large process.
+            key: object = ("native", inferior.pid, usage)
+            target = self._kept_or(inferior, key, lambda: _open_process(inferior.pid, usage))
+        else:
+            if not stopped:
+                raise RequestError(
+                    "threads are running, and gdb reads this target only while it is stopped "
+                    "(interrupt)"
+                )
+            key = ("remote", connection, inferior.pid, inferior.num)
+            target = self._kept_or(inferior, key, lambda: _open_remote(inferior))
+        if not stopped:
+            # Nothing about a moving target is kept.
+            self._kept.pop(inferior.num, None)
+            running = "threads are running: memory changes while it is read"
+            return Target(target.memory, target.path, target.pid, [*target.notes, running])
+        return target
+
+    def _kept_or(self, inferior: gdb.Inferior, key: object, opened: Callable[[], Target]) -> Target:
+        kept = self._kept.get(inferior.num)
+        if kept is not None and kept[0] == key:
+            kept[1].memory.recheck()
+            return kept[1]
+        self._kept.pop(inferior.num, None)
+        target = opened()
+        self._kept[inferior.num] = (key, target)
+        return target
+
+
+class LeakCommand(gdb.Command):
+    """One command at gdb's prompt."""
+
+    def __init__(self, entry: Entry, session: GdbSession, documentation: str) -> None:
+        """Register ENTRY under its name at the prompt, with DOCUMENTATION as its help."""
+        self._entry = entry
+        self._session = session
+        # gdb reads it while it registers the command.
+        self.__doc__ = documentation
+        super().__init__(entry.command.prompt_name, gdb.COMMAND_DATA)
+
+    def invoke(self, argument: str, from_tty: bool) -> None:  # noqa: ARG002
+        """Answer the command typed with ARGUMENT."""
+        self.dont_repeat()
+        name = self._entry.command.prompt_name
+        self._session.begin()
+        try:
+            self._answer(argument)
+        except Error as error:
+            raise gdb.GdbError(f"{name}: {as_text.escape(str(error), _charset())}") from None
+        except (KeyboardInterrupt, gdb.error, gdb.GdbError):
+            raise
+        except BaseException as error:  # a panic of the native module is no Exception
+            self._session.end()
+            gdb.write(traceback.format_exc(), gdb.STDERR)
+            raise gdb.GdbError(f"{name}: a bug of gdb-leak: {type(error).__name__}") from None
+        finally:
+            self._session.end()
+
+    def complete(self, text: str, word: Optional[str]) -> Union[list[str], int]:
+        """Return what may stand at the end of TEXT, whose last part gdb takes for WORD."""
+        if word is None:
+            # gdb asks for break characters in this way.
+            return []
+        cut = max(text.rfind(" "), text.rfind("\t")) + 1
+        typed = text[cut:]
+        try:
+            before = tokenize(text[:cut])
+        except UsageError:
+            return []
+        command = self._entry.command
+        kind, names = options.complete(
+            manual.options_of(command, False), command.operands, before, typed
+        )
+        if kind == "file":
+            return gdb.COMPLETE_FILENAME
+        if kind == "address":
+            return gdb.COMPLETE_EXPRESSION
+        # For gdb a word begins after the dash; it wants only what follows it.
+        skipped = len(typed) - len(word) if typed.endswith(word) else 0
+        return [name[skipped:] for name in names]
+
+    def _answer(self, argument: str) -> None:
+        command = self._entry.command
+        parsed = options.parse(
+            manual.options_of(command, False), command.operands, tokenize(argument)
+        )
+        result = self._entry.run(Request(parsed, self._session))
+        if parsed.flag("json"):
+            self._write(as_json.pieces(result))
+        else:
+            style = as_text.Style(_colour(), _charset())
+            self._write(as_text.pieces(result, self._entry.text(result), style))
+
+    # Through gdb, so that its pager and `set logging` see it.
+    def _write(self, pieces: Iterator[str]) -> None:
+        for piece in pieces:
+            self._session.clear_progress()
+            gdb.write(piece)
+
+
+def register() -> None:
+    """Register all commands; doing it again changes nothing."""
+    global _session
+    if _session is not None:
+        return
+    _session = GdbSession()
+    listed = manual.overview_text((entry.command for entry in TABLE), False)
+    for entry in TABLE:
+        documentation = manual.help_text(entry.command)
+        if entry.command.gdb_name:
+            documentation += f"\n\nAll commands:\n\n{listed}"
+        LeakCommand(entry, _session, documentation)
+
+
+_session: Optional[GdbSession] = None
+
+
+def _connection(inferior: gdb.Inferior) -> Optional[str]:
+    stack = gdb_says.target_stack(gdb.execute("maint print target-stack", to_string=True))
+    # A recording on top may show another time than the process is at.
+    for name in stack:
+        if name.startswith("record"):
+            return name
+    connection = getattr(inferior, "connection", None)
+    if connection is not None:
+        return str(connection.type)
+    for name in stack:
+        if name not in ("exec", "None", "multi-thread"):
+            return name
+    return None
+
+
+def _running() -> bool:
+    return any(thread.is_running() for thread in gdb.selected_inferior().threads())
+
+
+def _program() -> Optional[str]:
+    progspace = gdb.current_progspace()
+    return (progspace.filename or None) if progspace is not None else None
+
+
+def _sysroot() -> Optional[str]:
+    sysroot = gdb.parameter("sysroot")
+    if not isinstance(sysroot, str) or sysroot in ("", "/") or sysroot.startswith("target:"):
+        return None
+    return sysroot
+
+
+def _core(inferior: gdb.Inferior) -> tuple[object, Callable[[], Target]]:
+    corefile = getattr(inferior, "corefile", None)
+    path = getattr(corefile, "filename", None) or gdb_says.core_path(
+        gdb.execute("info files", to_string=True)
+    )
+    if path is None:
+        raise RequestError("gdb does not say which core file it has loaded")
+    opened = _core_file(path)
+    try:
+        status = Path(opened).stat()
+        identity: object = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    except OSError:
+        identity = None
+    program, sysroot = _program(), _sysroot()
+    key = ("core", path, identity, program, sysroot)
+    return key, lambda: Target(_native.open_file(opened, program, sysroot), path)
+
+
+# The path by which to open the core that gdb has open under the name PATH.
+# Seen: a core that was renamed or replaced while gdb has it loaded. gdb keeps
+# it open, so that its entry in /proc/self/fd is still the same file.
+def _core_file(path: str) -> str:
+    held = _core_descriptors()
+    try:
+        status = Path(path).stat()
+    except OSError:
+        status = None
+    if status is not None and (not held or (status.st_dev, status.st_ino) in held):
+        return path
+    if len(held) == 1:
+        return next(iter(held.values()))
+    raise RequestError(f"core file {path} was moved or replaced; load it again (core FILE)")
+
+
+# The core files that this process has open, by device and inode.
+def _core_descriptors() -> dict[tuple[int, int], str]:
+    held: dict[tuple[int, int], str] = {}
+    for entry in Path("/proc/self/fd").iterdir():
+        try:
+            status = entry.stat()
+            # ELF header: e_type 4 is ET_CORE, in either byte order.
+            head = os.pread(int(entry.name), 18, 0) if entry.is_file() else b""
+        except OSError:
+            continue
+        if head[:4] == b"\x7fELF" and head[16:18] in (b"\x04\0", b"\0\x04"):
+            held.setdefault((status.st_dev, status.st_ino), str(entry))
+    return held
+
+
+def _open_process(pid: int, usage: bool) -> Target:
+    notes = []
+    if gdb.parameter("breakpoint always-inserted"):
+        notes.append(
+            "breakpoint always-inserted is on: code pages show breakpoints where gdb shows "
+            "the original bytes"
+        )
+    return Target(_native.open_process(pid, usage), pid=pid, notes=notes)
+
+
+def _open_remote(inferior: gdb.Inferior) -> Target:
+    notes: list[str] = []
+    maps = _remote_maps(inferior, notes)
+    sections: list[tuple[int, int, str, str]] = []
+    stack_pointers: list[int] = []
+    if maps is None:
+        sections = _sections()
+        stack_pointers = _stack_pointers(inferior)
+    order = "big" if "big" in gdb.execute("show endian", to_string=True) else "little"
+    memory = _native.open_remote(
+        _as_pointer(0).type.sizeof,
+        "big" if order == "big" else "little",
+        gdb_says.architecture(inferior.architecture().name()),
+        maps,
+        sections,
+        stack_pointers,
+        _read,
+    )
+    return Target(memory, pid=inferior.pid, notes=notes)
+
+
+# The argument for all object files was renamed between gdb 11 and 12; each gdb
+# takes the other's for the name of a section, and shows none.
+def _sections() -> list[tuple[int, int, str, str]]:
+    for argument in ("-all-objects", "ALLOBJ"):
+        found = gdb_says.sections(gdb.execute(f"maint info sections {argument}", to_string=True))
+        if found:
+            return found
+    return []
+
+
+def _remote_maps(inferior: gdb.Inferior, notes: list[str]) -> Optional[str]:
+    try:
+        maps = gdb_says.mappings(gdb.execute("info proc mappings", to_string=True))
+    except gdb.error:
+        maps = None
+    if maps is not None:
+        return maps
+    # vgdb gives the process number 42000, and the real one as its threads' number.
+    numbers = [inferior.pid, *(thread.ptid[1] for thread in inferior.threads())]
+    for pid in dict.fromkeys(numbers):
+        confirmed = same_machine.confirmed_maps(pid, _program(), _read) if pid > 0 else None
+        if confirmed is not None:
+            if confirmed.left_out:
+                left_out = units.counted(confirmed.left_out, "mapping")
+                notes.append(f"{left_out} of /proc/{pid}/maps left out, which gdb cannot read")
+            return confirmed.text
+    notes.append(
+        "gdb cannot list the mappings of this target: only its sections and stacks are known"
+    )
+    return None
+
+
+def _read(address: int, length: int) -> Optional[bytes]:
+    try:
+        return gdb.selected_inferior().read_memory(address, length).tobytes()
+    except gdb.MemoryError:
+        return None
+
+
+# Of each thread; the selected thread and frame are selected again afterwards.
+def _stack_pointers(inferior: gdb.Inferior) -> list[int]:
+    thread = gdb.selected_thread()
+    try:
+        frame: Optional[gdb.Frame] = gdb.selected_frame()
+    except gdb.error:
+        frame = None
+    pointers: list[int] = []
+    try:
+        for other in inferior.threads():
+            try:
+                other.switch()
+                pointers.append(int(gdb.newest_frame().read_register("sp")))
+            except (gdb.error, ValueError):
+                continue
+    finally:
+        if thread is not None and thread.is_valid():
+            thread.switch()
+            if frame is not None and frame.is_valid():
+                frame.select()
+    return pointers
+
+
+# Numbers mean the same in every language gdb knows, so they do without gdb.
+def _plain_number(expression: str) -> Optional[int]:
+    leading_zero = expression.startswith("0") and expression[1:2].isdigit()
+    if leading_zero or (gdb.parameter("input-radix") != 10 and not expression.startswith("0x")):
+        return None
+    try:
+        return units.parse_number(expression)
+    except UsageError:
+        return None
+
+
+# The target is never called into, whatever the expression says.
+def _evaluated(expression: str) -> gdb.Value:
+    allowed = gdb.parameter("may-call-functions")
+    if allowed:
+        gdb.execute("set may-call-functions off", to_string=True)
+    try:
+        return gdb.parse_and_eval(expression)
+    finally:
+        if allowed:
+            gdb.execute("set may-call-functions on", to_string=True)
+
+
+def _integer_of(value: gdb.Value, expression: str) -> int:
+    kind = value.type.strip_typedefs().code
+    if kind in (gdb.TYPE_CODE_REF, getattr(gdb, "TYPE_CODE_RVALUE_REF", gdb.TYPE_CODE_REF)):
+        value = value.referenced_value()
+        kind = value.type.strip_typedefs().code
+    if kind in (gdb.TYPE_CODE_ARRAY, gdb.TYPE_CODE_FUNC) and value.address is not None:
+        return int(value.address)
+    if kind in (
+        gdb.TYPE_CODE_INT,
+        gdb.TYPE_CODE_PTR,
+        gdb.TYPE_CODE_CHAR,
+        gdb.TYPE_CODE_BOOL,
+        gdb.TYPE_CODE_ENUM,
+        gdb.TYPE_CODE_FUNC,
+    ):
+        return int(value)
+    raise UsageError(f"{expression} has type {value.type}, which is no address and no number")
+
+
+# A pointer in the target's width: `void *`, as gdb's own find has it, or to an
+# integer where the language (rust, ada) has no type of that name.
+def _as_pointer(value: int) -> gdb.Value:
+    try:
+        pointed = gdb.lookup_type("void")
+    except gdb.error:
+        pointed = gdb.Value(0).type
+    return gdb.Value(value).cast(pointed.pointer())
+
+
+def _charset() -> str:
+    return gdb_says.charset(gdb.execute("show host-charset", to_string=True))
+
+
+# gdb turns styles off for dumb terminals and in batch.
+def _colour() -> bool:
+    return bool(gdb.parameter("style enabled")) and not os.environ.get("NO_COLOR") and os.isatty(1)

@@ -1,0 +1,47 @@
+"""One line on standard error that says how far a long pass has come."""
+
+import os
+from typing import Optional
+
+from gdb_leak import units
+from gdb_leak.target import Progress
+
+__all__ = ["ProgressLine"]
+
+_ERROR = 2
+
+
+class ProgressLine:
+    """Shows progress where standard error is a terminal, and takes it away again."""
+
+    def __init__(self) -> None:
+        """Show nothing yet."""
+        self._shown = False
+
+    def function(self, verb: str) -> Optional[Progress]:
+        """Return what shows VERB with the bytes done, None where nobody would see it."""
+        if not os.isatty(_ERROR):
+            return None
+
+        def show(done: int, total: int) -> None:
+            share = f" {100 * done // total} %" if total else ""
+            self._write(
+                f"\r{verb}: {units.size_text(done)} of {units.size_text(total)}{share}\033[K"
+            )
+            self._shown = True
+
+        return show
+
+    def clear(self) -> None:
+        """Take the line away, where there is one."""
+        if self._shown:
+            self._write("\r\033[K")
+            self._shown = False
+
+    # Past Python's and gdb's own buffers: the line is gone before output comes.
+    def _write(self, text: str) -> None:
+        try:
+            os.write(_ERROR, text.encode("ascii", "replace"))
+        except OSError:
+            # A terminal that hung up does not end the search.
+            self._shown = False

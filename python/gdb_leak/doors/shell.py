@@ -1,0 +1,290 @@
+"""The shell's door: ``gdb-leak COMMAND TARGET …``, without gdb."""
+
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from typing import Optional, TextIO
+
+import gdb_leak
+from gdb_leak import _native, manual, operands, options, units
+from gdb_leak.commands import TABLE, Entry
+from gdb_leak.doors.progress import ProgressLine
+from gdb_leak.errors import Error, UsageError
+from gdb_leak.options import Operand, Parsed
+from gdb_leak.render import json as as_json
+from gdb_leak.render import text as as_text
+from gdb_leak.target import Place, Progress, Request, Snapshots, Target
+from gdb_leak.words import Word
+
+__all__ = ["ShellSession", "main"]
+
+_ANSWERED, _FAILED, _USAGE, _INTERRUPTED = 0, 1, 2, 130
+_MOST_PIDS = 1 << 22
+
+
+class ShellSession:
+    """One command from a shell: its TARGET, opened when it is needed."""
+
+    shell = True
+
+    def __init__(self, name: Optional[str], parsed: Parsed) -> None:
+        """Take the NAME of the target, None where the command has none, and the options."""
+        self.snapshots = Snapshots()
+        self._name = name
+        self._executable = _path(parsed, "exe")
+        self._sysroot = _path(parsed, "sysroot")
+        self._hold = parsed.flag("stop")
+        self._line = ProgressLine()
+        self._target: Optional[Target] = None
+        self._stop: Optional[_native.Stop] = None
+
+    def target(self, usage: bool = False) -> Target:
+        """Return the target, opened; a process is held first where that was asked for.
+
+        :raises UsageError: where the command has none.
+        """
+        if self._target is None:
+            if self._name is None:
+                raise UsageError("TARGET is missing")
+            self._target = self._open(self._name, usage)
+        return self._target
+
+    def prepare(self, place: Place) -> None:
+        """Do nothing: core files and processes are read directly."""
+
+    def open(self, path: str) -> Target:
+        """Return the core, snapshot or list of regions in the file PATH, or the process PATH."""
+        return self._open(path, usage=False)
+
+    def evaluate(self, expression: str) -> int:
+        """Return the address or length that EXPRESSION spells."""
+        value = units.parse_number(expression)
+        if value < 0:
+            raise UsageError(f"{expression} is negative, which is no address and no length")
+        return value
+
+    def integer(self, expression: str) -> int:
+        """Return the number that EXPRESSION spells."""
+        return units.parse_number(expression)
+
+    def encode(self, text: str) -> bytes:
+        """Return the bytes that were typed as TEXT."""
+        return os.fsencode(text)
+
+    def progress(self, verb: str) -> Optional[Progress]:
+        """Return what shows how far VERB has come."""
+        return self._line.function(verb)
+
+    def clear_progress(self) -> None:
+        """Take the line of progress away, before anything else is written."""
+        self._line.clear()
+
+    def hold(self) -> None:
+        """Stop the process, once it is opened, for the length of this command."""
+        self._hold = True
+
+    @property
+    def holds(self) -> bool:
+        """Whether a process is held."""
+        return self._stop is not None
+
+    def release(self) -> list[str]:
+        """Let the process run on, and return a note that says for how long it was held."""
+        if self._stop is None:
+            return []
+        seconds = self._stop.release()
+        threads = units.counted(self._stop.threads, "thread")
+        self._stop = None
+        return [f"{threads} stopped for {seconds * 1000:.1f} ms"]
+
+    def set_variable(self, name: str, value: Optional[int], pointer: bool = False) -> None:
+        """Do nothing: a shell has no such variables."""
+
+    def _open(self, name: str, usage: bool) -> Target:
+        pid = _pid(name)
+        if pid is None:
+            return Target(_native.open_file(name, self._executable, self._sysroot), name)
+        notes: list[str] = []
+        if self._hold:
+            self._stop = _native.stop_process(pid)
+        else:
+            notes.append("the process runs on: memory changes while it is read (-stop holds it)")
+        return Target(_native.open_process(pid, usage), pid=pid, notes=notes)
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> int:
+    """Answer the command in ARGUMENTS, ``sys.argv`` without them, and return the exit status."""
+    typed = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        status = _serve(typed)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader went (`| head`). Python flushes at exit, and would say so.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return _ANSWERED
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    return status
+
+
+def _serve(typed: list[str]) -> int:
+    if not typed:
+        _error("a command is missing; gdb-leak -help lists them")
+        return _USAGE
+    first = typed[0].replace("--", "-", 1)
+    if first in ("-version", "-v"):
+        _print([f"gdb-leak {gdb_leak.__version__}\n"])
+        return _ANSWERED
+    if first in ("-help", "-h"):
+        _print([_general_help()])
+        return _ANSWERED
+    if first == "help":
+        return _help(typed[1:])
+    entry = _entry(typed[0])
+    if entry is None:
+        _error(f"no such command: {as_text.escape(typed[0])}; gdb-leak -help lists them")
+        return _USAGE
+    return _answer(entry, [Word(word) for word in typed[1:]])
+
+
+def _help(typed: list[str]) -> int:
+    if not typed:
+        _print([_general_help()])
+        return _ANSWERED
+    entry = _entry(typed[0])
+    if entry is None:
+        _error(f"no such command: {as_text.escape(typed[0])}; gdb-leak -help lists them")
+        return _USAGE
+    _print([manual.help_text(entry.command, from_shell=True) + "\n"])
+    return _ANSWERED
+
+
+def _answer(entry: Entry, words: list[Word]) -> int:
+    command = entry.command
+    session: Optional[ShellSession] = None
+    try:
+        taken = manual.options_of(command, from_shell=True)
+        parsed = options.parse(taken, (Operand("WORD", least=0, most=None),), words)
+        if parsed.flag("help"):
+            _print([manual.help_text(command, from_shell=True) + "\n"])
+            return _ANSWERED
+        if parsed.flag("version"):
+            _print([f"gdb-leak {gdb_leak.__version__}\n"])
+            return _ANSWERED
+        session = ShellSession(_take_target(entry, parsed), parsed)
+        options.check_operands(command.operands, parsed.operands)
+        _run(entry, session, parsed)
+    except UsageError as error:
+        return _failed(entry, session, error, _USAGE)
+    except Error as error:
+        return _failed(entry, session, error, _FAILED)
+    except BaseException:
+        if session is not None:
+            session.clear_progress()
+            session.release()
+        raise
+    return _ANSWERED
+
+
+def _run(entry: Entry, session: ShellSession, parsed: Parsed) -> None:
+    result = entry.run(Request(parsed, session))
+    result.later.append(session.release)
+    if parsed.flag("json"):
+        pieces = as_json.pieces(result)
+    else:
+        colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+        style = as_text.Style(colour, sys.stdout.encoding)
+        pieces = as_text.pieces(result, entry.text(result), style)
+    if not session.holds:
+        _print(pieces, session)
+        return
+    # The process is held while the answer is made, and no longer: somebody who
+    # pages through the answer does not hold it.
+    with tempfile.TemporaryFile(
+        "w+", encoding="utf-8", errors="surrogateescape", newline=""
+    ) as made:
+        for piece in pieces:
+            made.write(piece)
+        made.seek(0)
+        _print(iter(lambda: made.read(1 << 16), ""), session)
+
+
+def _failed(entry: Entry, session: Optional[ShellSession], error: Error, status: int) -> int:
+    if session is not None:
+        session.clear_progress()
+        session.release()
+    _error(f"{entry.command.name}: {as_text.escape(str(error), sys.stderr.encoding)}")
+    return status
+
+
+def _take_target(entry: Entry, parsed: Parsed) -> Optional[str]:
+    command = entry.command
+    if not command.target and not any(parsed.flag(name) for name in command.target_options):
+        return None
+    if not parsed.operands:
+        raise UsageError("TARGET is missing: a core file or a pid")
+    return parsed.operands.pop(0).raw
+
+
+def _entry(name: str) -> Optional[Entry]:
+    for entry in TABLE:
+        if entry.command.name == name:
+            return entry
+    return None
+
+
+def _general_help() -> str:
+    listed = manual.overview_text((entry.command for entry in TABLE), from_shell=True)
+    return f"""Hunt memory leaks in a core file or a running process.
+
+Usage: gdb-leak COMMAND TARGET [OPTION]... [--] [OPERAND]...
+
+TARGET is a core file, or the pid of a running process (./123 is a file).
+The same commands are in gdb as leak-COMMAND; gdb-leak gdbinit says how.
+
+Commands:
+{listed}
+
+gdb-leak help COMMAND tells more. gdb-leak -version prints the version.
+Exit status: 0 for an answer, 1 for an error, 2 for wrong usage, 130 when interrupted.
+"""
+
+
+# All digits are a pid; a file of such a name is written ./123.
+def _pid(name: str) -> Optional[int]:
+    if not re.fullmatch(r"[0-9]+", name):
+        return None
+    pid = int(name[:20])
+    if not 0 < pid <= _MOST_PIDS:
+        raise UsageError(f"{name} is no pid (a file of that name is ./{name})")
+    return pid
+
+
+def _path(parsed: Parsed, name: str) -> Optional[str]:
+    word = parsed.word(name)
+    return None if word is None else operands.file_path(word)
+
+
+def _print(pieces: Iterable[str], session: Optional[ShellSession] = None) -> None:
+    for piece in pieces:
+        if session is not None:
+            session.clear_progress()
+        _write(sys.stdout, piece)
+
+
+def _error(message: str) -> None:
+    _write(sys.stderr, f"gdb-leak: {message}\n")
+
+
+# Help has characters that an ASCII locale has not.
+def _write(stream: TextIO, text: str) -> None:
+    try:
+        stream.write(text)
+    except UnicodeEncodeError:
+        stream.write(as_text.escape_lines(text, stream.encoding))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
