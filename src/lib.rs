@@ -8,6 +8,8 @@ pub mod error;
 pub mod inspect;
 pub mod memory;
 pub mod pass;
+#[cfg(feature = "python")]
+mod python;
 pub mod range;
 pub mod save;
 pub mod search;
