@@ -2,7 +2,7 @@
 
 use pyo3::prelude::*;
 
-use crate::diff;
+use crate::diff as compare;
 use crate::inspect::records;
 use crate::range::AddressRange;
 
@@ -24,8 +24,8 @@ pub(super) struct Change {
     name: String,
 }
 
-impl From<&diff::Change> for Change {
-    fn from(change: &diff::Change) -> Self {
+impl From<&compare::Change> for Change {
+    fn from(change: &compare::Change) -> Self {
         Self {
             start: change.range.start(),
             end: change.range.end(),
@@ -42,7 +42,7 @@ impl From<&diff::Change> for Change {
 
 /// What changed between two lists of regions.
 #[pyclass(frozen, module = "gdb_leak._native")]
-pub(super) struct Difference(diff::Difference);
+pub(super) struct Difference(compare::Difference);
 
 #[pymethods]
 impl Difference {
@@ -85,7 +85,7 @@ impl Difference {
 #[pyfunction]
 pub(super) fn diff(before: &Memory, after: &Memory) -> Difference {
     let (before, after) = (&before.target.memory, &after.target.memory);
-    Difference(diff::diff(before.regions(), after.regions()))
+    Difference(compare::diff(before.regions(), after.regions()))
 }
 
 /// Text, count, bytes, first address, stride, and how many steps have that stride.
@@ -104,9 +104,11 @@ pub(super) fn contents(
     let ranges = ranges.into_iter().map(|(start, end)| AddressRange::new(start, end));
     let ranges = AddressRange::merge(ranges.collect::<Result<_, _>>()?);
     let memory = memory.target.memory.as_ref();
-    let found = call::run(py, progress, |job| records::contents(memory, &ranges, minimum, top, job))?;
+    let found = call::run(py, progress, |job| {
+        records::contents(memory, &ranges, minimum, top.unwrap_or(usize::MAX), job)
+    })?;
     let row = |repeated: records::Repeated| {
         (repeated.text, repeated.count, repeated.bytes, repeated.first, repeated.stride, repeated.strided)
     };
-    Ok(found.strings.into_iter().map(row).collect())
+    Ok(found.records.into_iter().map(row).collect())
 }

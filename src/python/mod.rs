@@ -17,9 +17,7 @@ mod _native {
     #[pymodule_export]
     use super::changes::{Change, Difference, contents, diff};
     #[pymodule_export]
-    use super::look::{
-        Dump, Strings, dump, strings, text_to_words, words_to_text, write_range,
-    };
+    use super::look::{Dump, Strings, dump, strings, text_to_words, words_to_text, write_range};
     #[pymodule_export]
     use super::memory::{
         Memory, Region, Stop, open_file, open_process, open_remote, save_snapshot, stop_process,
