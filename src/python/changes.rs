@@ -57,6 +57,7 @@ impl Difference {
     }
 
     #[getter]
+    #[allow(clippy::new_ret_no_self, clippy::wrong_self_convention)]
     fn new(&self) -> Vec<Change> {
         self.0.new.iter().map(Change::from).collect()
     }
@@ -68,7 +69,7 @@ impl Difference {
 
     #[getter]
     fn growth(&self) -> i128 {
-        self.0.growth.into()
+        self.0.growth
     }
 
     #[getter]
