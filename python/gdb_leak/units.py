@@ -68,10 +68,15 @@ def parse_number(text: str) -> int:
         match = _DECIMAL.match(text)
         if not match or len(text) > 40:
             raise UsageError(
-                f"not a number: {text!r} (0x… hexadecimal, decimal, or decimal with K, M or G)"
+                f"not a number: {_shortened(text)!r} (decimal, with K, M or G, or 0x and hexadecimal)"
             )
         value = int(match.group(2)) * _FACTORS[match.group(3).upper()]
     return -value if match.group(1) else value
+
+
+# A message is one line, whatever was typed.
+def _shortened(text: str) -> str:
+    return text if len(text) <= 40 else text[:40] + "..."
 
 
 def parse_count(text: str) -> Optional[int]:
