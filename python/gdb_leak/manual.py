@@ -57,15 +57,14 @@ def usage_line(command: Command, from_shell: bool) -> str:
     parts = [f"gdb-leak {command.name}" if from_shell else command.prompt_name]
     if from_shell and command.target:
         parts.append("TARGET")
-    options = options_of(command, from_shell)
-    if len(options) > 4:
-        parts.append("[OPTION]...")
-    else:
-        parts.extend(f"[{option.label}]" for option in options)
-    if command.operands:
-        parts.append("[--]")
-        parts.extend(_operand_usage(operand) for operand in command.operands)
-    return " ".join(parts)
+    operands = [_operand_usage(operand) for operand in command.operands]
+    if operands:
+        operands.insert(0, "[--]")
+    options = [f"[{option.label}]" for option in options_of(command, from_shell)]
+    line = " ".join([*parts, *options, *operands])
+    if len(line) + len("Usage: ") <= _WIDTH:
+        return line
+    return " ".join([*parts, "[OPTION]...", *operands])
 
 
 def help_text(command: Command, from_shell: bool = False) -> str:

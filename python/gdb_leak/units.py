@@ -68,7 +68,7 @@ def parse_number(text: str) -> int:
         match = _DECIMAL.match(text)
         if not match or len(text) > 40:
             raise UsageError(
-                f"not a number: {_shortened(text)!r} (decimal, with K, M or G, or 0x and hexadecimal)"
+                f"not a number: {_shortened(text)!r} (decimal, also with K, M or G, or 0x and hex)"
             )
         value = int(match.group(2)) * _FACTORS[match.group(3).upper()]
     return -value if match.group(1) else value

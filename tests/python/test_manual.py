@@ -6,12 +6,16 @@ import pytest
 from gdb_leak import manual
 from gdb_leak.commands import TABLE, Entry
 
-ENTRIES = pytest.mark.parametrize("entry", TABLE, ids=lambda entry: entry.command.name)
-DOORS = pytest.mark.parametrize("from_shell", [False, True], ids=["gdb", "shell"])
+ENTRIES = pytest.mark.parametrize(
+    ("entry", "from_shell"),
+    [
+        *(pytest.param(entry, False, id=entry.command.prompt_name) for entry in TABLE),
+        *(pytest.param(entry, True, id=entry.command.name) for entry in SHELL_TABLE),
+    ],
+)
 
 
 @ENTRIES
-@DOORS
 def test_help_has_the_form_of_gdb(entry: Entry, from_shell: bool) -> None:
     text = manual.help_text(entry.command, from_shell)
     sentence, blank, usage = text.split("\n")[:3]
@@ -25,7 +29,6 @@ def test_help_has_the_form_of_gdb(entry: Entry, from_shell: bool) -> None:
 
 
 @ENTRIES
-@DOORS
 def test_help_fits_a_terminal_and_ascii(entry: Entry, from_shell: bool) -> None:
     text = manual.help_text(entry.command, from_shell)
     assert text.isascii()
@@ -33,7 +36,6 @@ def test_help_fits_a_terminal_and_ascii(entry: Entry, from_shell: bool) -> None:
 
 
 @ENTRIES
-@DOORS
 def test_every_option_is_indented_two_and_its_text_four(entry: Entry, from_shell: bool) -> None:
     text = manual.help_text(entry.command, from_shell)
     for option in manual.options_of(entry.command, from_shell):
@@ -42,8 +44,8 @@ def test_every_option_is_indented_two_and_its_text_four(entry: Entry, from_shell
 
 
 @ENTRIES
-def test_every_command_takes_json(entry: Entry) -> None:
-    assert "json" in [option.name for option in manual.options_of(entry.command, False)]
+def test_every_command_takes_json(entry: Entry, from_shell: bool) -> None:
+    assert "json" in [option.name for option in manual.options_of(entry.command, from_shell)]
 
 
 def test_summaries_line_up() -> None:

@@ -23,7 +23,8 @@ class Entry(NamedTuple):
     text: Callable[[Result], Iterator[Block]]
 
 
-#: All commands, in the order in which help lists them.
+#: The commands of both doors, in the order in which help lists them. Those about the
+#: machine, `doctor` and `gdbinit`, are the shell's alone.
 TABLE = tuple(
     Entry(module.COMMAND, module.run, module.text)
     for module in (overview, regions, find, dump, decode, strings, snapshot, diff_region)

@@ -84,7 +84,8 @@ def run(request: Request) -> Result:
         "words": [
             {"value": f"0x{word:0{2 * size}x}", "text": part} for word, part in zip(words, spelled)
         ],
-        "text": _native.words_to_text(words, size, order),
+        # The last word is filled up with zeros; a text ends before them.
+        "text": _native.words_to_text(words, size, order).rstrip("\0"),
         "chunk": None,
     }
     notes = target.all_notes() if target else []

@@ -22,7 +22,7 @@ _WITH_BYTES = ("core", "process", "remote")
 
 COMMAND = Command(
     name="diff-region",
-    summary="Show which regions grew, shrank, appeared or went, and what is in the new bytes.",
+    summary="Show which regions grew, shrank, came or went, and what is in the new bytes.",
     operands=(
         Operand(
             "BEFORE",

@@ -36,7 +36,7 @@ def run(_request: Request) -> Result:
 
 def text(result: Result) -> Iterator[Block]:
     """Yield one line a check, and then one a piece of advice."""
-    checks: list[install.Check] = result.data  # type: ignore[assignment]
+    checks: list[install.Check] = result.data
     yield Columns(
         "<<<",
         ([Span(check.name, "kind"), "ok" if check.ok else "no", check.detail] for check in checks),

@@ -130,7 +130,7 @@ class GdbSession:
         """Do nothing: gdb holds the process already, and a note says where it does not."""
 
     def set_variable(self, name: str, value: Optional[int], pointer: bool = False) -> None:
-        """Set $NAME, to void where VALUE is None; a POINTER is a ``void *``, as gdb's find has it."""
+        """Set $NAME, to void where VALUE is None; a pointer is a ``void *``, as from find."""
         typed = _as_pointer(value) if value is not None and pointer else value
         gdb.set_convenience_variable(name, typed)
 

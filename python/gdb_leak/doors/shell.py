@@ -9,7 +9,7 @@ from typing import Optional, TextIO
 
 import gdb_leak
 from gdb_leak import _native, manual, operands, options, units
-from gdb_leak.commands import TABLE, Entry
+from gdb_leak.commands import TABLE, Entry, doctor, gdbinit
 from gdb_leak.doors.progress import ProgressLine
 from gdb_leak.errors import Error, UsageError
 from gdb_leak.options import Operand, Parsed
@@ -18,9 +18,16 @@ from gdb_leak.render import text as as_text
 from gdb_leak.target import Place, Progress, Request, Snapshots, Target
 from gdb_leak.words import Word
 
-__all__ = ["ShellSession", "main"]
+__all__ = ["SHELL_TABLE", "ShellSession", "main"]
 
 _ANSWERED, _FAILED, _USAGE, _INTERRUPTED = 0, 1, 2, 130
+#: All commands of this door, in the order in which help lists them.
+SHELL_TABLE = (
+    *TABLE,
+    Entry(doctor.COMMAND, doctor.run, doctor.text),
+    Entry(gdbinit.COMMAND, gdbinit.run, gdbinit.text),
+)
+
 _MOST_PIDS = 1 << 22
 
 
@@ -229,14 +236,14 @@ def _take_target(entry: Entry, parsed: Parsed) -> Optional[str]:
 
 
 def _entry(name: str) -> Optional[Entry]:
-    for entry in TABLE:
+    for entry in SHELL_TABLE:
         if entry.command.name == name:
             return entry
     return None
 
 
 def _general_help() -> str:
-    listed = manual.overview_text((entry.command for entry in TABLE), from_shell=True)
+    listed = manual.overview_text((entry.command for entry in SHELL_TABLE), from_shell=True)
     return f"""Hunt memory leaks in a core file or a running process.
 
 Usage: gdb-leak COMMAND TARGET [OPTION]... [--] [OPERAND]...
