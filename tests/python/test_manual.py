@@ -5,6 +5,7 @@ import re
 import pytest
 from gdb_leak import manual
 from gdb_leak.commands import TABLE, Entry
+from gdb_leak.doors.shell import SHELL_TABLE
 
 ENTRIES = pytest.mark.parametrize(
     ("entry", "from_shell"),
