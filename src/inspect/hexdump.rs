@@ -7,10 +7,9 @@
 use std::fmt::Write;
 
 use crate::error::Error;
-use crate::inspect::words::word_of;
 use crate::memory::{Buffer, Gap, Memory, Missing};
 use crate::range::AddressRange;
-use crate::word::WordFormat;
+use crate::word::{ByteOrder, WordFormat};
 
 /// Bytes of memory asked for at a time.
 const VIEW: u64 = 1 << 20;
@@ -285,24 +284,26 @@ impl Dump {
     fn words(&self, bytes: &[u8], out: &mut String) {
         let format = self.format;
         let size = self.style.word(format);
-        if size > 0 {
-            let mut words = bytes.chunks(size);
-            for _ in 0..self.style.line().div_ceil(size) {
-                match words.next() {
-                    // As od does: a word that is not all there is filled with zeros,
-                    // and the text beside it shows how many bytes there are.
-                    Some(word) => hex(word_of(word, size, format.order), size.saturating_mul(2), out),
-                    None => out.extend(std::iter::repeat_n(' ', size.saturating_mul(2))),
-                }
-                out.push(' ');
-            }
-            out.push(' ');
+        // Room for 16 times two digits and a blank, or for 64 letters, with what is around them.
+        let mut line = [b' '; 128];
+        match size {
+            8 => digits_of_words::<8>(bytes, format.order, &mut line),
+            4 => digits_of_words::<4>(bytes, format.order, &mut line),
+            1 => digits_of_words::<1>(bytes, format.order, &mut line),
+            _ => {}
         }
-        out.push('>');
-        out.extend(
-            bytes.iter().map(|byte| if matches!(byte, b' '..=b'~') { char::from(*byte) } else { '.' }),
-        );
-        out.push('<');
+        // A blank after each word, and one before the text.
+        let digits = self.style.line().saturating_mul(2);
+        let words = self.style.line().checked_div(size);
+        let start = words.map_or(0, |words| digits.saturating_add(words).saturating_add(1));
+        let end = start.saturating_add(bytes.len()).saturating_add(2);
+        if let Some([open, text @ .., close]) = line.get_mut(start..end) {
+            (*open, *close) = (b'>', b'<');
+            for (letter, byte) in text.iter_mut().zip(bytes) {
+                *letter = if matches!(byte, b' '..=b'~') { *byte } else { b'.' };
+            }
+        }
+        out.push_str(ascii(line.get(..end).unwrap_or_default()));
     }
 
     fn address(&self, address: u64, out: &mut String) {
@@ -330,12 +331,38 @@ static DIGITS: [[u8; 2]; 256] = {
     table
 };
 
-/// Appends the last `digits` digits of `value`; `digits` is even and at most 16.
-fn hex(value: u64, digits: usize, out: &mut String) {
-    let mut text = [0_u8; 16];
-    for (pair, byte) in text.chunks_exact_mut(2).zip(value.to_be_bytes()) {
-        pair.copy_from_slice(DIGITS.get(usize::from(byte)).unwrap_or(b"00"));
+/// Writes the two digits of each byte.
+#[inline]
+fn digits(bytes: &[u8], out: &mut [u8]) {
+    for (pair, byte) in out.chunks_exact_mut(2).zip(bytes) {
+        pair.copy_from_slice(DIGITS.get(usize::from(*byte)).unwrap_or(b"00"));
     }
-    let kept = text.get(16_usize.saturating_sub(digits)..).unwrap_or_default();
-    out.push_str(std::str::from_utf8(kept).unwrap_or_default());
+}
+
+/// Writes the digits of words of `SIZE` bytes, with room for one letter after each.
+fn digits_of_words<const SIZE: usize>(bytes: &[u8], order: ByteOrder, mut out: &mut [u8]) {
+    for word in bytes.chunks(SIZE) {
+        // As od does: a word that is not all there is filled with zeros, and the
+        // text beside it shows how many bytes there are.
+        let mut whole = [0_u8; SIZE];
+        whole.iter_mut().zip(word).for_each(|(to, from)| *to = *from);
+        if order == ByteOrder::Little {
+            whole.reverse();
+        }
+        let Some((place, [_, rest @ ..])) = out.split_at_mut_checked(SIZE.saturating_mul(2)) else { return };
+        digits(&whole, place);
+        out = rest;
+    }
+}
+
+/// Appends the last `count` digits of `value`; `count` is at most 16.
+fn hex(value: u64, count: usize, out: &mut String) {
+    let mut text = [0_u8; 16];
+    digits(&value.to_be_bytes(), &mut text);
+    out.push_str(ascii(text.get(16_usize.saturating_sub(count)..).unwrap_or_default()));
+}
+
+/// Bytes that are known to be ASCII as text.
+fn ascii(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap_or_default()
 }

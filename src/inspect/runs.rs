@@ -1,11 +1,11 @@
 //! The strings of one chunk: the one scanner behind counts and records.
 //!
 //! One way is `bytes.split(|byte| !printable(byte))`. It looks at every byte
-//! and knows neither UTF-8 nor what lies across two chunks. A string of at
-//! least `min` characters has at least `min` bytes, so where no string is open
-//! it is enough to look at every `min`-th byte: one that can be in no
-//! character rules out all strings across it. Only around the others is each
-//! byte looked at.
+//! by itself and knows neither UTF-8 nor what lies across two chunks. A string
+//! of at least `min` characters has at least `min` bytes, so where no string is
+//! open memory is judged eight bytes at a time: only where so many bytes follow
+//! each other that can be in a character at all is one character looked at
+//! after the other.
 //!
 //! A string belongs to the chunk in which it starts. That chunk reads on until
 //! it ends; the others know from the four bytes before their own (no character
@@ -25,13 +25,6 @@ use crate::range::AddressRange;
 
 /// Bytes in the longest character.
 const WIDEST: usize = 4;
-
-/// The longest stretch that is judged by its last byte.
-///
-/// A stretch whose last byte is possible is looked at from its end, and may
-/// be looked at again from the next character on: more would cost more there
-/// than it saves elsewhere.
-const FARTHEST: usize = 16;
 
 /// Bytes asked for at first beyond the chunk: most strings end soon.
 const BEYOND: u64 = 4 << 10;
@@ -124,7 +117,8 @@ struct Cut {
 struct Scanner<F> {
     own: AddressRange,
     min: u64,
-    stretch: usize,
+    /// How many possible bytes in a row make a look worth it: 1, 2 or 4.
+    stretch: u32,
     open: Option<Open>,
     cut: Cut,
     take: F,
@@ -132,7 +126,11 @@ struct Scanner<F> {
 
 impl<F: FnMut(Run)> Scanner<F> {
     fn new(own: AddressRange, min: usize, take: F) -> Self {
-        let stretch = min.clamp(1, FARTHEST);
+        let stretch = match min {
+            0..=1 => 1,
+            2..=3 => 2,
+            _ => 4,
+        };
         Self { own, min: min.max(1) as u64, stretch, open: None, cut: Cut::default(), take }
     }
 
@@ -238,15 +236,50 @@ impl<F: FnMut(Run)> Scanner<F> {
     }
 }
 
-/// What is left of `bytes` from the first place on where a string of `stretch` bytes may start.
+/// What is left of `bytes` from the first place on where `stretch` possible bytes follow each other.
+///
+/// Comes back with less than eight bytes where there is no such place.
 #[inline]
-fn next_start(mut bytes: &[u8], stretch: usize) -> &[u8] {
-    while let Some((judged, after)) = bytes.split_at_checked(stretch) {
-        match judged.iter().rposition(|byte| !possible(*byte)) {
-            None => return bytes,
-            Some(last) if last.saturating_add(1) == stretch => bytes = after,
-            Some(last) => return bytes.get(last.saturating_add(1)..).unwrap_or_default(),
+fn next_start(mut bytes: &[u8], stretch: u32) -> &[u8] {
+    while let Some(block) = bytes.first_chunk::<8>() {
+        if *block == [0; 8] {
+            bytes = after_zeros(bytes);
+            continue;
+        }
+        let possible = possible(*block);
+        let mut stretches = possible;
+        if stretch > 1 {
+            stretches &= stretches >> 8;
+        }
+        if stretch > 2 {
+            stretches &= stretches >> 16;
+        }
+        // Where there is none, those at the end may go on in the next block.
+        let skip = if stretches == 0 {
+            8_u32.saturating_sub((possible | EACH_LOW).leading_ones() >> 3)
+        } else {
+            stretches.trailing_zeros() >> 3
+        };
+        bytes = bytes.get(skip as usize..).unwrap_or_default();
+        if stretches != 0 {
+            break;
         }
     }
     bytes
 }
+
+/// What is left of `bytes`, which start with eight zeros, after whole blocks of zeros.
+///
+/// Half of a heap is zeros; this goes over them at the speed of memory.
+fn after_zeros(bytes: &[u8]) -> &[u8] {
+    let mut rest = bytes.get(8..).unwrap_or_default();
+    while let Some((block, after)) = rest.split_first_chunk::<64>()
+        && block.iter().fold(0, |all, byte| all | byte) == 0
+    {
+        rest = after;
+    }
+    rest
+}
+
+/// All bits of each byte but the highest.
+const EACH_LOW: u64 = 0x7f7f_7f7f_7f7f_7f7f;

@@ -23,32 +23,42 @@ pub(crate) enum Character {
     Other,
 }
 
-/// The bytes that can belong to a printable character at all: what is in no
-/// such character ends every string around it.
-// The one index is a byte, and the table has a place for each of its values.
-#[allow(clippy::indexing_slicing)]
-static POSSIBLE: [bool; 256] = {
-    let mut table = [false; 256];
-    let mut byte = 0_u8;
-    loop {
-        table[byte as usize] = ascii(byte) || byte >= 0x80 && byte <= 0xf4;
-        if byte == u8::MAX {
-            break;
-        }
-        byte = byte.wrapping_add(1);
-    }
-    table
-};
-
 /// Whether the byte is printable by itself.
 const fn ascii(byte: u8) -> bool {
     matches!(byte, b'\t' | b' '..=b'~')
 }
 
-/// Whether the byte can belong to a printable character.
+/// The lowest bit of each byte of a word.
+const LOW: u64 = 0x0101_0101_0101_0101;
+
+/// The highest bit of each byte of a word.
+const HIGH: u64 = 0x80 * LOW;
+
+/// The highest bit of each byte from blank to `~`; of others, none.
 #[inline]
-pub(crate) fn possible(byte: u8) -> bool {
-    POSSIBLE.get(usize::from(byte)).copied().unwrap_or(false)
+const fn inked(word: u64) -> u64 {
+    // No sum or difference leaves its byte: the highest bit of each is set
+    // before something is taken away, and clear before something is added.
+    let from_blank = (word | HIGH).wrapping_sub(0x20 * LOW);
+    let delete = (word & !HIGH).wrapping_add(LOW);
+    from_blank & !delete & !word & HIGH
+}
+
+/// The highest bit of each byte that can be in a printable character, as far as its neighbours tell.
+///
+/// Ruled out are control characters, leads with no continuation after them and
+/// continuations with nothing before them. The first byte is the lowest.
+#[inline]
+pub(crate) const fn possible(bytes: [u8; 8]) -> u64 {
+    let word = u64::from_le_bytes(bytes);
+    let wide = word & HIGH;
+    let lead = wide & (word << 1);
+    let follows = wide & !lead;
+    // What lies beyond the eight bytes is taken to fit.
+    let alone = lead & !(follows >> 8 | 0x80 << 56) | follows & !(wide << 8 | 0x80);
+    let other = word ^ (b'\t' as u64).wrapping_mul(LOW);
+    let tab = !((other & !HIGH).wrapping_add(!HIGH) | other) & HIGH;
+    inked(word) | tab | wide & !alone
 }
 
 /// Whether a terminal shows the character as itself, and as nothing else.
@@ -138,15 +148,17 @@ pub(crate) fn prefix(bytes: &[u8]) -> Prefix {
     let mut characters = 0_u64;
     loop {
         let rest = bytes.get(length..).unwrap_or_default();
-        // Long texts go sixteen bytes at a time, a comparison that the
-        // compiler turns into one of vectors.
-        if let Some(block) = rest.first_chunk::<16>()
-            && block.iter().fold(true, |all, byte| all & (byte.wrapping_sub(b' ') < 0x5f))
-        {
-            length = length.saturating_add(16);
-            characters = characters.saturating_add(16);
-            continue;
+        // Texts go eight bytes at a time as far as they are ASCII without tabs.
+        if let Some(block) = rest.first_chunk::<8>() {
+            let others = inked(u64::from_le_bytes(*block)) ^ HIGH;
+            let inked = others.trailing_zeros() >> 3;
+            length = length.saturating_add(inked as usize);
+            characters = characters.saturating_add(u64::from(inked));
+            if others == 0 {
+                continue;
+            }
         }
+        let rest = bytes.get(length..).unwrap_or_default();
         match character(rest) {
             Character::Printable(size) => {
                 length = length.saturating_add(size);

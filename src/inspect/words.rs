@@ -29,17 +29,12 @@ pub fn words_to_text(words: &[u64], size: usize, order: ByteOrder) -> Vec<u8> {
 #[must_use]
 pub fn text_to_words(bytes: &[u8], size: usize, order: ByteOrder) -> Vec<u64> {
     let size = size.clamp(1, 8);
-    bytes.chunks(size).map(|word| word_of(word, size, order)).collect()
-}
-
-/// The word of `size` bytes, at most eight, that starts with `bytes` and goes on with zeros.
-#[must_use]
-pub(crate) fn word_of(bytes: &[u8], size: usize, order: ByteOrder) -> u64 {
-    let mut word = [0_u8; 8];
-    for (to, from) in word.iter_mut().zip(bytes) {
-        *to = *from;
-    }
-    order.value(word.get(..size.min(8)).unwrap_or_default())
+    let word = |bytes: &[u8]| {
+        let mut word = [0_u8; 8];
+        word.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+        order.value(word.get(..size).unwrap_or_default())
+    };
+    bytes.chunks(size).map(word).collect()
 }
 
 /// The text in one word, without the zeros after it.
