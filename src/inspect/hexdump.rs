@@ -79,9 +79,9 @@ impl Style {
 /// let mut text = String::new();
 /// Dump::new(&memory, range, Style::X8, true).next_piece(&memory, &mut text, 4096).unwrap();
 /// assert_eq!(text, "\
-/// 0x000000007000  6d2064656b61656c 00000079726f6d65  >leaked memory...<
-/// 0x000000007010  0000000000646e61                   >and<
-/// 0x000000007013
+/// 0x0000000000007000  6d2064656b61656c 00000079726f6d65  >leaked memory...<
+/// 0x0000000000007010  0000000000646e61                   >and<
+/// 0x0000000000007013
 /// ");
 /// ```
 pub struct Dump {
@@ -108,11 +108,8 @@ impl Dump {
     /// A dump of `range`; with `fold` equal lines become one `*`.
     #[must_use]
     pub fn new(memory: &dyn Memory, range: AddressRange, style: Style, fold: bool) -> Self {
-        let digits = match range.end() {
-            end if end >> 48 != 0 => 16,
-            end if end >> 32 != 0 || memory.word_format().size >= 8 => 12,
-            _ => 8,
-        };
+        let wide = memory.word_format().size >= 8 || range.end() >> 32 != 0;
+        let digits = if wide { 16 } else { 8 };
         Self {
             format: memory.word_format(),
             range,

@@ -1,5 +1,6 @@
 """``leak``: one screen on the target, and what to type next."""
 
+import shlex
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Union
 
@@ -99,7 +100,9 @@ def _next_lines(request: Request, writable: "Sequence[Region]") -> "list[tuple[s
     shell = request.session.shell
     heap = [region for region in writable if region.kind == "heap"]
     place = " -in heap" if heap else ""
-    target = " TARGET" if shell else ""
+    opened = request.session.target()
+    named = shlex.quote(opened.path or str(opened.pid)) if shell else ""
+    target = f" {named}" if shell else ""
     prefix = "gdb-leak " if shell else "leak-"
     quote = "'" if shell else '"'
     lines = [
@@ -111,9 +114,14 @@ def _next_lines(request: Request, writable: "Sequence[Region]") -> "list[tuple[s
         lines.append(
             (f"{prefix}dump{target} {shown.start:#x} +256", "the first bytes in words and text")
         )
-    lines.append((f"{prefix}snapshot{target}", "keep this state, let the program run on, and"))
-    compare = "gdb-leak diff-region BEFORE AFTER" if shell else "leak-diff-region"
-    lines.append((compare, "see what grew and what is in the new bytes"))
+    if opened.memory.source == "core":
+        before = "an earlier core, snapshot, or saved pmap -x: what grew, and what is in it"
+        after = f" {named}" if shell else ""
+        lines.append((f"{prefix}diff-region BEFORE{after}", before))
+    else:
+        lines.append((f"{prefix}snapshot{target}", "keep this state, let the program run on, and"))
+        compare = f"gdb-leak diff-region SNAPSHOT {named}" if shell else "leak-diff-region"
+        lines.append((compare, "see what grew and what is in the new bytes"))
     return lines
 
 

@@ -41,11 +41,11 @@ fn od(bytes: &[u8], format: &str, order: &str, fold: bool, start: u64) -> String
     for line in String::from_utf8(output.stdout).unwrap().lines() {
         if let Some((offset, rest)) = line.split_once(' ') {
             let address = start + offset.parse::<u64>().unwrap();
-            text += &format!("0x{address:012x}  {}\n", rest.trim_start_matches(' '));
+            text += &format!("0x{address:016x}  {}\n", rest.trim_start_matches(' '));
         } else if line == "*" {
             text += "*\n";
         } else {
-            text += &format!("0x{:012x}\n", start + line.parse::<u64>().unwrap());
+            text += &format!("0x{:016x}\n", start + line.parse::<u64>().unwrap());
         }
     }
     text
@@ -92,10 +92,10 @@ proptest! {
         let mut shown = Vec::new();
         for line in text.lines() {
             let mut parts = line.split("  ");
-            let address = u64::from_str_radix(&parts.next().unwrap()[2..14], 16).unwrap();
+            let address = u64::from_str_radix(&parts.next().unwrap()[2..18], 16).unwrap();
             if let Some((start, gap)) = line.split_once(" - 0x") {
                 let start = u64::from_str_radix(&start[2..], 16).unwrap();
-                let end = u64::from_str_radix(&gap[..12], 16).unwrap();
+                let end = u64::from_str_radix(&gap[..16], 16).unwrap();
                 shown.extend((start..end).map(|_| None));
             } else if let Some(words) = parts.next() {
                 prop_assert_eq!(address, range.start() + shown.len() as u64);
@@ -117,11 +117,11 @@ fn what_is_missing_is_said_between_the_lines_and_the_dump_goes_on() {
         .with(0x1030, b"leaked memory");
     let range = AddressRange::new(0x1000, 0x103d).unwrap();
     let expected = "\
-0x000000001000  6d2064656b61656c 00000079726f6d65  >leaked memory<
-0x00000000100d - 0x000000001020 was not saved in the capture
-0x000000001020 - 0x000000001030 is in no region
-0x000000001030  6d2064656b61656c 00000079726f6d65  >leaked memory<
-0x00000000103d
+0x0000000000001000  6d2064656b61656c 00000079726f6d65  >leaked memory<
+0x000000000000100d - 0x0000000000001020 was not saved in the capture
+0x0000000000001020 - 0x0000000000001030 is in no region
+0x0000000000001030  6d2064656b61656c 00000079726f6d65  >leaked memory<
+0x000000000000103d
 ";
     assert_eq!(dump(&memory, range, Style::X8, true, 1), expected);
 }
@@ -149,5 +149,5 @@ fn equal_lines_on_both_sides_of_a_gap_are_both_shown() {
 fn a_range_without_any_memory_is_one_line_and_its_end() {
     let memory = Captured::new();
     let text = dump(&memory, AddressRange::new(0x1000, 0x10_0000_0000).unwrap(), Style::X8, true, 4096);
-    assert_eq!(text, "0x000000001000 - 0x001000000000 is in no region\n0x001000000000\n");
+    assert_eq!(text, "0x0000000000001000 - 0x0000001000000000 is in no region\n0x0000001000000000\n");
 }
