@@ -66,8 +66,7 @@ def run(request: Request) -> Result:
 def text(result: Result) -> Iterator[Block]:
     """Yield one line a region, and the total."""
     regions, source = result.data
-    sizes = _live_sizes if source in ("process", "maps") else _saved_sizes
-    heads = {"process": ["RSS", "DIRTY"], "maps": ["RSS", "DIRTY"]}.get(source, ["SAVED"])
+    heads, sizes = _SIZES.get(source, ([], _no_sizes))
 
     def rows() -> Iterator[Sequence[Union[Span, str]]]:
         yield ["START", "END", "SIZE", *heads, "PERM", "KIND", "NAME"]
@@ -96,6 +95,18 @@ def _live_sizes(region: "Region") -> list[str]:
 
 def _saved_sizes(region: "Region") -> list[str]:
     return [units.size_text(region.saved)]
+
+
+def _no_sizes(_region: "Region") -> list[str]:
+    return []
+
+
+#: What is known of a region beside its size, by the source of the target.
+_SIZES = {
+    "core": (["SAVED"], _saved_sizes),
+    "process": (["RSS", "DIRTY"], _live_sizes),
+    "maps": (["RSS", "DIRTY"], _live_sizes),
+}
 
 
 def _value(region: "Region") -> Value:

@@ -15,7 +15,7 @@ import gdb
 
 from gdb_leak import _native, manual, options, units
 from gdb_leak.commands import TABLE, Entry
-from gdb_leak.doors import gdb_says, same_machine
+from gdb_leak.doors import gdb_says, probed, same_machine
 from gdb_leak.doors.progress import ProgressLine
 from gdb_leak.errors import Error, RequestError, UsageError
 from gdb_leak.render import json as as_json
@@ -362,8 +362,8 @@ def _open_remote(inferior: gdb.Inferior) -> Target:
     sections: list[tuple[int, int, str, str]] = []
     stack_pointers: list[int] = []
     if maps is None:
-        sections = _sections()
         stack_pointers = _stack_pointers(inferior)
+        sections = [*_sections(), *probed.stack_sections(stack_pointers, _read)]
     order = "big" if "big" in gdb.execute("show endian", to_string=True) else "little"
     memory = _native.open_remote(
         _as_pointer(0).type.sizeof,
