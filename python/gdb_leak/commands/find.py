@@ -168,7 +168,11 @@ def _needle(request: Request, target: Target) -> "Needle":
         return _native.Needle.regex(operands.needle_text(word), ignore_case)
     if form == "utf16":
         return _utf16(request, target, word)
-    return _native.Needle.text(request.session.encode(word.raw), parsed.flag("z"), ignore_case)
+    return _native.Needle.text(_unescaped(request, word), parsed.flag("z"), ignore_case)
+
+
+def _unescaped(request: Request, word: Word) -> bytes:
+    return _native.unescape(request.session.encode(word.raw))
 
 
 def _quoted(request: Request, words: list[Word]) -> str:
@@ -193,7 +197,7 @@ def _pointer(request: Request, target: Target, word: Word) -> "Needle":
 
 
 def _utf16(request: Request, target: Target, word: Word) -> "Needle":
-    raw = _native.unescape(request.session.encode(word.raw))
+    raw = _unescaped(request, word)
     try:
         decoded = raw.decode("utf-8")
     except UnicodeDecodeError:

@@ -67,7 +67,9 @@ def text(result: Result) -> Iterator[Block]:
 
 # PROGRAM.PID.snapshot in the current folder, numbered where that is taken.
 def _free_path(target: Target) -> str:
-    parts = [Path(target.memory.program or "core").name]
+    # A core has the whole command line here.
+    command = (target.memory.program or "core").split()
+    parts = [Path(command[0]).name if command else "core"]
     if target.memory.pid is not None:
         parts.append(str(target.memory.pid))
     stem = ".".join(parts)
