@@ -1,0 +1,43 @@
+"""The page on all commands, ``docs/commands.md``, made from their declarations.
+
+``python -m gdb_leak.render.reference > docs/commands.md`` writes it again.
+"""
+
+import sys
+from collections.abc import Iterable, Iterator
+
+from gdb_leak import manual
+from gdb_leak.commands import TABLE, doctor, gdbinit
+from gdb_leak.options import Command
+
+__all__ = ["page"]
+
+_HEAD = """# Commands
+
+<!-- Made by `python -m gdb_leak.render.reference` from the help texts; a test holds it to them. -->
+
+Every command is in gdb as `leak-NAME` and in a shell as `gdb-leak NAME`. `help leak-NAME` and
+`gdb-leak NAME -help` print what stands here.
+"""
+
+
+def page() -> str:
+    """Return the page as Markdown, the line's end included."""
+    both = [entry.command for entry in TABLE]
+    shell_only = [doctor.COMMAND, gdbinit.COMMAND]
+    return "".join(_sections(both, shell_only))
+
+
+def _sections(both: Iterable[Command], shell_only: Iterable[Command]) -> Iterator[str]:
+    yield _HEAD
+    for command in both:
+        yield f"\n## {command.prompt_name}\n\nIn gdb:\n\n```text\n{manual.help_text(command)}\n```\n"
+        usage = manual.usage_line(command, from_shell=True)
+        yield f"\nFrom a shell:\n\n```text\nUsage: {usage}\n\n{command.example[1]}\n```\n"
+    for command in shell_only:
+        text = manual.help_text(command, from_shell=True)
+        yield f"\n## gdb-leak {command.name}\n\n```text\n{text}\n```\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page())
