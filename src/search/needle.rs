@@ -179,8 +179,8 @@ impl Needle {
     /// # Errors
     ///
     /// [`Error::Needle`] for a bad pattern, one that matches the empty text or
-    /// nothing up to the longest match, and anchors that have no meaning in
-    /// memory: `\A`, `\z`, Unicode's `\b`.
+    /// nothing up to the longest match, one that compiles to more than 256 KiB,
+    /// and anchors that have no meaning in memory: `\A`, `\z`, Unicode's `\b`.
     pub fn regex(pattern: &str, ignore_case: bool) -> Result<Self, Error> {
         Self::regex_up_to(pattern, ignore_case, LONGEST)
     }

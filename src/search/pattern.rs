@@ -7,6 +7,7 @@
 //! gigabytes to say where it ends.
 
 use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
 
 use regex_automata::meta::{BuildError, Regex};
 use regex_automata::nfa::thompson::WhichCaptures;
@@ -23,8 +24,13 @@ use crate::pass::Job;
 /// Bytes in the longest match of a pattern.
 pub const LONGEST: usize = 4096;
 
-/// Bytes that a compiled pattern may take: some hundred `\w` of Unicode.
-const COMPILED: usize = 4 << 20;
+/// Bytes that a compiled pattern may take: some thousand bytes to match, or four `(?u)\w`.
+///
+/// An engine that runs out of memory for its tables takes a time for each byte
+/// that grows with this, and cannot be interrupted before it has gone through
+/// the longest match: 7 s for `a{1,4096}c` in a's when 4 MiB were taken, under
+/// 0.2 s for the largest of that form that 256 KiB let pass.
+const COMPILED: usize = 256 << 10;
 
 /// A compiled pattern.
 #[derive(Clone, Debug)]
@@ -76,12 +82,14 @@ impl Pattern {
     ) -> ControlFlow<()> {
         // An engine that is given too much goes on far beyond the longest match
         // wherever the pattern lets it, for each start anew (`a+b` in a run of
-        // a's); one that is given little looks at the overlap too often. So
-        // starts are taken by blocks that grow while nothing is found.
+        // a's), and cannot be interrupted meanwhile; one that is given little
+        // looks at the overlap too often. So starts are taken by blocks that
+        // grow while nothing is found and that is known soon.
         const FIRST: usize = 1 << 12;
         const MOST: usize = 1 << 16;
+        const SOON: Duration = Duration::from_millis(4);
         let mut at = window.starts.start.max(offset(window.address, *next));
-        let mut block = MOST;
+        let mut block = FIRST;
         while at < window.starts.end {
             if job.stopped() {
                 return ControlFlow::Break(());
@@ -89,10 +97,12 @@ impl Pattern {
             let stop = at.saturating_add(block).min(window.starts.end);
             // As far as the longest match of the last start of the block may go.
             let end = stop.saturating_sub(1).saturating_add(self.longest).min(window.bytes.len());
+            let asked = Instant::now();
             let found = self.regex.search(&Input::new(window.bytes).span(at..end));
+            let soon = asked.elapsed() < SOON;
             let Some(found) = found.filter(|found| found.start() < stop) else {
                 at = stop;
-                block = block.saturating_mul(2).min(MOST);
+                block = if soon { block.saturating_mul(2).min(MOST) } else { (block / 2).max(1) };
                 continue;
             };
             // No earlier start matches, however short its match were. A match that is
@@ -114,7 +124,7 @@ impl Pattern {
                 })?;
                 *next = window.address_of(match_end);
                 at = match_end;
-                block = FIRST;
+                block = if soon { FIRST } else { block };
             } else {
                 at = start.saturating_add(1);
                 block = (block / 2).max(1);
