@@ -79,48 +79,82 @@ pub struct Chunk {
     pub run: AddressRange,
 }
 
-/// Cuts ranges in address order into chunks of at most `size` bytes.
+/// Cuts ranges into chunks, some at a time.
 ///
-/// Chunk borders lie at multiples of `size`, so that pages are never shared.
-#[must_use]
-pub fn chunks(ranges: &[AddressRange], size: u64) -> Vec<Chunk> {
-    let size = size.max(1);
-    let mut chunks = Vec::new();
-    for &run in ranges {
-        let mut start = run.start();
-        while start < run.end() {
-            let border = start.checked_next_multiple_of(size).unwrap_or(u64::MAX);
-            let border = if border == start { start.saturating_add(size) } else { border };
-            let own = AddressRange::saturating(start, border.min(run.end()).saturating_sub(start));
-            chunks.push(Chunk { own, run });
-            start = own.end();
-        }
+/// Never all at once: a region of 2^60 bytes of which a few were saved must
+/// not become 2^40 chunks.
+struct Cutter {
+    /// The ranges that are not cut to their end, the next one last, and where to go on in them.
+    left: Vec<(AddressRange, u64)>,
+    size: u64,
+}
+
+impl Cutter {
+    fn new(ranges: &[AddressRange], size: u64) -> Self {
+        let runs = AddressRange::merge(ranges.to_vec()).into_iter().rev();
+        Self { left: runs.map(|run| (run, run.start())).collect(), size: size.max(1) }
     }
-    chunks
+
+    /// The next chunk.
+    ///
+    /// Chunk borders lie at multiples of the size, so that pages are never shared.
+    fn cut(&mut self) -> Option<Chunk> {
+        let (run, from) = self.left.last_mut()?;
+        let run = *run;
+        let border = from.checked_next_multiple_of(self.size).unwrap_or(u64::MAX);
+        let border = if border == *from { from.saturating_add(self.size) } else { border };
+        let end = border.min(run.end());
+        let own = AddressRange::saturating(*from, end.saturating_sub(*from));
+        *from = end;
+        if end >= run.end() {
+            self.left.pop();
+        }
+        Some(Chunk { own, run })
+    }
+
+    /// Leaves out what lies before `address` of the range that is being cut; says how much.
+    fn skip(&mut self, address: u64) -> u64 {
+        let Some((run, from)) = self.left.last_mut() else { return 0 };
+        let to = address.clamp(*from, run.end());
+        let skipped = to.saturating_sub(*from);
+        *from = to;
+        if to >= run.end() {
+            self.left.pop();
+        }
+        skipped
+    }
 }
 
 thread_local! {
     static BUFFER: RefCell<Buffer> = RefCell::default();
 }
 
-/// Works on all chunks in parallel and hands the results over in order.
+/// Cuts ranges into chunks of `size` bytes, works on them in parallel, and hands the results over in order.
 ///
-/// `work` gets a buffer that its thread keeps. Memory: at most [`AHEAD`]
-/// results per thread exist at a time beside what `take` keeps.
+/// Touching and overlapping ranges are one. `work` gets a buffer that its
+/// thread keeps; `take` may answer with an address before which nothing more
+/// can be had, and the pass goes on there. Memory: at most [`AHEAD`] results
+/// per thread exist at a time beside what `take` keeps.
 ///
 /// # Errors
 ///
 /// [`Error::Interrupted`] when the job was stopped, and whatever `take` finds.
 pub fn in_order<T: Send>(
-    chunks: &[Chunk],
+    ranges: &[AddressRange],
+    size: u64,
     job: &Job,
     work: impl Fn(&Chunk, &mut Buffer) -> T + Sync,
-    mut take: impl FnMut(&Chunk, T) -> Result<(), Error>,
+    mut take: impl FnMut(&Chunk, T) -> Result<Option<u64>, Error>,
 ) -> Result<(), Error> {
-    let total = chunks.iter().map(|chunk| chunk.own.len()).fold(0, u64::saturating_add);
-    job.total.store(total, Ordering::Relaxed);
-    let batch = rayon::current_num_threads().saturating_mul(AHEAD).max(1);
-    for batch in chunks.chunks(batch) {
+    let mut cutter = Cutter::new(ranges, size);
+    let total = cutter.left.iter().map(|(run, _)| run.len()).fold(0, u64::saturating_add);
+    job.total.fetch_add(total, Ordering::Relaxed);
+    let most = rayon::current_num_threads().saturating_mul(AHEAD).max(1);
+    loop {
+        let batch: Vec<Chunk> = std::iter::from_fn(|| cutter.cut()).take(most).collect();
+        if batch.is_empty() {
+            return Ok(());
+        }
         let results: Vec<Option<T>> = batch
             .par_iter()
             .with_max_len(1)
@@ -135,12 +169,12 @@ pub fn in_order<T: Send>(
             .collect();
         job.check()?;
         for (chunk, result) in batch.iter().zip(results) {
-            if let Some(result) = result {
-                take(chunk, result)?;
+            let Some(result) = result else { continue };
+            if let Some(address) = take(chunk, result)? {
+                job.done.fetch_add(cutter.skip(address), Ordering::Relaxed);
             }
         }
     }
-    Ok(())
 }
 
 /// Appends `gap` to gaps in address order; touching ones of one cause become one.
@@ -159,35 +193,54 @@ pub fn push_gap(gaps: &mut Vec<Gap>, gap: Gap) {
 mod tests {
     use super::*;
 
+    fn range(start: u64, end: u64) -> AddressRange {
+        AddressRange::new(start, end).unwrap()
+    }
+
     #[test]
     fn chunks_tile_their_ranges_and_break_at_multiples_of_their_size() {
-        let ranges = [AddressRange::new(5, 25).unwrap(), AddressRange::new(30, 40).unwrap()];
-        let own: Vec<_> = chunks(&ranges, 10).iter().map(|chunk| chunk.own).collect();
-        let range = |start, end| AddressRange::new(start, end).unwrap();
+        let mut cutter = Cutter::new(&[range(5, 25), range(30, 40)], 10);
+        let own: Vec<_> = std::iter::from_fn(|| cutter.cut()).map(|chunk| chunk.own).collect();
         assert_eq!(own, [range(5, 10), range(10, 20), range(20, 25), range(30, 40)]);
     }
 
     #[test]
     fn results_are_taken_in_address_order() {
-        let run = AddressRange::new(0, 1000).unwrap();
-        let chunks = chunks(&[run], 3);
         let mut seen = Vec::new();
         let work = |chunk: &Chunk, _: &mut Buffer| chunk.own.start();
-        in_order(&chunks, &Job::default(), work, |_, start| {
+        in_order(&[range(0, 1000)], 3, &Job::default(), work, |_, start| {
             seen.push(start);
-            Ok(())
+            Ok(None)
         })
         .unwrap();
         assert!(seen.is_sorted());
-        assert_eq!(seen.len(), chunks.len());
+        assert_eq!(seen.len(), 334);
+    }
+
+    #[test]
+    fn what_nobody_can_read_is_not_cut_into_chunks() {
+        let mut chunks = 0;
+        let job = Job::default();
+        in_order(
+            &[range(0, 1 << 60), range(1 << 61, (1 << 61) + 5)],
+            16,
+            &job,
+            |_, _| (),
+            |_, ()| {
+                chunks += 1;
+                Ok(Some(1 << 60))
+            },
+        )
+        .unwrap();
+        assert!(chunks < 100_000, "{chunks}");
+        assert_eq!(job.progress(), ((1 << 60) + 5, (1 << 60) + 5));
     }
 
     #[test]
     fn a_stopped_job_ends_as_interrupted() {
         let job = Job::default();
         job.stop();
-        let chunks = chunks(&[AddressRange::new(0, 10).unwrap()], 3);
-        let result = in_order(&chunks, &job, |_, _| (), |_, ()| Ok(()));
+        let result = in_order(&[range(0, 10)], 3, &job, |_, _| (), |_, ()| Ok(None));
         assert!(matches!(result, Err(Error::Interrupted)));
     }
 }

@@ -95,18 +95,18 @@ pub fn contents_within(
     if counts.iter().any(|count| count.count > 1) {
         let work = |chunk: &Chunk, buffer: &mut Buffer| {
             let mut places = Vec::new();
-            runs(memory, chunk, min, job, buffer, |run| {
+            let searched = runs(memory, chunk, min, job, buffer, |run| {
                 places.extend(listed.get(&run.hash).map(|index| (*index, run.start)));
             });
-            places
+            (places, searched.beyond)
         };
-        pass::in_order(&pass::chunks(&ranges, bounds.chunk), job, work, |_, places| {
+        pass::in_order(&ranges, bounds.chunk, job, work, |_, (places, beyond)| {
             for (index, place) in places {
                 if let Some(steps) = steps.get_mut(index) {
                     steps.add(place);
                 }
             }
-            Ok(())
+            Ok(beyond)
         })?;
     }
     let record = |(counted, steps): (Counted, Steps)| {

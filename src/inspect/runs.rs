@@ -50,6 +50,8 @@ pub(crate) struct Searched {
     pub(crate) bytes: u64,
     /// Those that could not be had, in address order.
     pub(crate) gaps: Vec<Gap>,
+    /// The end of a gap that goes on behind the chunk.
+    pub(crate) beyond: Option<u64>,
 }
 
 /// Hands over each string of at least `min` characters that starts in the chunk, in address order.
@@ -64,7 +66,7 @@ pub(crate) fn runs(
     take: impl FnMut(Run),
 ) -> Searched {
     let Chunk { own, run } = *chunk;
-    let mut searched = Searched { bytes: own.len(), gaps: Vec::new() };
+    let mut searched = Searched { bytes: own.len(), ..Searched::default() };
     let mut scanner = Scanner::new(own, min, take);
     let mut at = own.start().saturating_sub(WIDEST as u64).max(run.start());
     let mut beyond = BEYOND;
@@ -87,6 +89,10 @@ pub(crate) fn runs(
             at = at.max(gap.range.end());
             if let Some(range) = gap.range.intersection(own) {
                 searched.bytes = searched.bytes.saturating_sub(range.len());
+                // What goes on behind the chunk is noted here as a whole: the pass leaves it out.
+                let end = gap.range.end().min(run.end());
+                searched.beyond = (end > own.end()).then_some(end);
+                let range = AddressRange::saturating(range.start(), end.saturating_sub(range.start()));
                 push_gap(&mut searched.gaps, Gap { range, missing: gap.missing });
             }
         } else if view.bytes.is_empty() {

@@ -138,7 +138,7 @@ impl Tally {
             counts.sort_unstable_by_key(|counted| counted.first);
             (counts, searched)
         };
-        pass::in_order(&pass::chunks(ranges, bounds.chunk), job, work, |_, (counts, searched)| {
+        pass::in_order(ranges, bounds.chunk, job, work, |_, (counts, searched)| {
             for counted in counts {
                 tally.add(counted, bounds.tracked);
             }
@@ -146,7 +146,7 @@ impl Tally {
             for gap in searched.gaps {
                 push_gap(&mut tally.gaps, gap);
             }
-            Ok(())
+            Ok(searched.beyond)
         })?;
         Ok(tally)
     }

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use super::finds::{Finds, KEPT, Scan};
 use super::scan::{Found, Match};
 use crate::error::Error;
-use crate::memory::{Buffer, Gap};
+use crate::memory::Buffer;
 use crate::pass::{Chunk, push_gap};
 
 /// The answer as it grows, chunk by chunk in order.
@@ -14,21 +14,22 @@ pub(super) struct Answer<'a> {
     pub(super) found: Found,
     /// Where the last match of a pattern ends: no other starts before it.
     end: u64,
-    /// How a gap at the end of the latest chunk goes on after it.
-    pub(super) beyond: Option<Gap>,
     buffer: Buffer,
 }
 
 impl<'a> Answer<'a> {
     pub(super) fn new(scan: Scan<'a>) -> Self {
-        Self { scan, found: Found::default(), end: 0, beyond: None, buffer: Buffer::default() }
+        Self { scan, found: Found::default(), end: 0, buffer: Buffer::default() }
     }
 
-    pub(super) fn take(&mut self, chunk: &Chunk, mut finds: Finds) -> Result<(), Error> {
+    /// Adds what a chunk gave; comes back with the end of a gap that goes on behind the chunk.
+    pub(super) fn take(&mut self, chunk: &Chunk, mut finds: Finds) -> Result<Option<u64>, Error> {
         let seen = std::mem::take(&mut finds.seen);
         self.found.searched = self.found.searched.saturating_add(seen.searched);
-        seen.gaps.into_iter().for_each(|gap| push_gap(&mut self.found.gaps, gap));
-        self.beyond = seen.beyond;
+        let beyond = seen.beyond.as_ref().map(|gap| gap.range.end());
+        for gap in seen.gaps.into_iter().chain(seen.beyond) {
+            push_gap(&mut self.found.gaps, gap);
+        }
         let mut from = chunk.own.start();
         if self.scan.search.needle.exclusive() && self.end > from {
             from = self.end.min(chunk.own.end());
@@ -41,7 +42,8 @@ impl<'a> Answer<'a> {
             let all = self.scan.chunk(chunk, from, usize::MAX, &mut self.buffer);
             self.push(all.kept.get(finds.kept.len()..).unwrap_or_default());
         }
-        self.scan.job.check()
+        self.scan.job.check()?;
+        Ok(beyond)
     }
 
     /// Adds matches up to the limit, and comes back with whether there is room for more.

@@ -3,17 +3,10 @@
 use super::answer::Answer;
 use super::finds::{KEPT, Scan};
 use super::needle::Needle;
-use super::window::between;
 use crate::error::Error;
 use crate::memory::{Gap, Memory};
-use crate::pass::{self, CHUNK, Chunk, Job, push_gap};
+use crate::pass::{self, CHUNK, Job};
 use crate::range::AddressRange;
-
-/// Chunks that are cut at a time.
-///
-/// Only between two cuts is a gap left out as a whole: a region of 2^60 bytes
-/// of which a few were saved must not become 2^40 chunks.
-const CUT: usize = 1 << 16;
 
 /// What to look for, where, and how many matches to come back with.
 #[derive(Clone, Debug)]
@@ -91,63 +84,15 @@ pub fn find_in_chunks(
     memory.recheck()?;
     let scan = Scan { memory, search, job };
     let mut answer = Answer::new(scan);
-    let mut cutter = Cutter::new(ranges, size);
     // What only the order of chunks decides is decided when they are handed
     // over, and may need more than the first few matches.
     let keep = if search.needle.exclusive() { KEPT } else { KEPT.min(search.limit.unwrap_or(KEPT)) };
-    loop {
-        let chunks = cutter.cut();
-        if chunks.is_empty() {
-            return Ok(answer.found);
-        }
-        pass::in_order(
-            &chunks,
-            job,
-            |chunk, buffer| scan.chunk(chunk, chunk.own.start(), keep, buffer),
-            |chunk, finds| answer.take(chunk, finds),
-        )?;
-        if let Some(gap) = answer.beyond.take() {
-            cutter.skip(gap.range.end());
-            push_gap(&mut answer.found.gaps, gap);
-        }
-    }
-}
-
-/// Cuts ranges into chunks, some at a time.
-struct Cutter {
-    /// The ranges that are not cut to their end, the next one last, and where to go on in them.
-    left: Vec<(AddressRange, u64)>,
-    size: u64,
-}
-
-impl Cutter {
-    fn new(ranges: &[AddressRange], size: u64) -> Self {
-        let runs = AddressRange::merge(ranges.to_vec()).into_iter().rev();
-        Self { left: runs.map(|run| (run, run.start())).collect(), size: size.max(1) }
-    }
-
-    /// The next chunks; none at the end.
-    fn cut(&mut self) -> Vec<Chunk> {
-        let mut chunks = Vec::new();
-        while chunks.len() < CUT {
-            let Some((run, from)) = self.left.pop() else { break };
-            let room = CUT.saturating_sub(chunks.len()) as u64;
-            let border = from.checked_next_multiple_of(self.size).unwrap_or(u64::MAX);
-            let end = border.saturating_add(self.size.saturating_mul(room)).min(run.end());
-            let cut = pass::chunks(&[between(from, end)], self.size);
-            chunks.extend(cut.into_iter().map(|chunk| Chunk { run, ..chunk }));
-            if end < run.end() {
-                self.left.push((run, end));
-            }
-        }
-        chunks
-    }
-
-    /// Leaves out what lies before `address` of the range that is being cut.
-    fn skip(&mut self, address: u64) {
-        if let Some((run, from)) = self.left.last_mut() {
-            *from = address.clamp(*from, run.end());
-        }
-        self.left.retain(|(run, from)| *from < run.end());
-    }
+    pass::in_order(
+        ranges,
+        size,
+        job,
+        |chunk, buffer| scan.chunk(chunk, chunk.own.start(), keep, buffer),
+        |chunk, finds| answer.take(chunk, finds),
+    )?;
+    Ok(answer.found)
 }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use gdb_leak::inspect::records::{contents, contents_within};
 use gdb_leak::inspect::strings::{Bounds, strings, strings_within};
 use gdb_leak::inspect::text::printable;
-use gdb_leak::memory::Memory;
+use gdb_leak::memory::{Memory, RegionKind};
 use gdb_leak::pass::Job;
 use gdb_leak::range::AddressRange;
 use gdb_leak::source::captured::Captured;
@@ -177,4 +177,12 @@ fn a_stopped_job_gives_no_strings() {
     let job = Job::default();
     job.stop();
     assert!(strings(&memory, &[whole(&memory)], 4, None, &job).is_err());
+}
+
+#[test]
+fn a_region_of_which_nearly_nothing_was_saved_is_not_gone_through() {
+    let memory = Captured::new().with_region(0x1000, b"leaked memory", 1 << 60, RegionKind::Anon, "");
+    let found = strings(&memory, &[whole(&memory)], 4, None, &Job::default()).unwrap();
+    assert_eq!((found.strings.len(), found.gaps.len()), (1, 1));
+    assert_eq!(found.gaps[0].range.len(), (1 << 60) - 13);
 }
