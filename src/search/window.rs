@@ -130,7 +130,8 @@ impl Seen {
         let end = gap.range.end().max(at.saturating_add(1));
         let inside = between(at, end.min(own.end()));
         let after = between(own.end(), end.min(run.end()));
-        if !after.is_empty() {
+        // A gap that was met by reading ahead leaves bytes between the chunk and itself.
+        if gap.range.start() <= own.end() && !after.is_empty() {
             self.beyond = Some(Gap { range: after, missing: gap.missing.clone() });
         }
         if !inside.is_empty() {
