@@ -31,7 +31,8 @@ def page() -> str:
 def _sections(both: Iterable[Command], shell_only: Iterable[Command]) -> Iterator[str]:
     yield _HEAD
     for command in both:
-        yield f"\n## {command.prompt_name}\n\nIn gdb:\n\n```text\n{manual.help_text(command)}\n```\n"
+        yield f"\n## {command.prompt_name}\n\nIn gdb:\n"
+        yield f"\n```text\n{manual.help_text(command)}\n```\n"
         usage = manual.usage_line(command, from_shell=True)
         yield f"\nFrom a shell:\n\n```text\nUsage: {usage}\n\n{command.example[1]}\n```\n"
     for command in shell_only:
