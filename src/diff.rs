@@ -83,6 +83,7 @@ pub struct Difference {
 /// only, which grows upwards.
 #[must_use]
 pub fn diff(before: &[Region], after: &[Region]) -> Difference {
+    let (before, after) = (&listed(before, after)[..], &listed(after, before)[..]);
     let mut difference = Difference::default();
     match same_program(before, after, corresponds) {
         Ok(()) => {
@@ -100,6 +101,19 @@ pub fn diff(before: &[Region], after: &[Region]) -> Difference {
     }
     difference.finish();
     difference
+}
+
+/// The regions that can change: those that the kernel shows everybody cannot.
+///
+/// Folklore: cores leave `[vvar]` out, pmap calls it `[ anon ]`, and so it would
+/// come and go with whoever wrote the list. Seen: gcore of gdb 13.1, procps 4.0.
+fn listed(these: &[Region], those: &[Region]) -> Vec<Region> {
+    let kernels = |region: &&Region| region.kind == RegionKind::Special;
+    let special: Vec<AddressRange> = those.iter().filter(kernels).map(|region| region.range).collect();
+    let shared = |region: &&Region| {
+        !region.permissions.writable() && special.iter().any(|range| range.covers(region.range))
+    };
+    these.iter().filter(|region| !kernels(region) && !shared(region)).cloned().collect()
 }
 
 impl Difference {

@@ -77,7 +77,7 @@ impl Style {
 /// let memory = Captured::new().with(0x7000, b"leaked memory\0\0\0and");
 /// let range = AddressRange::new(0x7000, 0x7013).unwrap();
 /// let mut text = String::new();
-/// Dump::new(&memory, range, Style::X8, true).next_piece(&memory, &mut text, 4096).unwrap();
+/// Dump::new(&memory, range, Style::X8, true).unwrap().next_piece(&memory, &mut text, 4096).unwrap();
 /// assert_eq!(text, "\
 /// 0x0000000000007000  6d2064656b61656c 00000079726f6d65  >leaked memory...<
 /// 0x0000000000007010  0000000000646e61                   >and<
@@ -106,11 +106,23 @@ pub struct Dump {
 
 impl Dump {
     /// A dump of `range`; with `fold` equal lines become one `*`.
-    #[must_use]
-    pub fn new(memory: &dyn Memory, range: AddressRange, style: Style, fold: bool) -> Self {
+    ///
+    /// # Errors
+    ///
+    /// What [`Memory::recheck`] finds, and the first missing byte where the
+    /// whole range is missing: part of it missing is said in the dump.
+    pub fn new(memory: &dyn Memory, range: AddressRange, style: Style, fold: bool) -> Result<Self, Error> {
+        memory.recheck()?;
+        if !range.is_empty() {
+            let mut buffer = Buffer::default();
+            let nothing = memory.view(range, &mut buffer).gap.filter(|gap| gap.range.covers(range));
+            if let Some(gap) = nothing {
+                return Err(gap.error());
+            }
+        }
         let wide = memory.word_format().size >= 8 || range.end() >> 32 != 0;
         let digits = if wide { 16 } else { 8 };
-        Self {
+        Ok(Self {
             format: memory.word_format(),
             range,
             style,
@@ -124,7 +136,7 @@ impl Dump {
             missing: 0,
             ended: false,
             buffer: Buffer::default(),
-        }
+        })
     }
 
     /// Lines written so far, those with a `*`, a gap or the end address among them.

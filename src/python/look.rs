@@ -42,7 +42,7 @@ impl Dump {
 pub(super) fn dump(memory: &Memory, start: u64, length: u64, style: &str, fold: bool) -> PyResult<Dump> {
     let range = AddressRange::with_length(start, length)?;
     let memory = memory.target.memory.clone();
-    let dump = hexdump::Dump::new(memory.as_ref(), range, hexdump::Style::from_name(style)?, fold);
+    let dump = hexdump::Dump::new(memory.as_ref(), range, hexdump::Style::from_name(style)?, fold)?;
     Ok(Dump { memory, dump })
 }
 

@@ -216,3 +216,20 @@ proptest! {
         prop_assert!(found.same_program && all(&found).next().is_none());
     }
 }
+
+#[test]
+fn what_the_kernel_shows_everybody_never_comes_or_goes() {
+    let vvar = |kind, name| region(0x7fff_f7fc_0000, 0x7fff_f7fc_4000, "r--", kind, name);
+    let insert = |one: Region| {
+        let mut regions = sample(0x5555_5557_9000);
+        regions.insert(3, one);
+        regions
+    };
+    let live = insert(vvar(RegionKind::Special, "[vvar]"));
+    for other in [sample(0x5555_5557_9000), insert(vvar(RegionKind::Anon, ""))] {
+        for found in [diff(&other, &live), diff(&live, &other)] {
+            assert!(found.new.is_empty() && found.gone.is_empty(), "{found:?}");
+            assert_eq!(found.growth, 0);
+        }
+    }
+}

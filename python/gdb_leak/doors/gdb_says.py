@@ -35,7 +35,7 @@ def target_stack(maint_print_target_stack: str) -> list[str]:
 def sections(maint_info_sections: str) -> list[tuple[int, int, str, str]]:
     """Return ``(start, end, permissions, name)`` for each section in memory.
 
-    The name is that of the file and of the section. Left out are sections of
+    The name is that of the file. Left out are sections of
     no bytes and ``.tbss``, which has an address but no memory there.
 
     :param maint_info_sections: of all object files.
@@ -52,7 +52,7 @@ def sections(maint_info_sections: str) -> list[tuple[int, int, str, str]]:
         if "ALLOC" not in flags or name == ".tbss" or start >= end:
             continue
         permissions = "r-x" if "CODE" in flags else "r--" if "READONLY" in flags else "rw-"
-        found.append((start, end, permissions, f"{file} {name}".strip()))
+        found.append((start, end, permissions, file))
     return found
 
 
