@@ -107,13 +107,13 @@ pub fn diff(before: &[Region], after: &[Region]) -> Difference {
 ///
 /// Folklore: cores leave `[vvar]` out, pmap calls it `[ anon ]`, and so it would
 /// come and go with whoever wrote the list. Seen: gcore of gdb 13.1, procps 4.0.
-fn listed(these: &[Region], those: &[Region]) -> Vec<Region> {
+fn listed(side: &[Region], other: &[Region]) -> Vec<Region> {
     let kernels = |region: &&Region| region.kind == RegionKind::Special;
-    let special: Vec<AddressRange> = those.iter().filter(kernels).map(|region| region.range).collect();
+    let special: Vec<AddressRange> = other.iter().filter(kernels).map(|region| region.range).collect();
     let shared = |region: &&Region| {
         !region.permissions.writable() && special.iter().any(|range| range.covers(region.range))
     };
-    these.iter().filter(|region| !kernels(region) && !shared(region)).cloned().collect()
+    side.iter().filter(|region| !kernels(region) && !shared(region)).cloned().collect()
 }
 
 impl Difference {
