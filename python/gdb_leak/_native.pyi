@@ -10,11 +10,12 @@ Errors are those of :mod:`gdb_leak.errors`.
 from collections.abc import Sequence
 from typing import Callable, Final, Literal, Optional, Union, final
 
+__all__: Final[list[str]]
 __version__: Final[str]
 
-ByteOrder = Literal["little", "big"]
-Place = Union[str, tuple[int, int]]
-Progress = Optional[Callable[[int, int], None]]
+_ByteOrder = Literal["little", "big"]
+_Place = Union[str, tuple[int, int]]
+_Progress = Optional[Callable[[int, int], None]]
 
 @final
 class Region:
@@ -50,7 +51,7 @@ class Memory:
     @property
     def word_size(self) -> int: ...
     @property
-    def byte_order(self) -> ByteOrder: ...
+    def byte_order(self) -> _ByteOrder: ...
     @property
     def complete(self) -> bool: ...
     @property
@@ -63,12 +64,12 @@ class Memory:
     def threads(self) -> list[int]: ...
     @property
     def taken(self) -> Optional[str]: ...
-    def regions(self, place: Place = "all") -> list[Region]: ...
+    def regions(self, place: _Place) -> list[Region]: ...
     def region_at(self, address: int) -> Optional[Region]: ...
     def read(self, start: int, length: int) -> bytes: ...
     def recheck(self) -> None: ...
-    def missing_pages(self, place: Place) -> list[tuple[int, int]]: ...
-    def fetch(self, place: Place, read: Callable[[int, int], Optional[bytes]]) -> None: ...
+    def missing_pages(self, place: _Place) -> list[tuple[int, int]]: ...
+    def fetch(self, place: _Place, read: Callable[[int, int], Optional[bytes]]) -> None: ...
 
 @final
 class Stop:
@@ -86,7 +87,7 @@ def open_file(
 def open_process(pid: int, usage: bool = False) -> Memory: ...
 def open_remote(
     word_size: int,
-    byte_order: ByteOrder,
+    byte_order: _ByteOrder,
     arch: Optional[str],
     maps: Optional[str],
     sections: Sequence[tuple[int, int, str, str]],
@@ -105,10 +106,10 @@ class Needle:
     @staticmethod
     def hex(digits: str) -> Needle: ...
     @staticmethod
-    def integer(value: int, size: int, byte_order: ByteOrder) -> Needle: ...
+    def integer(value: int, size: int, byte_order: _ByteOrder) -> Needle: ...
     @staticmethod
     def utf16(
-        text: str, byte_order: ByteOrder, terminated: bool = False, ignore_case: bool = False
+        text: str, byte_order: _ByteOrder, terminated: bool = False, ignore_case: bool = False
     ) -> Needle: ...
     @staticmethod
     def pointer(value: int, memory: Memory) -> Needle: ...
@@ -139,10 +140,10 @@ class Matches:
 def find(
     memory: Memory,
     needle: Needle,
-    place: Place = "writable",
+    place: _Place,
     align: Optional[int] = None,
     limit: Optional[int] = None,
-    progress: Progress = None,
+    progress: _Progress = None,
 ) -> Matches: ...
 
 @final
@@ -160,10 +161,10 @@ def write_range(
     length: int,
     path: str,
     force: bool = False,
-    progress: Progress = None,
+    progress: _Progress = None,
 ) -> int: ...
-def words_to_text(words: Sequence[int], size: int, byte_order: ByteOrder) -> str: ...
-def text_to_words(text: bytes, size: int, byte_order: ByteOrder) -> list[int]: ...
+def words_to_text(words: Sequence[int], size: int, byte_order: _ByteOrder) -> str: ...
+def text_to_words(text: bytes, size: int, byte_order: _ByteOrder) -> list[int]: ...
 
 @final
 class Strings:
@@ -184,17 +185,17 @@ class Strings:
 
 def strings(
     memory: Memory,
-    place: Place = "writable",
+    place: _Place,
     minimum: int = 4,
     top: Optional[int] = None,
-    progress: Progress = None,
+    progress: _Progress = None,
 ) -> Strings: ...
 def contents(
     memory: Memory,
     ranges: Sequence[tuple[int, int]],
     minimum: int = 4,
     top: Optional[int] = None,
-    progress: Progress = None,
+    progress: _Progress = None,
 ) -> list[tuple[str, int, int, int, Optional[int], int]]: ...
 
 @final

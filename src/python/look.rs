@@ -115,7 +115,7 @@ impl Strings {
 #[pyfunction]
 #[pyo3(signature = (
     memory,
-    place = PlaceArgument::Name("writable".to_owned()),
+    place,
     minimum = 4,
     top = None,
     progress = None,

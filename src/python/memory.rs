@@ -151,7 +151,6 @@ impl Memory {
         self.target.origin.taken.as_deref()
     }
 
-    #[pyo3(signature = (place = PlaceArgument::Name("all".to_owned())))]
     fn regions(&self, place: PlaceArgument) -> PyResult<Vec<Region>> {
         let place = place.place()?;
         let regions = self.target.memory.regions().iter();
@@ -300,7 +299,7 @@ pub(super) fn stop_process(pid: i32) -> PyResult<Stop> {
 }
 
 #[pyfunction]
-#[pyo3(signature = (memory, path = None, force = false))]
+#[pyo3(signature = (memory, path, force = false))]
 pub(super) fn save_snapshot(
     py: Python<'_>,
     memory: &Memory,

@@ -120,7 +120,7 @@ impl Matches {
 #[pyo3(signature = (
     memory,
     needle,
-    place = PlaceArgument::Name("writable".to_owned()),
+    place,
     align = None,
     limit = None,
     progress = None,

@@ -12,7 +12,7 @@ from gdb_leak.target import Request, Result, Target, Value
 from gdb_leak.words import Word
 
 if TYPE_CHECKING:
-    from gdb_leak._native import ByteOrder
+    from gdb_leak._native import _ByteOrder
 
 _WORDS_AT = 8
 _MOST_WORDS_AT = 1 << 20
@@ -66,7 +66,7 @@ def run(request: Request) -> Result:
         raise UsageError("-count goes with -at")
     target = _target(request, needed=parsed.flag("at"))
     size: int = target.memory.word_size if target else 8
-    order: ByteOrder = target.memory.byte_order if target else "little"
+    order: _ByteOrder = target.memory.byte_order if target else "little"
     start: Optional[int] = None
     text_word, at = parsed.word("text"), parsed.word("at")
     if text_word is not None:

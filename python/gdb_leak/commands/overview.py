@@ -28,7 +28,7 @@ def run(request: Request) -> Result:
     memory = target.memory
     writable = memory.regions("writable")
     kinds: dict[str, dict[str, int]] = {}
-    for region in memory.regions():
+    for region in memory.regions("all"):
         kind = kinds.setdefault(region.kind, {"regions": 0, "size": 0})
         kind["regions"] += 1
         kind["size"] += region.size

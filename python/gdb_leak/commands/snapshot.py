@@ -46,7 +46,7 @@ def run(request: Request) -> Result:
     values: dict[str, Value] = {
         "path": path,
         "taken": taken.taken,
-        "regions": len(taken.regions()),
+        "regions": len(taken.regions("all")),
         "blocks": None,
         "name": None if session.shell else kept.name,
     }
