@@ -10,7 +10,33 @@ Errors are those of :mod:`gdb_leak.errors`.
 from collections.abc import Sequence
 from typing import Callable, Final, Literal, Optional, Union, final
 
-__all__: Final[list[str]]
+__all__ = [
+    "Change",
+    "Difference",
+    "Dump",
+    "Matches",
+    "Memory",
+    "Needle",
+    "Region",
+    "Stop",
+    "Strings",
+    "__version__",
+    "contents",
+    "diff",
+    "dump",
+    "find",
+    "open_file",
+    "open_process",
+    "open_remote",
+    "save_snapshot",
+    "stop_process",
+    "strings",
+    "text_to_words",
+    "unescape",
+    "words_to_text",
+    "write_range",
+]
+
 __version__: Final[str]
 
 _ByteOrder = Literal["little", "big"]
