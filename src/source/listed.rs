@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::error::Error;
-use crate::memory::{Buffer, Gap, Memory, Missing, Region, View, gap_before_next_region};
+use crate::memory::{Buffer, Gap, Memory, Missing, Permissions, Region, View, gap_before_next_region};
 use crate::range::AddressRange;
 use crate::source::file::FileView;
 use crate::source::kinds::{self, Clues};
@@ -46,7 +46,8 @@ pub fn open(view: &FileView) -> Result<Target, Error> {
     let listing = maps::parse(view.path(), &String::from_utf8_lossy(&bytes))?;
     let mut listed = Listed::new(WordFormat::LITTLE_64, listing.regions, "list of regions");
     // Whoever lists a heap names it, except pmap, which calls it `[ anon ]`.
-    let findings = kinds::classify(&listed, &Clues::default());
+    let vdso = if listing.format == Format::Pmap { unnamed_vdso(&listed.regions) } else { None };
+    let findings = kinds::classify(&listed, &Clues { vdso, ..Clues::default() });
     for (region, finding) in listed.regions.iter_mut().zip(findings) {
         region.kind = finding.kind;
         if let Some(name) = finding.name {
@@ -68,6 +69,25 @@ pub fn open(view: &FileView) -> Result<Target, Error> {
     Ok(Target { memory: Arc::new(listed), origin })
 }
 
+/// Where the kernel's code lies in a list that calls it `[ anon ]`, as pmap's do.
+///
+/// Few pages that can be executed and not written, right behind the read-only
+/// data that belong to them. Seen: procps 3.3 and 4.0.
+fn unnamed_vdso(regions: &[Region]) -> Option<u64> {
+    const LARGEST: u64 = 4 * 4096;
+    let code = Permissions::new(true, false, true);
+    let data = Permissions::new(true, false, false);
+    let vdso = regions.windows(2).find(|pair| match pair {
+        [before, region] => {
+            let both = before.name.is_empty() && region.name.is_empty();
+            let small = region.range.len() <= LARGEST && before.range.end() == region.range.start();
+            both && small && before.permissions == data && region.permissions == code
+        }
+        _ => false,
+    })?;
+    vdso.last().map(|region| region.range.start())
+}
+
 impl Memory for Listed {
     fn word_format(&self) -> WordFormat {
         self.format
@@ -87,5 +107,25 @@ impl Memory for Listed {
             None => gap_before_next_region(&self.regions, at),
         };
         View { bytes: &[], gap: Some(gap) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pmap_lists_get_a_heap_and_the_kernels_own_mappings_told() {
+        let text = "7:   ./sample\nAddress Kbytes RSS Dirty Mode Mapping\n\
+            0000000000400000 4 4 0 r-x-- sample\n0000000000401000 4 4 4 rw--- sample\n\
+            0000000000800000 132 8 8 rw---   [ anon ]\n00007f0000000000 16 0 0 r----   [ anon ]\n\
+            00007f0000004000 8 4 0 r-x--   [ anon ]\n00007ffff0000000 132 12 12 rw---   [ stack ]\n";
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        std::io::Write::write_all(&mut file, text.as_bytes()).unwrap();
+        let target = open(&FileView::open(file.path()).unwrap()).unwrap();
+        let kinds: Vec<_> = target.memory.regions().iter().map(|region| region.kind.name()).collect();
+        assert_eq!(kinds, ["file", "data", "heap", "special", "vdso", "stack"]);
+        let error = target.memory.word(0x80_0000).unwrap_err().to_string();
+        assert_eq!(error, "memory at 0x800000 was not saved in the list of regions");
     }
 }

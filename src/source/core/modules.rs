@@ -52,12 +52,14 @@ pub(super) fn attach(
         if !wanting(core.regions.iter(), name) {
             continue;
         }
-        let path = match files.executable {
-            Some(path) if started == Some(name) => path.to_owned(),
-            _ => place(name, files.sysroot),
-        };
-        if let Some((base, (file, image))) = base.and_then(|base| Some((base, same_file(core, base, &path)?)))
-        {
+        // Whoever names a program may compare its core with one of another program.
+        let given = files.executable.filter(|_| started == Some(name)).map(Path::to_owned);
+        let mut paths = given.into_iter().chain([place(name, files.sysroot)]);
+        let found = base.and_then(|base| {
+            let (file, image) = paths.find_map(|path| same_file(core, base, &path))?;
+            Some((base, file, image))
+        });
+        if let Some((base, file, image)) = found {
             back(core, name, base, file, &image);
             continue;
         }
