@@ -176,9 +176,12 @@ fn heap(memory: &dyn Memory, program: Option<&str>, found: &mut [Finding]) {
     }
     let regions = memory.regions();
     let Some(program) = program else { return };
-    let Some(last) = regions.iter().rposition(|region| region.name == program) else { return };
-    let program_end = regions.get(last).map_or(0, |region| region.range.end());
     let end = module_end(memory, program).map(|end| end.checked_next_multiple_of(4096).unwrap_or(end));
+    // Folklore: a program may map its own file once more, far from where it
+    // was loaded. Seen: backtraces that read their own symbols.
+    let loaded = |region: &Region| region.name == program && end.is_none_or(|end| region.range.start() < end);
+    let Some(last) = regions.iter().rposition(loaded) else { return };
+    let program_end = regions.get(last).map_or(0, |region| region.range.end());
     let behind = regions.iter().enumerate().skip(last.saturating_add(1));
     let near = behind.take_while(|(_, region)| {
         region.name.is_empty() && region.range.start().saturating_sub(program_end) <= FARTHEST_HEAP
@@ -342,6 +345,8 @@ fn stack_block(memory: &dyn Memory, at: u64) -> Option<(AddressRange, u64)> {
 ///
 /// x86: it starts with its own address, and has it again two words later
 /// (glibc, `sysdeps/x86_64/nptl/tls.h` and `sysdeps/i386/nptl/tls.h`, `tcbhead_t`).
+/// The main thread's lies in a mapping of the loader's and names no stack, and
+/// what is mapped before that without permissions is no guard.
 fn control_block(memory: &dyn Memory, region: &Region) -> bool {
     const TAIL: u64 = 16 << 10;
     let format = memory.word_format();
@@ -352,6 +357,8 @@ fn control_block(memory: &dyn Memory, region: &Region) -> bool {
     let mut blocks = (start..).step_by(64).zip(bytes.chunks_exact(64));
     blocks.any(|(address, block)| {
         let second = block.get(format.size.saturating_mul(2)..).and_then(|rest| format.read(rest));
-        format.read(block) == Some(address) && second == Some(address)
+        format.read(block) == Some(address)
+            && second == Some(address)
+            && stack_block(memory, address).is_some()
     })
 }
