@@ -269,50 +269,59 @@ fn arena_heap(memory: &dyn Memory, start: u64, largest: u64) -> Option<u64> {
 /// The stacks of threads, each with its guard.
 fn thread_stacks(memory: &dyn Memory, threads: &[Thread], found: &mut [Finding]) {
     let regions = memory.regions();
-    let index_of = |address: u64| regions.iter().position(|region| region.range.contains(address));
-    let none = Permissions::new(false, false, false);
-    for index in 1..regions.len() {
-        // A stack that nobody's registers point at: of a thread that is running,
-        // or that ended and whose stack is kept for the next one.
-        let before = index.checked_sub(1).and_then(|before| regions.get(before));
-        let (Some(guard), Some(region)) = (before, regions.get(index)) else { continue };
-        let guarded = guard.permissions == none && guard.range.end() == region.range.start();
-        if guarded && anonymous_data(region) && control_block(memory, region) {
-            mark(found, index, false);
-            mark(found, index.saturating_sub(1), true);
+    // A stack that nobody's registers point at: of a thread that is running,
+    // or that ended and whose stack is kept for the next one.
+    let unseen = regions.windows(2).filter_map(|pair| match pair {
+        [guard, region] => {
+            let guarded = guard.range.end() == region.range.start() && !guard.permissions.writable();
+            let possible = guarded && guard.name.is_empty() && anonymous_data(region);
+            possible.then(|| control_block(memory, region)).flatten()
         }
+        _ => None,
+    });
+    let seen = threads.iter().filter_map(|thread| stack_block(memory, thread.thread_pointer?));
+    for (stack, guard) in unseen.chain(seen) {
+        let guarded = AddressRange::saturating(stack.start(), guard);
+        mark(regions, found, AddressRange::saturating(guarded.end(), 1), false);
+        mark(regions, found, guarded, true);
     }
-    for thread in threads {
-        let block = thread.thread_pointer.and_then(|at| stack_block(memory, at));
-        if let Some((stack, guard)) = block {
-            if let Some(index) = index_of(stack.start().saturating_add(guard)) {
-                mark(found, index, false);
-            }
-            let guarded = AddressRange::saturating(stack.start(), guard);
-            for (index, region) in regions.iter().enumerate() {
-                if guarded.covers(region.range) {
-                    mark(found, index, true);
-                }
-            }
-        }
-        let Some(index) = thread.stack_pointer.and_then(index_of) else { continue };
-        if regions.get(index).is_some_and(anonymous_data) {
-            mark(found, index, false);
-            let guard = index.checked_sub(1).filter(|before| {
-                let touches = regions.get(*before).map(|region| (region.permissions, region.range.end()));
-                touches == regions.get(index).map(|region| (none, region.range.start()))
-            });
-            if let Some(guard) = guard {
-                mark(found, guard, true);
-            }
+    let none = Permissions::new(false, false, false);
+    for pointer in threads.iter().filter_map(|thread| thread.stack_pointer) {
+        let Some(index) =
+            at(regions, pointer).filter(|index| regions.get(*index).is_some_and(anonymous_data))
+        else {
+            continue;
+        };
+        mark(regions, found, AddressRange::saturating(pointer, 1), false);
+        let before = index.checked_sub(1).and_then(|before| regions.get(before));
+        let start = regions.get(index).map(|stack| stack.range.start());
+        if let Some(guard) =
+            before.filter(|guard| Some(guard.range.end()) == start && guard.permissions == none)
+        {
+            mark(regions, found, guard.range, true);
         }
     }
 }
 
-/// Calls a region part of a thread's stack, unless something better is known.
-fn mark(found: &mut [Finding], index: usize, inaccessible: bool) {
-    if let Some(finding) = found.get_mut(index).filter(|finding| finding.kind == RegionKind::Anon) {
-        *finding = Finding { kind: RegionKind::ThreadStack, inaccessible, ..*finding };
+/// The number of the region that holds `address`.
+fn at(regions: &[Region], address: u64) -> Option<usize> {
+    let index = regions.partition_point(|region| region.range.end() <= address);
+    regions.get(index).filter(|region| region.range.contains(address)).map(|_| index)
+}
+
+/// Calls the regions in `range` part of a thread's stack, unless something better is known of them.
+///
+/// Of a guard, only regions that it covers as a whole.
+fn mark(regions: &[Region], found: &mut [Finding], range: AddressRange, inaccessible: bool) {
+    let first = regions.partition_point(|region| region.range.end() <= range.start());
+    for (region, finding) in regions.iter().zip(found.iter_mut()).skip(first) {
+        if region.range.start() >= range.end() {
+            break;
+        }
+        let belongs = !inaccessible || range.covers(region.range);
+        if belongs && finding.kind == RegionKind::Anon {
+            *finding = Finding { kind: RegionKind::ThreadStack, inaccessible, ..*finding };
+        }
     }
 }
 
@@ -341,13 +350,13 @@ fn stack_block(memory: &dyn Memory, at: u64) -> Option<(AddressRange, u64)> {
     }
 }
 
-/// Whether a thread's control block lies at the end of the region, where stacks keep it.
+/// The stack and the guard of the thread whose control block lies at the end of the region.
 ///
 /// x86: it starts with its own address, and has it again two words later
 /// (glibc, `sysdeps/x86_64/nptl/tls.h` and `sysdeps/i386/nptl/tls.h`, `tcbhead_t`).
 /// The main thread's lies in a mapping of the loader's and names no stack, and
 /// what is mapped before that without permissions is no guard.
-fn control_block(memory: &dyn Memory, region: &Region) -> bool {
+fn control_block(memory: &dyn Memory, region: &Region) -> Option<(AddressRange, u64)> {
     const TAIL: u64 = 16 << 10;
     let format = memory.word_format();
     let length = region.range.len().min(TAIL);
@@ -355,10 +364,9 @@ fn control_block(memory: &dyn Memory, region: &Region) -> bool {
     let mut bytes = Vec::new();
     let _ = memory.append(AddressRange::saturating(start, length), &mut bytes);
     let mut blocks = (start..).step_by(64).zip(bytes.chunks_exact(64));
-    blocks.any(|(address, block)| {
+    blocks.find_map(|(address, block)| {
         let second = block.get(format.size.saturating_mul(2)..).and_then(|rest| format.read(rest));
-        format.read(block) == Some(address)
-            && second == Some(address)
-            && stack_block(memory, address).is_some()
+        let own = format.read(block) == Some(address) && second == Some(address);
+        own.then(|| stack_block(memory, address)).flatten()
     })
 }
