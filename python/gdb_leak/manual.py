@@ -9,7 +9,15 @@ from collections.abc import Iterable
 
 from gdb_leak.options import Command, Operand, Option
 
-__all__ = ["SHELL_OPTIONS", "help_text", "options_of", "overview_text", "usage_line"]
+__all__ = [
+    "SHELL_OPTIONS",
+    "TARGET_OPTIONS",
+    "help_text",
+    "option_text",
+    "options_of",
+    "overview_text",
+    "usage_line",
+]
 
 _WIDTH = 78
 
@@ -79,7 +87,7 @@ def help_text(command: Command, from_shell: bool = False) -> str:
     if command.description:
         blocks.extend(_paragraph(block) for block in command.description.split("\n\n"))
     blocks.append("Options:")
-    blocks.extend(_option_text(option) for option in options_of(command, from_shell))
+    blocks.extend(option_text(option) for option in options_of(command, from_shell))
     if command.variables and not from_shell:
         blocks.append(_paragraph(command.variables))
     example = command.example[1 if from_shell else 0]
@@ -99,14 +107,15 @@ def overview_text(commands: Iterable[Command], from_shell: bool) -> str:
     return "\n".join(f"{name:<{width}} -- {summary}" for name, summary in listed)
 
 
+def option_text(option: Option) -> str:
+    """Return OPTION as help shows it: its label, and its help indented below."""
+    wrapped = textwrap.fill(option.help, _WIDTH, initial_indent="    ", subsequent_indent="    ")
+    return f"  {option.label}\n{wrapped}"
+
+
 def _operand_usage(operand: Operand) -> str:
     text = operand.name + ("..." if operand.most is None else "")
     return text if operand.least else f"[{text}]"
-
-
-def _option_text(option: Option) -> str:
-    wrapped = textwrap.fill(option.help, _WIDTH, initial_indent="    ", subsequent_indent="    ")
-    return f"  {option.label}\n{wrapped}"
 
 
 def _paragraph(text: str) -> str:

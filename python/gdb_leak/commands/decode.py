@@ -35,8 +35,13 @@ COMMAND = Command(
     ),
     options=(
         Option("text", "Show the words that hold STRING, with C escapes.", "text", "STRING"),
-        Option("at", "Show the words at ADDRESS in the target.", "address", "ADDRESS"),
-        Option("count", f"Show COUNT words at ADDRESS ({_WORDS_AT}).", "number", "COUNT"),
+        Option(
+            "at",
+            "Show the words at ADDRESS in the target (in a shell: decode TARGET -at ADDRESS).",
+            "address",
+            "ADDRESS",
+        ),
+        Option("count", f"Show COUNT words at ADDRESS (default {_WORDS_AT}).", "number", "COUNT"),
     ),
     description=(
         "Words have the size and byte order of the target, 8 bytes and little-endian without one."
@@ -53,7 +58,7 @@ COMMAND = Command(
 def run(request: Request) -> Result:
     """Return words and the text that they spell."""
     parsed = request.parsed
-    given = [name for name in ("text", "at") if parsed.flag(name)]
+    given = [f"-{name}" for name in ("text", "at") if parsed.flag(name)]
     if parsed.operands:
         given.append("WORD")
     if len(given) != 1:

@@ -19,6 +19,8 @@ _MINIMUM = 4
 _TOP = 20
 #: The sources whose bytes can be read.
 _WITH_BYTES = ("core", "process", "remote")
+#: What to call the others.
+_WITHOUT_BYTES = {"snapshot": "a snapshot", "maps": "a list of regions"}
 
 COMMAND = Command(
     name="diff-region",
@@ -28,20 +30,20 @@ COMMAND = Command(
             "BEFORE",
             "a core file, a snapshot (file or @1), or a file with the output of pmap -x or "
             "the text "
-            "of /proc/PID/maps; in gdb the latest snapshot of the session without one.",
+            "of /proc/PID/maps; in gdb, where it is left out, the latest snapshot of the session.",
             "file",
             least=0,
         ),
-        Operand("AFTER", "the same; in gdb the target without one.", "file", least=0),
+        Operand("AFTER", "the same; in gdb, where it is left out, the target.", "file", least=0),
     ),
     options=(
         Option(
             "min",
-            f"Leave strings shorter than N characters out of the contents ({_MINIMUM}).",
+            f"Leave strings shorter than N characters out of the contents (default {_MINIMUM}).",
             "number",
             "N",
         ),
-        Option("top", f"Show the COUNT most frequent strings ({_TOP}).", "count", "COUNT"),
+        Option("top", f"Show the COUNT most frequent strings (default {_TOP}).", "count", "COUNT"),
     ),
     description=(
         "Contents are shown of new bytes that are writable, and where AFTER has bytes: a "
@@ -149,7 +151,8 @@ def _contents(
         return []
     if after.memory.source not in _WITH_BYTES:
         notes.append(
-            f"no contents: AFTER is a {after.memory.source} file, which has no bytes of memory"
+            f"no contents: AFTER is {_WITHOUT_BYTES[after.memory.source]}, which has no bytes of "
+            "memory"
         )
         return []
     for span in ranges:

@@ -37,7 +37,8 @@ COMMAND = Command(
         Option("u64", "NEEDLE is a number of eight bytes."),
         Option(
             "pointer",
-            "NEEDLE is an address: find the aligned words equal to it; START,END: into the range.",
+            "NEEDLE is an address: find the aligned words equal to it, or with START,END those "
+            "that point into the range.",
         ),
         Option("utf16", "NEEDLE is text, in memory as UTF-16 in the byte order of the target."),
         Option(
@@ -54,7 +55,10 @@ COMMAND = Command(
         ),
         Option("align", "Find only matches at an address that is a multiple of N.", "number", "N"),
         Option(
-            "limit", f"List at most COUNT matches ({_LISTED}); all are counted.", "count", "COUNT"
+            "limit",
+            f"List at most COUNT matches (default {_LISTED}); all are counted.",
+            "count",
+            "COUNT",
         ),
     ),
     description=(

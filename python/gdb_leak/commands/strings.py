@@ -26,8 +26,13 @@ COMMAND = Command(
             "place",
             "WHERE",
         ),
-        Option("min", f"Leave out strings shorter than N characters ({_MINIMUM}).", "number", "N"),
-        Option("top", f"Show the COUNT most frequent ({_TOP}).", "count", "COUNT"),
+        Option(
+            "min",
+            f"Leave out strings shorter than N characters (default {_MINIMUM}).",
+            "number",
+            "N",
+        ),
+        Option("top", f"Show the COUNT most frequent (default {_TOP}).", "count", "COUNT"),
     ),
     example=("leak-strings -in heap -top 10", "gdb-leak strings core -in heap -top 10"),
 )

@@ -1,6 +1,6 @@
 """The page on all commands, ``docs/commands.md``, made from their declarations.
 
-``python -m gdb_leak.render.reference > docs/commands.md`` writes it again.
+``make docs`` writes it anew.
 """
 
 import sys
@@ -14,10 +14,20 @@ __all__ = ["page"]
 
 _HEAD = """# Commands
 
-<!-- Made by `python -m gdb_leak.render.reference` from the help texts; a test holds it to them. -->
+<!-- Made by `make docs` from the help texts; a test holds it to them. -->
 
 Every command is in gdb as `leak-NAME` and in a shell as `gdb-leak NAME`. `help leak-NAME` and
-`gdb-leak NAME -help` print what stands here.
+`gdb-leak help NAME` print what stands here. Options may be cut short as long as they stay
+unambiguous, may stand before or after operands, and take `--limit 10` and `--limit=10` as well;
+`--` ends them.
+"""
+
+_SHELL_HEAD = """
+## Options of the shell
+
+Every command of the shell that has a TARGET takes these as well:
+
+```text
 """
 
 
@@ -35,6 +45,10 @@ def _sections(both: Iterable[Command], shell_only: Iterable[Command]) -> Iterato
         yield f"\n```text\n{manual.help_text(command)}\n```\n"
         usage = manual.usage_line(command, from_shell=True)
         yield f"\nFrom a shell:\n\n```text\nUsage: {usage}\n\n{command.example[1]}\n```\n"
+    yield _SHELL_HEAD
+    options = (*manual.TARGET_OPTIONS, *manual.SHELL_OPTIONS)
+    yield "\n\n".join(map(manual.option_text, options))
+    yield "\n```\n"
     for command in shell_only:
         text = manual.help_text(command, from_shell=True)
         yield f"\n## gdb-leak {command.name}\n\n```text\n{text}\n```\n"
