@@ -4,7 +4,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help build demo test lint bench wheel clean setup setup-lint FORCE
+.PHONY: help build demo test lint bench wheel docs clean setup setup-lint FORCE
 
 WITH_RUST := scripts/with-rust
 PYTHON := .venv/bin/python
@@ -42,6 +42,10 @@ wheel: $(INSTALLED) ## the wheel, into dist/
 	mkdir -p dist
 	cp target/wheel/*.whl dist/
 	@ls dist/*.whl
+
+docs: $(INSTALLED) ## write docs/commands.md anew from the help texts
+	$(PYTHON) -m gdb_leak.render.reference >target/commands.md
+	mv target/commands.md docs/commands.md
 
 clean: ## remove everything that make has made
 	rm -rf target .venv dist .demo .pytest_cache .mypy_cache .ruff_cache
