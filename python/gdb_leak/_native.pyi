@@ -12,6 +12,7 @@ from typing import Callable, Final, Literal, Optional, Union, final
 
 __all__ = [
     "Change",
+    "Contents",
     "Difference",
     "Dump",
     "Matches",
@@ -216,13 +217,24 @@ def strings(
     top: Optional[int] = None,
     progress: _Progress = None,
 ) -> Strings: ...
+@final
+class Contents:
+    """The strings in some ranges, most frequent first, with the distance at which each repeats."""
+
+    @property
+    def rows(self) -> list[tuple[str, int, int, int, Optional[int], int]]: ...
+    @property
+    def untracked(self) -> int: ...
+    @property
+    def unreadable(self) -> list[tuple[int, int]]: ...
+
 def contents(
     memory: Memory,
     ranges: Sequence[tuple[int, int]],
     minimum: int = 4,
     top: Optional[int] = None,
     progress: _Progress = None,
-) -> list[tuple[str, int, int, int, Optional[int], int]]: ...
+) -> Contents: ...
 
 @final
 class Change:

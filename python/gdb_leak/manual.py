@@ -54,8 +54,10 @@ def options_of(command: Command, from_shell: bool) -> list[Option]:
     """Return all options that COMMAND takes at a door, in the order of help."""
     options = [*command.options, JSON]
     if from_shell:
-        if command.target or command.name == "diff-region":
-            options.extend(TARGET_OPTIONS if command.target else TARGET_OPTIONS[:2])
+        if command.target:
+            options.extend(TARGET_OPTIONS)
+        elif command.files or command.target_options:
+            options.extend(TARGET_OPTIONS[:2])
         options.extend(SHELL_OPTIONS)
     return options
 
@@ -65,7 +67,7 @@ def usage_line(command: Command, from_shell: bool) -> str:
     parts = [f"gdb-leak {command.name}" if from_shell else command.prompt_name]
     if from_shell and command.target:
         parts.append("TARGET")
-    operands = [_operand_usage(operand) for operand in command.operands]
+    operands = [_operand_usage(operand, from_shell) for operand in command.operands]
     if operands:
         operands.insert(0, "[--]")
     options = [f"[{option.label}]" for option in options_of(command, from_shell)]
@@ -113,9 +115,12 @@ def option_text(option: Option) -> str:
     return f"  {option.label}\n{wrapped}"
 
 
-def _operand_usage(operand: Operand) -> str:
+def _operand_usage(operand: Operand, from_shell: bool) -> str:
     text = operand.name + ("..." if operand.most is None else "")
-    return text if operand.least else f"[{text}]"
+    least = operand.least
+    if from_shell and operand.shell_least is not None:
+        least = operand.shell_least
+    return text if least else f"[{text}]"
 
 
 def _paragraph(text: str) -> str:

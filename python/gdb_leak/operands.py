@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Optional
 
 from gdb_leak import _native
-from gdb_leak.errors import RangeError, UsageError
+from gdb_leak.errors import RangeError, RequestError, UsageError
 from gdb_leak.target import Place, Request
 from gdb_leak.words import Word
 
@@ -57,6 +57,9 @@ def place(request: Request, word: Optional[Word], default: str) -> Place:
 
 def prepared_place(request: Request, default: str) -> Place:
     """Return the place of ``-in``, its bytes made readable where gdb reads them."""
+    target = request.session.target()
+    if target.memory.source in ("snapshot", "maps"):
+        raise RequestError(f"{target.path} lists regions and holds no byte of them")
     where = place(request, request.parsed.word("in"), default)
     request.session.prepare(where)
     return where
@@ -118,7 +121,8 @@ def needle_text(word: Word) -> str:
 
 def _check_range(start: int, end: int) -> None:
     if end >= _ADDRESSES:
-        raise RangeError(f"range {start:#x} to {end:#x} wraps round the address space", start)
+        rule = "wraps around the end of the address space"
+        raise RangeError(f"range {start:#x} to {end:#x} {rule}", start)
     if end == start:
         raise RangeError(f"range {start:#x} to {end:#x} is empty", start)
     if end < start:

@@ -75,6 +75,8 @@ class Operand:
     kind: str = "text"
     least: int = 1
     most: Optional[int] = 1
+    #: The least at the shell's door, where it is not the same.
+    shell_least: Optional[int] = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,8 @@ class Command:
     ``name`` is without the door's prefix (``find``); ``summary`` is one
     sentence with a full stop; ``target`` tells whether a shell takes a TARGET
     before the operands, ``target_options`` the options that make it take one
-    all the same; ``example`` holds ``(gdb line, shell line)``.
+    all the same, ``files`` whether its operands are cores; ``example`` holds
+    ``(gdb line, shell line)``.
     """
 
     name: str
@@ -96,6 +99,7 @@ class Command:
     example: tuple[str, str] = ("", "")
     target: bool = True
     target_options: tuple[str, ...] = ()
+    files: bool = False
     gdb_name: str = ""
 
     @property

@@ -92,6 +92,32 @@ pub(super) fn diff(before: &Memory, after: &Memory) -> Difference {
 /// Text, count, bytes, first address, stride, and how many steps have that stride.
 type Row = (String, u64, u64, u64, Option<u64>, u64);
 
+/// The strings in some ranges, most frequent first, with the distance at which each repeats.
+#[pyclass(frozen, module = "gdb_leak._native")]
+pub(super) struct Contents(records::Contents);
+
+#[pymethods]
+impl Contents {
+    #[getter]
+    fn rows(&self) -> Vec<Row> {
+        let row = |record: &records::Repeated| {
+            let text = record.text.clone();
+            (text, record.count, record.bytes, record.first, record.stride, record.strided)
+        };
+        self.0.records.iter().map(row).collect()
+    }
+
+    #[getter]
+    fn untracked(&self) -> u64 {
+        self.0.untracked
+    }
+
+    #[getter]
+    fn unreadable(&self) -> Vec<(u64, u64)> {
+        pairs(self.0.gaps.iter().map(|gap| &gap.range))
+    }
+}
+
 #[pyfunction]
 #[pyo3(signature = (memory, ranges, minimum = 4, top = None, progress = None))]
 pub(super) fn contents(
@@ -101,15 +127,12 @@ pub(super) fn contents(
     minimum: usize,
     top: Option<usize>,
     progress: Option<&Bound<'_, PyAny>>,
-) -> PyResult<Vec<Row>> {
+) -> PyResult<Contents> {
     let ranges = ranges.into_iter().map(|(start, end)| AddressRange::new(start, end));
     let ranges = AddressRange::merge(ranges.collect::<Result<_, _>>()?);
     let memory = memory.target.memory.as_ref();
     let found = call::run(py, progress, |job| {
         records::contents(memory, &ranges, minimum, top.unwrap_or(usize::MAX), job)
     })?;
-    let row = |repeated: records::Repeated| {
-        (repeated.text, repeated.count, repeated.bytes, repeated.first, repeated.stride, repeated.strided)
-    };
-    Ok(found.records.into_iter().map(row).collect())
+    Ok(Contents(found))
 }

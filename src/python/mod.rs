@@ -15,7 +15,7 @@ use pyo3::pymodule;
 #[pymodule]
 mod _native {
     #[pymodule_export]
-    use super::changes::{Change, Difference, contents, diff};
+    use super::changes::{Change, Contents, Difference, contents, diff};
     #[pymodule_export]
     use super::look::{Dump, Strings, dump, strings, text_to_words, words_to_text, write_range};
     #[pymodule_export]

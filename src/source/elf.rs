@@ -3,9 +3,11 @@
 use object::elf;
 use object::endian::Endianness;
 use object::read::elf::{FileHeader, NoteIterator, ProgramHeader};
-use object::{FileKind, ReadRef};
+use object::{FileKind, ReadCache, ReadRef};
 
+use crate::error::reason;
 use crate::range::AddressRange;
+use crate::source::file::FileView;
 use crate::word::{ByteOrder, WordFormat};
 
 /// One program header.
@@ -223,11 +225,26 @@ pub fn build_id(bytes: &[u8], order: ByteOrder, align: u64) -> Option<Vec<u8>> {
     notes(bytes, order, align).find(wanted).map(|note| note.bytes.to_vec())
 }
 
-/// The build-id of the ELF file in `data`.
+/// The headers of an ELF file.
+///
+/// # Errors
+///
+/// What is wrong with them, in the words of the parser or of the system.
+pub fn file_image(file: &FileView) -> Result<Image, String> {
+    if let Some(bytes) = file.mapped() {
+        return Image::parse(bytes);
+    }
+    let reader = file.reader().map_err(|cause| reason(&cause))?;
+    Image::parse(&ReadCache::new(reader))
+}
+
+/// The build-id of an ELF file with these headers.
 #[must_use]
-pub fn file_build_id<'data, R: ReadRef<'data>>(data: R, image: &Image) -> Option<Vec<u8>> {
+pub fn file_build_id(file: &FileView, image: &Image) -> Option<Vec<u8>> {
+    // A hostile header may claim any size; a linker's notes are far smaller.
+    const MOST: u64 = 1 << 20;
     image.segments.iter().filter(|segment| segment.notes()).find_map(|segment| {
-        let bytes = data.read_bytes_at(segment.offset, segment.file_size).ok()?;
-        build_id(bytes, image.format.order, segment.align)
+        let bytes = file.bytes(segment.offset, segment.file_size.min(MOST));
+        build_id(&bytes, image.format.order, segment.align)
     })
 }

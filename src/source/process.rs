@@ -8,6 +8,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use nix::errno::Errno;
 use procfs::ProcError;
 use procfs::process::{Process as Proc, Syscall};
 
@@ -23,6 +24,9 @@ use crate::word::WordFormat;
 
 /// Bytes read at a time: `/proc/PID/mem` gives 5.5 GB/s in such pieces, 1.8 in pages.
 const READ: u64 = 1 << 20;
+
+/// Of the kernel's own threads, and of processes that ended but were not waited for.
+const NO_MEMORY: &str = "has no memory of its own: it ended or is a kernel thread";
 
 /// The memory of a process.
 #[derive(Debug)]
@@ -47,11 +51,7 @@ pub fn open(pid: i32, usage: bool) -> Result<Target, Error> {
     let memory = File::open(folder.join("mem")).map_err(|cause| refuse(&cause))?;
     let text = list(&folder, usage).map_err(|cause| refuse(&cause))?;
     if text.is_empty() {
-        // The kernel's own threads, and processes that ended but were not waited for.
-        return Err(Error::Process {
-            pid,
-            problem: "has no memory of its own: it ended or is a kernel thread".to_owned(),
-        });
+        return Err(Error::Process { pid, problem: NO_MEMORY.to_owned() });
     }
     let mut regions = maps::parse(&folder.join("maps"), &text)?.regions;
     for region in &mut regions {
@@ -105,6 +105,9 @@ fn problem(cause: &io::Error) -> String {
             "may not be read: it belongs to somebody else or tracing is restricted; try as root, or see gdb-leak doctor"
                 .to_owned()
         }
+        // Folklore: a kernel thread's memory is there to look at and not to open.
+        // Seen: Linux 6.18, ESRCH for kthreadd.
+        _ if cause.raw_os_error() == Some(Errno::ESRCH as i32) => NO_MEMORY.to_owned(),
         _ => reason(cause),
     }
 }

@@ -29,12 +29,19 @@ COMMAND = Command(
         Operand(
             "BEFORE",
             "a core file, a snapshot (file or @1), or a file with the output of pmap -x or "
-            "the text "
-            "of /proc/PID/maps; in gdb, where it is left out, the latest snapshot of the session.",
+            "the text of /proc/PID/maps; in a shell also a pid; in gdb, where it is left out, the "
+            "latest snapshot of the session.",
             "file",
             least=0,
+            shell_least=1,
         ),
-        Operand("AFTER", "the same; in gdb, where it is left out, the target.", "file", least=0),
+        Operand(
+            "AFTER",
+            "the same; in gdb, where it is left out, the target.",
+            "file",
+            least=0,
+            shell_least=1,
+        ),
     ),
     options=(
         Option(
@@ -51,6 +58,7 @@ COMMAND = Command(
     ),
     example=("leak-diff-region core.before", "gdb-leak diff-region core.before core.after"),
     target=False,
+    files=True,
 )
 
 
@@ -128,7 +136,8 @@ def _sides(request: Request) -> tuple[Target, Target]:
 
 
 def _side(request: Request, word: Word) -> Target:
-    kept = None if word.quoted else request.session.snapshots.named(word.raw)
+    named = not word.quoted and not request.session.shell
+    kept = request.session.snapshots.named(word.raw) if named else None
     if kept is not None:
         return Target(kept.memory, kept.path)
     return request.session.open(operands.file_path(word))
@@ -158,7 +167,15 @@ def _contents(
     for span in ranges:
         request.session.prepare(span)
     top = request.parsed.count("top", _TOP)
-    return _native.contents(after.memory, ranges, minimum, top, request.session.progress("reading"))
+    found = _native.contents(
+        after.memory, ranges, minimum, top, request.session.progress("reading")
+    )
+    if found.unreadable:
+        missing = sum(end - start for start, end in found.unreadable)
+        notes.append(f"{units.size_text(missing)} of the new bytes could not be read")
+    if found.untracked:
+        notes.append(f"{found.untracked} strings more than can be told apart were left out")
+    return found.rows
 
 
 def _change_rows(

@@ -37,7 +37,7 @@ def run(request: Request) -> Result:
     listed: list[Value] = [{"kind": kind, **sums} for kind, sums in by_size]
     values: dict[str, Value] = {
         "program": memory.program,
-        "threads": len(memory.threads),
+        "threads": len(memory.threads) or None,
         "kinds": listed,
         "writable": sum(region.size for region in writable),
         "largest": [_value(region) for region in largest],
@@ -62,8 +62,9 @@ def text(result: Result) -> Iterator[Block]:
     order = f"{described['word_size']}-byte words, {described['byte_order']}-endian"
     yield line(", ".join([" ".join(known), order]))
     if result.values["program"]:
-        threads = units.counted(int(str(result.values["threads"])), "thread")
-        yield line(f"program {result.values['program']}, {threads}")
+        threads = result.values["threads"]
+        counted = f", {units.counted(int(str(threads)), 'thread')}" if threads else ""
+        yield line(f"program {result.values['program']}{counted}")
     yield line("")
 
     def kind_rows() -> Iterator[Sequence[Union[Span, str]]]:

@@ -86,6 +86,10 @@ def text(result: Result) -> Iterator[Block]:
     total = f"{units.counted(len(regions), 'region')}, {units.size_text(size)}"
     if source == "core":
         total += f", {units.size_text(sum(region.saved for region in regions))} saved"
+    elif any(region.rss is not None for region in regions):
+        resident = units.size_text(sum(region.rss or 0 for region in regions))
+        dirty = units.size_text(sum(region.dirty or 0 for region in regions))
+        total += f", {resident} resident, {dirty} dirty"
     yield line(total)
 
 

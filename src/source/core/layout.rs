@@ -70,12 +70,16 @@ impl Layout {
         }
         if length < layout.end {
             layout.notes.push(format!(
-                "the core is cut short at {length} of {} bytes: {cut_bytes} bytes of {cut_regions} regions are lost",
-                layout.end
+                "the core is cut short at {length} of {} bytes: {cut_bytes} bytes of {} are lost",
+                layout.end,
+                counted(cut_regions, "region")
             ));
         }
         if overlapping > 0 {
-            layout.notes.push(format!("{overlapping} segments of the core overlap others and were left out"));
+            layout.notes.push(format!(
+                "{} of the core overlap others and were left out",
+                counted(overlapping, "segment")
+            ));
         }
         layout
     }
@@ -181,8 +185,9 @@ pub(super) fn apply(regions: &mut [Region], findings: &[Finding], by_gcore: bool
     }
     (open > 0).then(|| {
         format!(
-            "gcore writes mappings without any permission as r--: {open} anonymous regions with \
-             {open_bytes} bytes shown as r-- may be ---"
+            "gcore writes mappings without any permission as r--: {} with {open_bytes} bytes shown as r-- \
+             may be ---",
+            counted(open, "anonymous region")
         )
     })
 }
@@ -190,11 +195,12 @@ pub(super) fn apply(regions: &mut [Region], findings: &[Finding], by_gcore: bool
 /// Says how many mappings have permissions that nothing tells.
 pub(super) fn unknown_permissions(regions: &[Region]) -> Option<String> {
     let unknown = regions.iter().filter(|region| region.permissions == Permissions::Unknown);
-    let count = unknown.count();
+    let count = unknown.count() as u64;
     (count > 0).then(|| {
         format!(
-            "permissions of {count} file mappings are unknown (???): the core does not hold them, and \
-             their files are not here or have another build-id"
+            "permissions of {} are unknown (???): the core does not hold them, and \
+             their files are not here or have another build-id",
+            counted(count, "file mapping")
         )
     })
 }
@@ -205,7 +211,13 @@ pub(super) fn completeness(regions: &[Region]) -> (bool, Option<String>) {
     let lost = lost.map(|region| region.range.len().saturating_sub(region.saved)).filter(|lost| *lost > 0);
     let (count, bytes) = lost
         .fold((0_u64, 0_u64), |(count, bytes), lost| (count.saturating_add(1), bytes.saturating_add(lost)));
-    let note =
-        (count > 0).then(|| format!("{bytes} writable bytes in {count} regions were not saved in the core"));
+    let note = (count > 0).then(|| {
+        format!("{bytes} writable bytes in {} were not saved in the core", counted(count, "region"))
+    });
     (count == 0, note)
+}
+
+/// A count with its noun.
+fn counted(count: u64, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }

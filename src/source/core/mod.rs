@@ -11,13 +11,12 @@ mod notes;
 use std::sync::Arc;
 use std::time::Duration;
 
-use object::ReadCache;
 use object::elf;
 
 use crate::error::{Error, reason};
 use crate::memory::{Buffer, Gap, Memory, Missing, Region, View, gap_before_next_region};
 use crate::range::AddressRange;
-use crate::source::elf::{Image, notes as notes_in};
+use crate::source::elf::{Image, file_image, notes as notes_in};
 use crate::source::file::FileView;
 use crate::source::kinds::{self, Clues};
 use crate::source::{Files, Origin, SourceKind, Target};
@@ -112,17 +111,11 @@ pub(super) fn open(view: FileView, files: Files<'_>) -> Result<Target, Error> {
 
 /// The core's headers.
 fn headers(view: &FileView) -> Result<Image, Error> {
-    let parsed = if let Some(bytes) = view.mapped() {
-        Image::parse(bytes)
-    } else {
-        let reader = view.reader().map_err(|cause| Error::file(view.path(), reason(&cause)))?;
-        Image::parse(&ReadCache::new(reader))
-    };
     let told = |cause: String| {
         let length = view.length();
         Error::file(view.path(), format!("is no whole core: {cause} (the file has {length} bytes)"))
     };
-    let image = parsed.map_err(told)?;
+    let image = file_image(view).map_err(told)?;
     if image.file_type == elf::ET_CORE.0 {
         return Ok(image);
     }

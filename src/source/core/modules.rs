@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use crate::memory::{Memory, Permissions, Region};
 use crate::range::AddressRange;
 use crate::source::Files;
-use crate::source::elf::{Image, build_id, file_build_id};
+use crate::source::elf::{Image, build_id, file_build_id, file_image};
 use crate::source::file::FileView;
 
 use super::notes::FileMapping;
@@ -108,9 +108,8 @@ fn same_file(core: &Core, base: u64, path: &Path) -> Option<(FileView, Image)> {
     })?;
     // A path with a device's name, or "(deleted)" at its end, is no file.
     let file = FileView::open(path).ok()?;
-    let bytes = file.mapped()?;
-    let image = Image::parse(bytes).ok()?;
-    (file_build_id(bytes, &image)? == here).then_some((file, image))
+    let image = file_image(&file).ok()?;
+    (file_build_id(&file, &image)? == here).then_some((file, image))
 }
 
 /// Lets the file back whatever its regions lack.
