@@ -217,6 +217,7 @@ def strings(
     top: Optional[int] = None,
     progress: _Progress = None,
 ) -> Strings: ...
+
 @final
 class Contents:
     """The strings in some ranges, most frequent first, with the distance at which each repeats."""
