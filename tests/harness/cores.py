@@ -1,0 +1,98 @@
+"""Core files: by gcore, by the kernel, and built from the ELF specification's figures."""
+
+import signal
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from harness.debuggers import gdb
+from harness.processes import Program
+
+_PATTERN = Path("/proc/sys/kernel/core_pattern")
+
+
+def gcore(pid: int, out: Path) -> Path:
+    """Return OUT, a core of the process PID by gdb, which lets it run on."""
+    answer = gdb(f'gcore "{out}"' if " " in str(out) else f"gcore {out}", pid=pid)
+    assert out.exists(), answer.stdout + answer.stderr
+    return out
+
+
+def kernel_core(program: Program) -> Path:
+    """Return the core that the kernel writes when PROGRAM aborts, into a folder of its own."""
+    # SIGABRT: shells start background jobs with SIGQUIT ignored.
+    program.signal(signal.SIGABRT)
+    program.wait()
+    found = sorted(program.folder.glob("core*"))
+    assert len(found) == 1, f"cores in {program.folder}: {found}"
+    return found[0]
+
+
+@contextmanager
+def plain_core_pattern() -> Iterator[None]:
+    """Have the kernel write cores into the folder of the process, and restore that."""
+    before = _PATTERN.read_text().strip()
+    if before.startswith("core") and "/" not in before:
+        yield
+        return
+    try:
+        _PATTERN.write_text("core")
+    except OSError:
+        pytest.skip(f"kernel.core_pattern is {before!r} and only root can change it")
+    try:
+        yield
+    finally:
+        _PATTERN.write_text(before)
+
+
+def loads(core: Path) -> list[tuple[int, int, int, int, str]]:
+    """Return (address, size in memory, size in the file, offset, permissions) of each segment.
+
+    Of a little-endian 64-bit core, as the ELF specification has it.
+    """
+    data = core.read_bytes()
+    (table,) = struct.unpack_from("<Q", data, 32)
+    size, count = struct.unpack_from("<HH", data, 54)
+    found = []
+    for at in range(table, table + size * count, size):
+        kind, flags, offset, address, _, saved, length = struct.unpack_from("<IIQQQQQ", data, at)
+        if kind == 1:
+            spelled = "".join(
+                letter if flags & bit else "-" for letter, bit in (("r", 4), ("w", 2), ("x", 1))
+            )
+            found.append((address, length, saved, offset, spelled))
+    return found
+
+
+def sparse_core(out: Path, size: int, address: int = 0x10_0000_0000) -> Path:
+    """Return OUT, a core with one writable segment of SIZE bytes at ADDRESS, all of it a hole."""
+    header = struct.pack(
+        "<16sHHIQQQIHHHHHH",
+        b"\x7fELF\x02\x01\x01",
+        4,  # ET_CORE
+        62,  # EM_X86_64
+        1,
+        0,
+        64,
+        0,
+        0,
+        64,
+        56,
+        2,
+        0,
+        0,
+        0,
+    )
+    # gdb reads no core without a thread: an empty NT_PRSTATUS of x86-64.
+    note = struct.pack("<III8s", 5, 336, 1, b"CORE\0\0\0\0") + bytes(336)
+    notes_at, memory_at = 64 + 2 * 56, 4096
+    with out.open("wb") as file:
+        file.write(header)
+        file.write(struct.pack("<IIQQQQQQ", 4, 4, notes_at, 0, 0, len(note), 0, 4))
+        file.write(struct.pack("<IIQQQQQQ", 1, 6, memory_at, address, 0, size, size, 4096))
+        file.write(note)
+        file.truncate(memory_at + size)
+    return out
