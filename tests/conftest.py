@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Callable, Optional
 
 import pytest
-
 from harness import cores, truth
 from harness.processes import Program, compile_fixture
 
@@ -22,7 +21,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The fixture programs by name, compiled."""
+    """Compile the fixture programs; by name."""
     folder = tmp_path_factory.mktemp("programs")
     names = ("sample", "edges", "threads", "grow", "big")
     return {name: compile_fixture(name, folder / name) for name in names}
@@ -119,7 +118,7 @@ def sample(
 def sample_kernel_core(
     programs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, list[truth.Mapping]]:
-    """A core of another sample after, by the kernel, and the mappings at that stop."""
+    """Have the kernel write a core of another sample after; with the mappings at that stop."""
     folder = tmp_path_factory.mktemp("kernel")
     program = Program(programs["sample"], cwd=folder)
     try:

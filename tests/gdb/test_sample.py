@@ -1,4 +1,4 @@
-"""The sample's leak, as the first question of a hunt: where is this text?"""
+"""The first question of a hunt, on the sample: where is this text."""
 
 import struct
 from collections.abc import Iterator

@@ -11,7 +11,8 @@ from harness import ROOT
 
 #: The debugger under test.
 GDB = os.environ.get("GDB", "gdb")
-_DOOR = ROOT / ".venv" / "bin" / "gdb-leak"
+#: The shell's door, of the wheel that was installed.
+DOOR = ROOT / ".venv" / "bin" / "gdb-leak"
 _SECONDS = 60
 
 
@@ -91,10 +92,13 @@ def gdb(
 
 
 def shell(
-    *words: Union[str, int, Path], cwd: Path = ROOT, env: Optional[dict[str, str]] = None
+    *words: Union[str, int, Path],
+    cwd: Path = ROOT,
+    env: Optional[dict[str, str]] = None,
+    wrapper: tuple[str, ...] = (),
 ) -> Answer:
-    """Return what ``gdb-leak WORDS`` answers."""
-    return _run([str(_DOOR), *map(str, words)], cwd, env)
+    """Return what ``gdb-leak WORDS`` answers, started through the words of WRAPPER."""
+    return _run([*wrapper, str(DOOR), *map(str, words)], cwd, env)
 
 
 def _run(line: list[str], cwd: Path, env: Optional[dict[str, str]]) -> Answer:

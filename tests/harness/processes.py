@@ -1,5 +1,6 @@
 """Fixture programs: compiled once, run, talked to, and always ended."""
 
+import contextlib
 import ctypes
 import os
 import resource
@@ -89,10 +90,8 @@ class Program:
         self._process.wait(timeout=60)
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
-                try:
+                with contextlib.suppress(BrokenPipeError):
                     pipe.close()
-                except BrokenPipeError:
-                    pass
 
 
 def _begin_child() -> None:
