@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import subprocess
+import time
 from pathlib import Path
 from typing import IO, Optional
 
@@ -61,8 +62,20 @@ class Program:
             if len(fields) == 3 and fields[1].startswith("0x") and fields[2].isdigit():
                 self.places[fields[0]] = (int(fields[1], 16), int(fields[2]))
             if text in line:
+                self._wait_until_it_reads()
                 return line
         raise AssertionError(f"{self.path.name} ended before it printed {text!r}: {self.lines}")
+
+    # The line is there a moment before the program is at rest: its first call
+    # of a function still writes where that is (lazy binding).
+    def _wait_until_it_reads(self) -> None:
+        until = time.monotonic() + 30
+        while self.alive():
+            stat = Path(f"/proc/{self.pid}/stat").read_text()
+            if stat.rpartition(")")[2].split()[0] == "S":
+                return
+            assert time.monotonic() < until, f"{self.path.name} does not come to rest"
+            time.sleep(0.001)
 
     def press_key(self) -> None:
         """Send the line that the program waits for."""

@@ -1,0 +1,114 @@
+"""Ctrl-C in a real terminal, while gigabytes are searched."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Callable
+
+import pytest
+from harness import cores
+from harness.debuggers import DOOR, environment, gdb_line
+from harness.terminal import PROMPT, Terminal
+
+GIB = 1 << 30
+#: 0.2 s is the goal on a quiet machine; the tests share theirs.
+MOST_SECONDS = 1.0
+#: Every byte begins a candidate: about two seconds a GiB.
+SLOW = ("-regex", r"[^a](\x00|b){3,60}c")
+#: The search has begun when gdb has used this much processor time.
+BEGUN = 0.5
+
+
+@pytest.fixture(scope="module")
+def core(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Have a core of 6 GiB of zeros, all of them a hole in the file."""
+    return cores.sparse_core(tmp_path_factory.mktemp("sparse") / "core", 6 * GIB)
+
+
+@pytest.fixture
+def open_terminal() -> Iterator[Callable[[list[str]], Terminal]]:
+    opened: list[Terminal] = []
+
+    def begin(line: list[str]) -> Terminal:
+        opened.append(Terminal(line, environment(TERM="xterm")))
+        return opened[-1]
+
+    yield begin
+    for terminal in opened:
+        terminal.end()
+
+
+def interrupted_after(terminal: Terminal, awaited: Callable[[], object]) -> float:
+    """Press Ctrl-C once the search has begun; return the seconds until AWAITED."""
+    begun = terminal.used_seconds() + BEGUN
+    until = time.monotonic() + 30
+    while terminal.used_seconds() < begun:
+        assert time.monotonic() < until, "the search did not begin"
+        time.sleep(0.01)
+    pressed = time.monotonic()
+    terminal.interrupt()
+    awaited()
+    return time.monotonic() - pressed
+
+
+def quit_and_prompt(terminal: Terminal) -> None:
+    said = terminal.read_until("Quit") + terminal.read_until(PROMPT)
+    assert "Traceback" not in said
+
+
+def test_ctrl_c_in_gdb_brings_the_prompt_back_and_the_next_command_works(
+    core: Path, open_terminal: Callable[[list[str]], Terminal]
+) -> None:
+    terminal = open_terminal(gdb_line((), core=core, batch=False))
+    terminal.read_until(PROMPT)
+    terminal.type(f"leak-find {' '.join(SLOW)}\n")
+    seconds = interrupted_after(terminal, lambda: quit_and_prompt(terminal))
+    print(f"prompt back after {seconds:.3f} s")  # noqa: T201 the figure is the point
+    assert seconds < MOST_SECONDS
+    answer = terminal.command("leak-find -in 0x1000000000,0x1000001000 -u64 0 -limit 1")
+    assert "4089 matches" in answer
+
+
+def test_ctrl_c_can_be_pressed_again_and_again(
+    core: Path, open_terminal: Callable[[list[str]], Terminal]
+) -> None:
+    terminal = open_terminal(gdb_line((), core=core, batch=False))
+    terminal.read_until(PROMPT)
+    for _ in range(3):
+        terminal.type(f"leak-find {' '.join(SLOW)}\n")
+        interrupted_after(terminal, lambda: quit_and_prompt(terminal))
+    assert "0 matches" in terminal.command('leak-find -in 0x1000000000,+4096 "leaked"')
+
+
+def test_ctrl_c_in_a_shell_ends_with_status_130(
+    core: Path, open_terminal: Callable[[list[str]], Terminal]
+) -> None:
+    terminal = open_terminal([str(DOOR), "find", str(core), *SLOW])
+    statuses: list[int] = []
+    seconds = interrupted_after(terminal, lambda: statuses.append(terminal.wait()))
+    print(f"ended after {seconds:.3f} s")  # noqa: T201
+    assert statuses == [130]
+    assert seconds < MOST_SECONDS
+    assert "Traceback" not in terminal.said
+
+
+def test_an_interrupted_dump_leaves_no_file(
+    core: Path, open_terminal: Callable[[list[str]], Terminal], tmp_path: Path
+) -> None:
+    line = [str(DOOR), "dump", str(core), "0x1000000000", f"+{6 * GIB}", "-out"]
+    terminal = open_terminal([*line, str(tmp_path / "out")])
+    until = time.monotonic() + 30
+    while not any(tmp_path.iterdir()):
+        assert time.monotonic() < until, "the dump did not begin"
+    terminal.interrupt()
+    assert terminal.wait() == 130
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_progress_is_shown_in_a_terminal(
+    core: Path, open_terminal: Callable[[list[str]], Terminal]
+) -> None:
+    terminal = open_terminal([str(DOOR), "find", str(core), *SLOW])
+    terminal.read_until("searching")
+    terminal.interrupt()
+    assert terminal.wait() == 130

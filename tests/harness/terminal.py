@@ -1,0 +1,88 @@
+"""A program in a real pseudo-terminal, typed at as a person does."""
+
+import contextlib
+import fcntl
+import os
+import pty
+import select
+import signal
+import subprocess
+import termios
+import time
+from pathlib import Path
+from typing import Optional
+
+from harness import ROOT
+from harness.debuggers import environment
+
+PROMPT = "(gdb) "
+
+
+class Terminal:
+    """A program whose standard streams are a terminal of its own."""
+
+    def __init__(self, line: list[str], env: Optional[dict[str, str]] = None) -> None:
+        """Start LINE from the repository's root."""
+        self._ours, theirs = pty.openpty()
+        self.said = ""
+        self._process = subprocess.Popen(
+            line,
+            cwd=str(ROOT),
+            env=env or environment(),
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+            preexec_fn=_take_terminal,
+        )
+        os.close(theirs)
+
+    def read_until(self, text: str, seconds: float = 60) -> str:
+        """Return what was printed up to TEXT, once that is there."""
+        until = time.monotonic() + seconds
+        while text not in self.said:
+            left = until - time.monotonic()
+            ready = left > 0 and select.select([self._ours], [], [], left)[0]
+            assert ready, f"no {text!r} after {seconds} s in: {self.said!r}"
+            try:
+                self.said += os.read(self._ours, 65536).decode("utf-8", "replace")
+            except OSError:  # the other end was closed
+                raise AssertionError(f"ended without {text!r}: {self.said!r}") from None
+        before, _, self.said = self.said.partition(text)
+        return before
+
+    def type(self, keys: str) -> None:
+        """Press KEYS."""
+        os.write(self._ours, keys.encode())
+
+    def command(self, line: str) -> str:
+        """Return what gdb prints for LINE, with its prompt back."""
+        self.type(line + "\n")
+        self.read_until(line)
+        return self.read_until(PROMPT)
+
+    def interrupt(self) -> None:
+        """Press Ctrl-C."""
+        self.type("\x03")
+
+    def wait(self, seconds: float = 30) -> int:
+        """Return the exit status."""
+        return self._process.wait(timeout=seconds)
+
+    def used_seconds(self) -> float:
+        """Return the processor time that the program has used."""
+        stat = Path(f"/proc/{self._process.pid}/stat").read_text()
+        fields = stat.rpartition(")")[2].split()
+        ticks: int = os.sysconf("SC_CLK_TCK")
+        return (int(fields[11]) + int(fields[12])) / ticks
+
+    def end(self) -> None:
+        """Kill the program, if it still runs, and close the terminal."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        os.close(self._ours)
+
+
+def _take_terminal() -> None:
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
