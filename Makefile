@@ -38,9 +38,12 @@ lint: setup-lint $(INSTALLED) ## formats, clippy, ruff, mypy, and the stub again
 bench: $(INSTALLED) ## speed against gdb, rg and the machine's own limit, side by side
 	$(PYTHON) benches/bench.py
 
-wheel: $(INSTALLED) ## the wheel, into dist/
-	mkdir -p dist
-	cp target/wheel/*.whl dist/
+# Built here, the wheel asks for this machine's glibc. Zig links it against that
+# of 2012, so that one wheel loads in the gdb of any distribution.
+wheel: setup ## a wheel for any Linux with glibc 2.17 or later, into dist/
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check ziglang==0.17.1
+	PATH="$(CURDIR)/.venv/bin:$$PATH" $(WITH_RUST) maturin build --release --locked --quiet --zig \
+		--compatibility manylinux2014 --interpreter $(PYTHON) --out dist
 	@ls dist/*.whl
 
 docs: $(INSTALLED) ## write docs/commands.md anew from the help texts
