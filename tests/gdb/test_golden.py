@@ -31,7 +31,7 @@ COMMANDS = {
     "decode": "leak-decode 0x6d2064656b61656c 0x00000079726f6d65",
     "decode-text": 'leak-decode -text "leaked memory"',
     "decode-at": "leak-decode -at HEAP+0xab0 -count 2",
-    "strings": "leak-strings -in heap -top 1",
+    "strings": "leak-strings -in heap -min 12 -top 1",
     "snapshot": "leak-snapshot OUT",
     "diff-region": "leak-diff-region BEFORE",
 }
