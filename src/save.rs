@@ -29,6 +29,11 @@ pub fn write_whole(
     if path.is_dir() {
         return Err(Error::file(path, "is a directory, not a file"));
     }
+    // Replacing a device would take it away from the whole machine.
+    // Seen: `-out /dev/full -force`, as root.
+    if path.metadata().is_ok_and(|status| !status.is_file()) {
+        return Err(Error::file(path, "is no regular file, and only those are written whole or not at all"));
+    }
     if !replace && path.symlink_metadata().is_ok() {
         return Err(exists());
     }

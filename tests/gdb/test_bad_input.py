@@ -248,7 +248,7 @@ class TestRanges:
         refused(in_gdb(sample, "leak-find x -in nowhere"), "nowhere")
 
     def test_an_address_that_is_not_mapped(self, sample: Any) -> None:
-        refused(in_gdb(sample, "leak-dump -out /dev/null -force 0x10 +16"), "no region at 0x10")
+        refused(in_gdb(sample, "leak-decode -at 0x10"), "no region at 0x10")
 
     def test_an_expression_that_gdb_cannot_evaluate(self, sample: Any) -> None:
         refused(in_gdb(sample, "leak-dump nothing_of_that_name"), "nothing_of_that_name")
@@ -326,6 +326,15 @@ class TestOut:
         out = tmp_path / "none" / "out"
         answer = in_gdb(sample, f"leak-dump {sample.heap.start:#x} +16 -out {out}")
         refused(answer, "No such file or directory")
+
+    def test_what_is_no_regular_file_is_not_replaced(self, sample: Any, tmp_path: Path) -> None:
+        # Of a device only root would notice; a pipe is as little a file.
+        out = tmp_path / "pipe"
+        os.mkfifo(out)
+        words = ("dump", sample.after, f"{sample.heap.start:#x}", "+16", "-out", out)
+        refused(shell(*words, "-force"), "no regular file")
+        refused(shell(*words), "no regular file")
+        assert out.is_fifo()
 
     def test_an_existing_snapshot_is_refused_and_unchanged(
         self, sample: Any, tmp_path: Path
