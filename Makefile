@@ -4,7 +4,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help build demo test lint bench wheel docs clean setup setup-lint FORCE
+.PHONY: help build demo test lint bench wheel docs clean setup setup-lint setup-bench FORCE
 
 WITH_RUST := scripts/with-rust
 PYTHON := .venv/bin/python
@@ -35,7 +35,7 @@ lint: setup-lint $(INSTALLED) ## formats, clippy, ruff, mypy, and the stub again
 	.venv/bin/mypy
 	$(PYTHON) -m mypy.stubtest gdb_leak._native
 
-bench: $(INSTALLED) ## speed against gdb, rg and the machine's own limit, side by side
+bench: setup-bench $(INSTALLED) ## speed against gdb, rg and the machine's own limit, side by side
 	$(PYTHON) benches/bench.py
 
 # Built here, the wheel asks for this machine's glibc. Zig links it against that
@@ -59,6 +59,9 @@ setup:
 
 setup-lint:
 	@scripts/setup lint
+
+setup-bench:
+	@scripts/setup bench
 
 # The stamp is inside .venv, so that a new .venv gets the wheel again.
 $(INSTALLED): $(SOURCES) target/sources | setup
