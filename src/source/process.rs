@@ -1,14 +1,22 @@
-//! Processes of this machine, read through `/proc/PID/mem`.
+//! Processes of this machine.
+//!
+//! `/proc/PID/mem` reads everything, but the kernel looks up each page anew and
+//! copies it twice; `process_vm_readv` takes many pages at a time and copies
+//! them once, but leaves out what the process itself may not read. So the
+//! second is asked first, and the first where it stops: two threads go over a
+//! gigabyte in 0.09 s and not in 0.12.
 //!
 //! The process may be running: what is read is what stands there at that
 //! moment. Who needs more holds it first ([`crate::source::stop`], or gdb).
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, IoSliceMut, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nix::errno::Errno;
+use nix::sys::uio::{RemoteIoVec, process_vm_readv};
+use nix::unistd::Pid;
 use procfs::ProcError;
 use procfs::process::{Process as Proc, Syscall};
 
@@ -22,8 +30,12 @@ use crate::source::maps;
 use crate::source::{Origin, SourceKind, Target, Thread};
 use crate::word::WordFormat;
 
-/// Bytes read at a time: `/proc/PID/mem` gives 5.5 GB/s in such pieces, 1.8 in pages.
-const READ: u64 = 1 << 20;
+/// Bytes read at a time.
+///
+/// `/proc/PID/mem` gives 1.8 GB/s in pages and 5 GB/s and more in anything
+/// larger; a piece of this size is still in the processor's own cache when it
+/// is looked at.
+const READ: u64 = 1 << 18;
 
 /// Of the kernel's own threads, and of processes that ended but were not waited for.
 const NO_MEMORY: &str = "has no memory of its own: it ended or is a kernel thread";
@@ -33,6 +45,8 @@ const NO_MEMORY: &str = "has no memory of its own: it ended or is a kernel threa
 struct Process {
     pid: i32,
     memory: File,
+    /// Whether its number is the same process to the system's calls as it is in /proc.
+    direct: bool,
     format: WordFormat,
     regions: Vec<Region>,
 }
@@ -59,7 +73,8 @@ pub fn open(pid: i32, usage: bool) -> Result<Target, Error> {
     }
     let image = program(&folder);
     let format = image.as_ref().map_or(WordFormat::LITTLE_64, |image| image.format);
-    let mut process = Process { pid, memory, format, regions };
+    let mut process = Process { pid, memory, direct: false, format, regions };
+    process.direct = process.same_in_calls();
     let proc = Proc::new(pid).ok();
     let threads = proc.as_ref().map(threads).unwrap_or_default();
     let clues = Clues { threads: &threads, ..Clues::default() };
@@ -134,6 +149,39 @@ fn threads(process: &Proc) -> Vec<Thread> {
     tasks.map(thread).collect()
 }
 
+impl Process {
+    /// Whether `process_vm_readv` and `/proc/PID/mem` show the same process.
+    ///
+    /// Folklore: in a container that shows another's /proc a process has another
+    /// number there. The last page of its stack tells: at an address of its own it
+    /// has random bytes of its own (`AT_RANDOM`), and nobody writes to it.
+    fn same_in_calls(&self) -> bool {
+        const PAGE: usize = 4096;
+        let Some(stack) = self.regions.iter().rev().find(|region| region.name == "[stack]") else {
+            return false;
+        };
+        let at = stack.range.end().saturating_sub(PAGE as u64);
+        let (mut called, mut read) = ([0; PAGE], [0; PAGE]);
+        let both = (self.call(&mut called, at), file::read_at(&self.memory, &mut read, at).ok());
+        both == (Some(called.len()), Some(read.len())) && called == read
+    }
+
+    /// How many bytes `process_vm_readv` put into `space`; none where it cannot.
+    fn call(&self, space: &mut [u8], at: u64) -> Option<usize> {
+        let remote = [RemoteIoVec { base: usize::try_from(at).ok()?, len: space.len() }];
+        let read = process_vm_readv(Pid::from_raw(self.pid), &mut [IoSliceMut::new(space)], &remote);
+        read.ok().filter(|read| *read > 0)
+    }
+
+    /// Reads up to as many bytes as `space` has.
+    fn read(&self, space: &mut [u8], at: u64) -> io::Result<usize> {
+        match self.direct.then(|| self.call(space, at)).flatten() {
+            Some(read) => Ok(read),
+            None => file::read_at(&self.memory, space, at),
+        }
+    }
+}
+
 impl Memory for Process {
     fn word_format(&self) -> WordFormat {
         self.format
@@ -157,7 +205,7 @@ impl Memory for Process {
             let page = AddressRange::saturating(at, page_end.min(region.range.end()).saturating_sub(at));
             Some(Gap { range: page, missing })
         };
-        match file::read_at(&self.memory, space, at) {
+        match self.read(space, at) {
             // Folklore: the memory of a process that ended reads as an empty file.
             Ok(0) => {
                 let missing = Missing::Unreadable("the process ended".to_owned());
@@ -178,5 +226,56 @@ impl Memory for Process {
             Ok(_) | Err(ProcError::NotFound(_)) => Err(Error::Process { pid, problem: "ended".to_owned() }),
             Err(cause) => Err(Error::Process { pid, problem: cause.to_string() }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    /// Where its bytes are and where its gaps, by pieces.
+    fn all(process: &Process) -> Vec<(Vec<u8>, Option<Gap>)> {
+        let whole = |region: &Region| {
+            let (mut bytes, mut gap) = (Vec::new(), None);
+            if region.kind != crate::memory::RegionKind::Special {
+                gap = process.append(region.range, &mut bytes);
+            }
+            (bytes, gap)
+        };
+        process.regions.iter().map(whole).collect()
+    }
+
+    #[test]
+    fn both_ways_to_read_a_process_give_the_same() {
+        let mut child = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        // Once it has answered it waits for more, and changes nothing.
+        child.stdin.as_mut().unwrap().write_all(b"x").unwrap();
+        child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+        let mut process = read_only(pid);
+        assert!(process.direct);
+        let called = all(&process);
+        process.direct = false;
+        assert_eq!(called, all(&process));
+        assert!(called.iter().any(|(bytes, _)| bytes.len() as u64 > READ));
+        drop(child.stdin.take());
+        child.wait().unwrap();
+    }
+
+    fn read_only(pid: i32) -> Process {
+        let folder = PathBuf::from(format!("/proc/{pid}"));
+        let text = list(&folder, false).unwrap();
+        let mut process = Process {
+            pid,
+            memory: File::open(folder.join("mem")).unwrap(),
+            direct: false,
+            format: WordFormat::LITTLE_64,
+            regions: maps::parse(&folder, &text).unwrap().regions,
+        };
+        process.direct = process.same_in_calls();
+        process
     }
 }
