@@ -192,14 +192,14 @@ impl Dump {
         if !view.bytes.is_empty() {
             self.end_gap(out);
         }
-        let mut lines = view.bytes.chunks_exact(line);
-        for bytes in &mut lines {
+        let mut short = view.bytes;
+        while let Some((bytes, after)) = short.split_at_checked(line) {
             self.line(bytes, out);
+            short = if self.folded { self.fold_away(bytes, after) } else { after };
             if out.len() >= most {
                 return;
             }
         }
-        let short = lines.remainder();
         if gap.is_none() && short.len() < view.bytes.len() {
             // What is left of the view is looked at again as the start of the next one.
             return self.short_end(short, out);
@@ -287,6 +287,19 @@ impl Dump {
             }
         }
         self.at = self.at.saturating_add(bytes.len() as u64);
+    }
+
+    /// Goes on behind the lines in `after` that are equal to `line`, and comes back with the rest.
+    ///
+    /// Takes some lines at a time and may leave the last few: a fresh heap is
+    /// mostly zeros, of which 132 KiB line by line took 0.16 ms.
+    fn fold_away<'a>(&mut self, line: &[u8], after: &'a [u8]) -> &'a [u8] {
+        const LINES: usize = 16;
+        let block = line.repeat(LINES);
+        let equal = after.chunks_exact(block.len()).take_while(|lines| *lines == block).count();
+        let equal = equal.saturating_mul(block.len());
+        self.at = self.at.saturating_add(equal as u64);
+        after.get(equal..).unwrap_or_default()
     }
 
     /// Writes the words of a line and the text beside them.

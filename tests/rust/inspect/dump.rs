@@ -53,7 +53,8 @@ fn od(bytes: &[u8], format: &str, order: &str, fold: bool, start: u64) -> String
 
 fn repetitive_bytes() -> impl Strategy<Value = Vec<u8>> {
     let run = (bytes(3), 1..60_usize).prop_map(|(bytes, times)| bytes.repeat(times));
-    let aligned = (any::<[u8; 16]>(), 1..5_usize).prop_map(|(line, times)| line.repeat(times));
+    let aligned = (any::<[u8; 16]>(), prop_oneof![1..5_usize, 15..50_usize])
+        .prop_map(|(line, times)| line.repeat(times));
     let zeros = (0..100_usize).prop_map(|length| vec![0; length]);
     proptest::collection::vec(prop_oneof![run, aligned, zeros], 0..4).prop_map(|runs| runs.concat())
 }
