@@ -1,13 +1,14 @@
 //! Files written whole or not at all.
 
 use std::fs::File;
+use std::hint::black_box;
 use std::io::{self, Write};
 use std::path::Path;
 
 use tempfile::NamedTempFile;
 
 use crate::error::{Error, reason};
-use crate::memory::{Buffer, Memory};
+use crate::memory::{Buffer, Gap, Memory, View};
 use crate::pass::Job;
 use crate::range::AddressRange;
 
@@ -51,6 +52,10 @@ pub fn write_whole(
 
 /// Writes the bytes of a range as they lie in memory.
 ///
+/// While one piece is written the next one is fetched on another thread: what
+/// reading a process or touching the pages of a mapping for the first time
+/// costs is then no longer added to what writing costs.
+///
 /// # Errors
 ///
 /// The first byte that is missing, and as [`write_whole`]; the file is not there then.
@@ -62,22 +67,61 @@ pub fn write_range(
     job: &Job,
 ) -> Result<(), Error> {
     memory.recheck()?;
-    let mut buffer = Buffer::default();
     let mut stopped = None;
     let written = write_whole(path, replace, |file| {
-        let mut at = range.start();
-        while at < range.end() {
-            let rest = AddressRange::saturating(at, range.end().saturating_sub(at).min(PIECE));
-            let view = memory.view(rest, &mut buffer);
-            file.write_all(view.bytes)?;
-            at = at.saturating_add(view.bytes.len() as u64);
-            job.advance(view.bytes.len() as u64, range.len());
-            stopped = view.gap.map(|gap| gap.error()).or_else(|| job.check().err());
-            if stopped.is_some() {
-                return Err(io::Error::other("stopped"));
-            }
+        let mut pieces = Pieces { memory, range, at: range.start(), job, file, stopped: &mut stopped };
+        let (mut even, mut odd) = (Buffer::default(), Buffer::default());
+        let mut fetched = pieces.next().map(|piece| fetch(memory, piece, &mut even));
+        while let Some(ready) = fetched {
+            let Some(ready) = pieces.write(&ready, &mut odd)? else { break };
+            fetched = pieces.write(&ready, &mut even)?;
         }
         Ok(())
     });
     stopped.map_or(written, Err)
+}
+
+/// A range on its way into a file.
+struct Pieces<'a> {
+    memory: &'a dyn Memory,
+    range: AddressRange,
+    /// Where the next piece to fetch begins.
+    at: u64,
+    job: &'a Job,
+    file: &'a mut File,
+    stopped: &'a mut Option<Error>,
+}
+
+impl<'a> Pieces<'a> {
+    /// Where the next piece lies; `None` at the end.
+    fn next(&self) -> Option<AddressRange> {
+        let rest = self.range.end().saturating_sub(self.at);
+        (rest > 0).then(|| AddressRange::saturating(self.at, rest.min(PIECE)))
+    }
+
+    /// Writes one piece and meanwhile fetches the next one into `buffer`.
+    fn write<'b>(&mut self, ready: &View<'_>, buffer: &'b mut Buffer) -> io::Result<Option<View<'b>>>
+    where
+        'a: 'b,
+    {
+        self.at = self.at.saturating_add(ready.bytes.len() as u64);
+        *self.stopped = ready.gap.as_ref().map(Gap::error).or_else(|| self.job.check().err());
+        if self.stopped.is_some() {
+            return Err(io::Error::other("stopped"));
+        }
+        let (memory, next, file) = (self.memory, self.next(), &mut *self.file);
+        let (written, fetched) =
+            rayon::join(|| file.write_all(ready.bytes), || next.map(|piece| fetch(memory, piece, buffer)));
+        written?;
+        self.job.advance(ready.bytes.len() as u64, self.range.len());
+        Ok(fetched)
+    }
+}
+
+/// The start of a piece, every page of it touched.
+fn fetch<'a>(memory: &'a dyn Memory, piece: AddressRange, buffer: &'a mut Buffer) -> View<'a> {
+    const PAGE: usize = 4096;
+    let view = memory.view(piece, buffer);
+    black_box(view.bytes.iter().step_by(PAGE).fold(0, |sum, byte| sum ^ byte));
+    view
 }
