@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 
-from gdb_leak import install
 from gdb_leak.errors import UsageError
 from gdb_leak.layout import Block, line
 from gdb_leak.options import Command, Option
@@ -26,6 +25,9 @@ COMMAND = Command(
 
 def run(request: Request) -> Result:
     """Return the line, and what was done to which file."""
+    # Here, because what it imports would cost every other command 10 ms.
+    from gdb_leak import install
+
     installs, removes = request.parsed.flag("install"), request.parsed.flag("remove")
     if installs and removes:
         raise UsageError("-install and -remove exclude each other")

@@ -3,7 +3,6 @@
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Iterable, Sequence
 from typing import Optional, TextIO
 
@@ -207,6 +206,9 @@ def _run(entry: Entry, session: ShellSession, parsed: Parsed) -> None:
     if not session.holds:
         _print(pieces, session)
         return
+    # Here, because it would cost every other answer 2 ms.
+    import tempfile
+
     # The process is held while the answer is made, and no longer: somebody who
     # pages through the answer does not hold it.
     with tempfile.TemporaryFile(
