@@ -47,6 +47,8 @@ struct Process {
     memory: File,
     /// Whether its number is the same process to the system's calls as it is in /proc.
     direct: bool,
+    /// When it started, in ticks since the machine did: its number may be given away again.
+    started: Option<u64>,
     format: WordFormat,
     regions: Vec<Region>,
 }
@@ -73,9 +75,10 @@ pub fn open(pid: i32, usage: bool) -> Result<Target, Error> {
     }
     let image = program(&folder);
     let format = image.as_ref().map_or(WordFormat::LITTLE_64, |image| image.format);
-    let mut process = Process { pid, memory, direct: false, format, regions };
-    process.direct = process.same_in_calls();
     let proc = Proc::new(pid).ok();
+    let started = proc.as_ref().and_then(|proc| proc.stat().ok()).map(|stat| stat.starttime);
+    let mut process = Process { pid, memory, direct: false, started, format, regions };
+    process.direct = process.same_in_calls();
     let threads = proc.as_ref().map(threads).unwrap_or_default();
     let clues = Clues { threads: &threads, ..Clues::default() };
     let findings = kinds::classify(&process, &clues);
@@ -222,7 +225,9 @@ impl Memory for Process {
     fn recheck(&self) -> Result<(), Error> {
         let pid = self.pid;
         match Proc::new(pid).and_then(|process| process.stat()) {
-            Ok(stat) if stat.state != 'Z' && stat.state != 'X' => Ok(()),
+            Ok(stat) if stat.state != 'Z' && stat.state != 'X' && self.started == Some(stat.starttime) => {
+                Ok(())
+            }
             Ok(_) | Err(ProcError::NotFound(_)) => Err(Error::Process { pid, problem: "ended".to_owned() }),
             Err(cause) => Err(Error::Process { pid, problem: cause.to_string() }),
         }
@@ -272,6 +277,7 @@ mod tests {
             pid,
             memory: File::open(folder.join("mem")).unwrap(),
             direct: false,
+            started: None,
             format: WordFormat::LITTLE_64,
             regions: maps::parse(&folder, &text).unwrap().regions,
         };
