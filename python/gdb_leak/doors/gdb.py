@@ -6,17 +6,15 @@ it or resumes it.
 """
 
 import os
-import stat
 import traceback
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Callable, Optional, Union
 
 import gdb
 
 from gdb_leak import _native, manual, options, units
 from gdb_leak.commands import TABLE, Entry
-from gdb_leak.doors import gdb_says, probed, same_machine
+from gdb_leak.doors import gdb_says, held_core, probed, same_machine
 from gdb_leak.doors.progress import ProgressLine
 from gdb_leak.errors import Error, RequestError, UsageError
 from gdb_leak.render import json as as_json
@@ -305,48 +303,11 @@ def _core(inferior: gdb.Inferior) -> tuple[object, Callable[[], Target]]:
     )
     if path is None:
         raise RequestError("gdb does not say which core file it has loaded")
-    opened = _core_file(path)
-    try:
-        status = Path(opened).stat()
-        identity: object = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-    except OSError:
-        identity = None
+    opened = held_core.path(path)
+    identity: object = held_core.identity(opened)
     program, sysroot = _program(), _sysroot()
     key = ("core", path, identity, program, sysroot)
     return key, lambda: Target(_native.open_file(opened, program, sysroot), path)
-
-
-# The path by which to open the core that gdb has open under the name PATH.
-# Seen: a core that was renamed or replaced while gdb has it loaded. gdb keeps
-# it open, so that its entry in /proc/self/fd is still the same file.
-def _core_file(path: str) -> str:
-    held = _core_descriptors()
-    try:
-        status = Path(path).stat()
-    except OSError:
-        status = None
-    if status is not None and (not held or (status.st_dev, status.st_ino) in held):
-        return path
-    if len(held) == 1:
-        return next(iter(held.values()))
-    raise RequestError(f"core file {path} was moved or replaced; load it again (core FILE)")
-
-
-# The core files that this process has open, by device and inode.
-def _core_descriptors() -> dict[tuple[int, int], str]:
-    held: dict[tuple[int, int], str] = {}
-    # By number: following the links in /proc takes six times as long, and this
-    # is asked for before each command.
-    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208
-        try:
-            status = os.fstat(int(name))
-            # ELF header: e_type 4 is ET_CORE, in either byte order.
-            head = os.pread(int(name), 18, 0) if stat.S_ISREG(status.st_mode) else b""
-        except OSError:
-            continue
-        if head[:4] == b"\x7fELF" and head[16:18] in (b"\x04\0", b"\0\x04"):
-            held.setdefault((status.st_dev, status.st_ino), f"/proc/self/fd/{name}")
-    return held
 
 
 def _open_process(pid: int, usage: bool) -> Target:
