@@ -322,11 +322,10 @@ def _open_process(pid: int, usage: bool) -> Target:
 
 def _open_remote(inferior: gdb.Inferior) -> Target:
     notes: list[str] = []
-    maps = _remote_maps(inferior, notes)
+    maps, pid = _remote_maps(inferior, notes)
     sections: list[tuple[int, int, str, str]] = []
-    stack_pointers: list[int] = []
+    stack_pointers = _stack_pointers(inferior)
     if maps is None:
-        stack_pointers = _stack_pointers(inferior)
         sections = [*_sections(), *probed.stack_sections(stack_pointers, _read)]
     order = "big" if "big" in gdb.execute("show endian", to_string=True) else "little"
     memory = _native.open_remote(
@@ -338,7 +337,7 @@ def _open_remote(inferior: gdb.Inferior) -> Target:
         stack_pointers,
         _read,
     )
-    return Target(memory, pid=inferior.pid, notes=notes)
+    return Target(memory, pid=pid, notes=notes)
 
 
 # The argument for all object files was renamed between gdb 11 and 12; each gdb
@@ -351,13 +350,14 @@ def _sections() -> list[tuple[int, int, str, str]]:
     return []
 
 
-def _remote_maps(inferior: gdb.Inferior, notes: list[str]) -> Optional[str]:
+# The text that lists the mappings, and the process that it is of.
+def _remote_maps(inferior: gdb.Inferior, notes: list[str]) -> tuple[Optional[str], int]:
     try:
         maps = gdb_says.mappings(gdb.execute("info proc mappings", to_string=True))
     except gdb.error:
         maps = None
     if maps is not None:
-        return maps
+        return maps, inferior.pid
     # vgdb gives the process number 42000, and the real one as its threads' number.
     numbers = [inferior.pid, *(thread.ptid[1] for thread in inferior.threads())]
     for pid in dict.fromkeys(numbers):
@@ -366,11 +366,11 @@ def _remote_maps(inferior: gdb.Inferior, notes: list[str]) -> Optional[str]:
             if confirmed.left_out:
                 left_out = units.counted(confirmed.left_out, "mapping")
                 notes.append(f"{left_out} of /proc/{pid}/maps left out, which gdb cannot read")
-            return confirmed.text
+            return confirmed.text, pid
     notes.append(
         "gdb cannot list the mappings of this target: only its sections and stacks are known"
     )
-    return None
+    return None, inferior.pid
 
 
 def _read(address: int, length: int) -> Optional[bytes]:
