@@ -6,7 +6,6 @@ style it: ``address``, ``kind``, ``match``, ``note``.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, Union
 
 __all__ = ["Block", "Columns", "Line", "Made", "Span", "line", "notes"]
@@ -22,8 +21,7 @@ class Span(NamedTuple):
 Line = tuple[Span, ...]
 
 
-@dataclass(frozen=True)
-class Columns:
+class Columns(NamedTuple):
     """Rows of one span per column, padded so that the columns line up.
 
     ``align`` has ``<`` or ``>`` for each column; nothing is padded after the
@@ -36,8 +34,7 @@ class Columns:
     batch: int = 1000
 
 
-@dataclass(frozen=True)
-class Made:
+class Made(NamedTuple):
     """Whole lines that the native module has made already, printable as they are."""
 
     text: str

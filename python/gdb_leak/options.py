@@ -6,8 +6,7 @@ Mistakes are told in gdb's own words, as its option framework has them
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Optional
+from typing import NamedTuple, Optional
 
 from gdb_leak import units
 from gdb_leak.errors import UsageError
@@ -33,8 +32,7 @@ PLACES = (
 )
 
 
-@dataclass(frozen=True)
-class Option:
+class Option(NamedTuple):
     """One option of a command.
 
     ``kind`` says what its argument is: ``flag`` (none), ``count`` (a number or
@@ -66,8 +64,7 @@ class Option:
         return f"-{self.name} {argument}"
 
 
-@dataclass(frozen=True)
-class Operand:
+class Operand(NamedTuple):
     """One operand as the usage line names it, and what completes it."""
 
     name: str
@@ -79,8 +76,7 @@ class Operand:
     shell_least: Optional[int] = None
 
 
-@dataclass(frozen=True)
-class Command:
+class Command(NamedTuple):
     """The declaration of one command.
 
     ``name`` is without the door's prefix (``find``); ``summary`` is one
@@ -108,15 +104,16 @@ class Command:
         return self.gdb_name or f"leak-{self.name}"
 
 
-@dataclass
 class Parsed:
     """What was typed: values by option name, and the operands in order.
 
     An option that was not given has no entry in ``values``.
     """
 
-    values: dict[str, object] = field(default_factory=dict)
-    operands: list[Word] = field(default_factory=list)
+    def __init__(self, values: Optional[Mapping[str, object]] = None) -> None:
+        """Take the values by option name, and no operands yet."""
+        self.values = dict(values or {})
+        self.operands: list[Word] = []
 
     def flag(self, name: str) -> bool:
         """Whether the flag NAME was given."""

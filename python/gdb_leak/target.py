@@ -5,11 +5,11 @@ snapshots are kept. Nothing here reads memory or imports gdb.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import (
     TYPE_CHECKING,
     Any,
     Callable,
+    NamedTuple,
     Optional,
     Protocol,
     Union,
@@ -29,14 +29,21 @@ Progress = Callable[[int, int], None]
 Value = Union[None, bool, int, str, Sequence["Value"], dict[str, "Value"], "Pieces"]
 
 
-@dataclass
 class Target:
     """An opened target: its memory and where it came from."""
 
-    memory: "Memory"
-    path: Optional[str] = None
-    pid: Optional[int] = None
-    notes: list[str] = field(default_factory=list)
+    def __init__(
+        self,
+        memory: "Memory",
+        path: Optional[str] = None,
+        pid: Optional[int] = None,
+        notes: Sequence[str] = (),
+    ) -> None:
+        """Take the MEMORY, the PATH or PID that it was opened by, and NOTES of the door."""
+        self.memory = memory
+        self.path = path
+        self.pid = pid
+        self.notes = list(notes)
 
     def describe(self) -> dict[str, Value]:
         """Return the ``target`` of a JSON answer."""
@@ -59,8 +66,7 @@ class Target:
         return list(dict.fromkeys([*self.memory.notes, *self.notes]))
 
 
-@dataclass
-class Kept:
+class Kept(NamedTuple):
     """A snapshot taken in this session: ``@1``, or the file that it is in."""
 
     name: str
@@ -147,8 +153,7 @@ class Session(Protocol):
         """Set the debugger's variable $NAME, to void where VALUE is None."""
 
 
-@dataclass
-class Request:
+class Request(NamedTuple):
     """One command as typed, and the door that it came through."""
 
     parsed: Parsed
@@ -167,7 +172,6 @@ class Pieces:
         return self._make()
 
 
-@dataclass
 class Result:
     """The answer to a request: plain data, and native tables where there are many rows.
 
@@ -176,13 +180,23 @@ class Result:
     what tells notes only when everything was made.
     """
 
-    command: str
-    target: Optional[dict[str, Value]]
-    values: dict[str, Value]
-    notes: list[str] = field(default_factory=list)
-    data: Any = None
-    word_size: int = 8
-    later: list[Callable[[], Sequence[str]]] = field(default_factory=list)
+    def __init__(
+        self,
+        command: str,
+        target: Optional[dict[str, Value]],
+        values: dict[str, Value],
+        notes: Sequence[str] = (),
+        data: Any = None,
+        word_size: int = 8,
+    ) -> None:
+        """Take the command's name, what describes its target, and the answer."""
+        self.command = command
+        self.target = target
+        self.values = values
+        self.notes = list(notes)
+        self.data = data
+        self.word_size = word_size
+        self.later: list[Callable[[], Sequence[str]]] = []
 
     def finish(self) -> None:
         """Add the notes that are known now that everything was made."""

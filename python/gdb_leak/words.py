@@ -4,8 +4,7 @@ r"""Splitting a line typed at gdb's prompt into words.
 and as ``a\\n`` in another, and eats the backslashes that a needle needs.
 """
 
-from dataclasses import dataclass
-from typing import Optional
+from typing import NamedTuple, Optional
 
 from gdb_leak.errors import UsageError
 
@@ -15,8 +14,7 @@ _BLANKS = " \t\n\r\f\v"
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
 
 
-@dataclass(frozen=True)
-class Word:
+class Word(NamedTuple):
     """One word of a command line.
 
     ``raw`` is what stands between the quotes, backslashes untouched; ``quoted``
