@@ -339,9 +339,6 @@ pub enum Place {
 }
 
 impl Place {
-    /// The names that are no kind's own; where a name is both, the wider one is meant.
-    pub const NAMES: [&'static str; 6] = ["all", "writable", "heap", "brk", "stack", "anon"];
-
     /// The place of that name.
     ///
     /// # Errors

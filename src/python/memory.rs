@@ -171,11 +171,6 @@ impl Memory {
         Ok(self.target.memory.recheck()?)
     }
 
-    fn missing_pages(&self, place: PlaceArgument) -> PyResult<Vec<(u64, u64)>> {
-        let Some(remote) = &self.remote else { return Ok(Vec::new()) };
-        Ok(pairs(remote.unasked(&place.place()?.ranges(remote.as_ref())).iter()))
-    }
-
     fn fetch(&self, place: PlaceArgument, read: &Bound<'_, PyAny>) -> PyResult<()> {
         let Some(remote) = &self.remote else { return Ok(()) };
         let ranges = place.place()?.ranges(remote.as_ref());
@@ -264,7 +259,7 @@ fn sections_as_regions(mut sections: Vec<(u64, u64, String, String)>) -> PyResul
 }
 
 /// All threads of a process held by ptrace until [`Stop::release`].
-#[pyclass(unsendable, module = "gdb_leak._native")]
+#[pyclass(module = "gdb_leak._native")]
 pub(super) struct Stop {
     held: Option<stop::Stop>,
     threads: usize,
@@ -278,11 +273,6 @@ impl Stop {
         self.threads
     }
 
-    #[getter]
-    fn seconds(&self) -> f64 {
-        self.held.as_ref().map_or(self.seconds, |held| held.elapsed().as_secs_f64())
-    }
-
     fn release(&mut self) -> f64 {
         if let Some(held) = self.held.take() {
             self.seconds = held.elapsed().as_secs_f64();
@@ -292,9 +282,8 @@ impl Stop {
 }
 
 #[pyfunction]
-pub(super) fn stop_process(pid: i32) -> PyResult<Stop> {
-    // Not detached: ptrace answers only the thread that holds the process.
-    let held = stop::Stop::new(pid)?;
+pub(super) fn stop_process(py: Python<'_>, pid: i32) -> PyResult<Stop> {
+    let held = py.detach(|| stop::Stop::new(pid))?;
     Ok(Stop { threads: held.threads(), held: Some(held), seconds: 0.0 })
 }
 

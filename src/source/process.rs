@@ -17,8 +17,8 @@ use std::sync::Arc;
 use nix::errno::Errno;
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
-use procfs::ProcError;
 use procfs::process::{Process as Proc, Syscall};
+use procfs::{ProcError, ProcResult};
 
 use crate::error::{Error, reason};
 use crate::memory::{Buffer, Gap, Memory, Missing, Region, View, gap_before_next_region};
@@ -58,7 +58,9 @@ struct Process {
 ///
 /// [`Error::Process`] when there is none or it may not be read.
 pub fn open(pid: i32, usage: bool) -> Result<Target, Error> {
-    let folder = PathBuf::from(format!("/proc/{pid}"));
+    let thread = living(pid).ok().and_then(|mut threads| threads.next()).filter(|thread| *thread != pid);
+    let folder = thread.map_or_else(String::new, |thread| format!("/task/{thread}"));
+    let folder = PathBuf::from(format!("/proc/{pid}{folder}"));
     let refuse = |cause: &io::Error| Error::Process { pid, problem: problem(cause) };
     let memory = File::open(folder.join("mem")).map_err(|cause| refuse(&cause))?;
     let text = list(&folder, usage).map_err(|cause| refuse(&cause))?;
@@ -91,6 +93,22 @@ pub fn open(pid: i32, usage: bool) -> Result<Target, Error> {
         ..Origin::new(SourceKind::Process)
     };
     Ok(Target { memory: Arc::new(process), origin })
+}
+
+/// The threads of the process that have not ended; the main one is the first.
+///
+/// Folklore: a main thread that ended before the others stays listed as a zombie
+/// until they end, without memory, and nobody can trace it. The memory is that of
+/// any other thread. Seen: a main that calls `pthread_exit`.
+///
+/// # Errors
+///
+/// The system's, where there is no such process.
+pub(super) fn living(pid: i32) -> ProcResult<impl Iterator<Item = i32>> {
+    let tasks = Proc::new(pid)?.tasks()?;
+    let alive =
+        |task: &procfs::process::Task| task.stat().is_ok_and(|stat| !matches!(stat.state, 'Z' | 'X' | 'x'));
+    Ok(tasks.filter_map(Result::ok).filter(alive).map(|task| task.tid))
 }
 
 /// Who traces the process already; `None` where nobody does.
@@ -220,11 +238,14 @@ impl Memory for Process {
 
     fn recheck(&self) -> Result<(), Error> {
         let pid = self.pid;
-        match Proc::new(pid).and_then(|process| process.stat()) {
-            Ok(stat) if stat.state != 'Z' && stat.state != 'X' && self.started == Some(stat.starttime) => {
-                Ok(())
-            }
-            Ok(_) | Err(ProcError::NotFound(_)) => Err(Error::Process { pid, problem: "ended".to_owned() }),
+        let ended = || Error::Process { pid, problem: "ended".to_owned() };
+        let started = Proc::new(pid).and_then(|process| process.stat()).map(|stat| stat.starttime).ok();
+        if started != self.started {
+            return Err(ended());
+        }
+        match living(pid) {
+            Ok(mut threads) => threads.next().map(|_| ()).ok_or_else(ended),
+            Err(ProcError::NotFound(_)) => Err(ended()),
             Err(cause) => Err(Error::Process { pid, problem: cause.to_string() }),
         }
     }

@@ -1,32 +1,35 @@
 //! Holding a process: all its threads stopped by ptrace while somebody reads, then let go.
 
 use std::collections::BTreeSet;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::ptrace;
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
-use procfs::process::Process as Proc;
 
 use crate::error::Error;
-use crate::source::process::tracer;
+use crate::source::process::{living, tracer};
 
 /// How long a thread may take to stop: one that waits for a disk can take long.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A process whose threads are all held; they go on when this is dropped.
-///
-/// Must be dropped by the thread that made it, because ptrace answers only that one.
 #[derive(Debug)]
 pub struct Stop {
-    pid: i32,
-    threads: BTreeSet<i32>,
+    threads: usize,
     since: Instant,
+    let_go: Option<Sender<()>>,
+    holder: Option<JoinHandle<()>>,
 }
 
 impl Stop {
     /// Holds all threads of the process, new ones too.
+    ///
+    /// A process that was stopped before stays stopped afterwards, and a signal
+    /// that arrives meanwhile is delivered when it goes on.
     ///
     /// # Errors
     ///
@@ -38,23 +41,22 @@ impl Stop {
                 format!("is traced by process {tracer} already; use leak-* commands in that debugger");
             return Err(Error::Process { pid, problem });
         }
-        let mut stop = Self { pid, threads: BTreeSet::new(), since: Instant::now() };
-        // A thread that was not seen may start another one: look until none is new.
-        loop {
-            let new: Vec<i32> = stop.listed()?.into_iter().filter(|id| !stop.threads.contains(id)).collect();
-            if new.is_empty() {
-                return Ok(stop);
-            }
-            for id in new {
-                stop.hold(id)?;
-            }
-        }
+        let since = Instant::now();
+        let (told, answer) = channel();
+        let (let_go, waiting) = channel();
+        // Folklore: ptrace answers only the thread that holds, and lets go of all
+        // that a thread holds when it ends. So a thread of its own holds them.
+        let holder = std::thread::spawn(move || hold_until(pid, &told, &waiting));
+        let mut stop = Self { threads: 0, since, let_go: Some(let_go), holder: Some(holder) };
+        let unknown = |_| Error::Process { pid, problem: "could not be held".to_owned() };
+        stop.threads = answer.recv().map_err(unknown)??;
+        Ok(stop)
     }
 
     /// How many threads are held.
     #[must_use]
     pub fn threads(&self) -> usize {
-        self.threads.len()
+        self.threads
     }
 
     /// How long the process has been held.
@@ -62,15 +64,58 @@ impl Stop {
     pub fn elapsed(&self) -> Duration {
         self.since.elapsed()
     }
+}
+
+impl Drop for Stop {
+    fn drop(&mut self) {
+        drop(self.let_go.take());
+        if let Some(holder) = self.holder.take() {
+            let _ = holder.join();
+        }
+    }
+}
+
+/// Holds all threads of the process, tells how many, and lets go once nobody waits any more.
+fn hold_until(pid: i32, told: &Sender<Result<usize, Error>>, waiting: &Receiver<()>) {
+    let mut held = Held { pid, threads: BTreeSet::new(), signalled: BTreeSet::new() };
+    let answer = held.hold_all().map(|()| held.threads.len().saturating_add(held.signalled.len()));
+    let whole = answer.is_ok();
+    if told.send(answer).is_ok() && whole {
+        // An error, too, says that it is time.
+        let _ = waiting.recv();
+    }
+}
+
+/// The threads that this thread holds; they go on when it is dropped and the thread ends.
+struct Held {
+    pid: i32,
+    threads: BTreeSet<i32>,
+    /// Those that stand where a real-time signal reaches them, which nix has no name for.
+    signalled: BTreeSet<i32>,
+}
+
+impl Held {
+    fn hold_all(&mut self) -> Result<(), Error> {
+        // A thread that was not seen may start another one: look until none is new.
+        loop {
+            let known = |id: &i32| self.threads.contains(id) || self.signalled.contains(id);
+            let new: Vec<i32> = self.listed()?.into_iter().filter(|id| !known(id)).collect();
+            if new.is_empty() {
+                return Ok(());
+            }
+            for id in new {
+                self.hold(id)?;
+            }
+        }
+    }
 
     fn refuse(&self, problem: impl Into<String>) -> Error {
         Error::Process { pid: self.pid, problem: problem.into() }
     }
 
     fn listed(&self) -> Result<Vec<i32>, Error> {
-        let tasks = Proc::new(self.pid).and_then(|process| process.tasks());
-        let tasks = tasks.map_err(|_| self.refuse("does not exist"))?;
-        Ok(tasks.filter_map(Result::ok).map(|task| task.tid).collect())
+        let threads = living(self.pid).map_err(|_| self.refuse("does not exist"))?;
+        Ok(threads.collect())
     }
 
     fn hold(&mut self, id: i32) -> Result<(), Error> {
@@ -98,14 +143,31 @@ impl Stop {
     fn wait(&mut self, id: i32) -> Result<(), Error> {
         let begun = Instant::now();
         let flags = WaitPidFlag::__WALL | WaitPidFlag::WNOHANG;
+        let peek = WaitPidFlag::WNOWAIT | WaitPidFlag::WSTOPPED | WaitPidFlag::WEXITED | flags;
         loop {
-            match waitpid(Pid::from_raw(id), Some(flags)) {
+            // Folklore: nix has no name for real-time signals and answers EINVAL: the
+            // thread stands before such a signal, and is held. No `detach` of nix's
+            // hands that on; the end of this thread does, unless the status was taken:
+            // so look first. Seen: timer_create with SIGRTMIN.
+            match waitid(Id::Pid(Pid::from_raw(id)), peek) {
                 Ok(WaitStatus::StillAlive) if begun.elapsed() > PATIENCE => {
                     return Err(
                         self.refuse(format!("thread {id} did not stop within {} s", PATIENCE.as_secs()))
                     );
                 }
-                Ok(WaitStatus::StillAlive) => std::thread::sleep(Duration::from_micros(200)),
+                Ok(WaitStatus::StillAlive) => {
+                    std::thread::sleep(Duration::from_micros(200));
+                    continue;
+                }
+                Err(Errno::EINVAL) => {
+                    self.threads.remove(&id);
+                    self.signalled.insert(id);
+                    return Ok(());
+                }
+                _ => {}
+            }
+            match waitpid(Pid::from_raw(id), Some(flags)) {
+                Ok(WaitStatus::StillAlive) => {}
                 Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) | Err(_) => {
                     self.threads.remove(&id);
                     return Ok(());
@@ -132,7 +194,7 @@ impl Stop {
     }
 }
 
-impl Drop for Stop {
+impl Drop for Held {
     fn drop(&mut self) {
         for id in &self.threads {
             // A thread that ended meanwhile cannot be let go, and need not be.
