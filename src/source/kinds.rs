@@ -5,6 +5,8 @@
 //! memory; where bytes are missing (saved text of `pmap`), those that need
 //! them do nothing.
 
+use std::collections::BTreeSet;
+
 use crate::memory::{Memory, Permissions, Region, RegionKind};
 use crate::range::AddressRange;
 use crate::source::Thread;
@@ -39,11 +41,17 @@ pub struct Finding {
 /// Linux 6.12, arch/arm64/kernel/process.c, `arch_randomize_brk`: 1 GiB; x86: 32 MiB.
 const FARTHEST_HEAP: u64 = 1 << 30;
 
+/// How many places in a row may show no arena before the rest of a region is left alone.
+///
+/// Each look at a page that was never used makes the kernel keep a table for it.
+const MOST_MISSES: usize = 256;
+
 /// What each region of `memory` is for, in the regions' order.
 #[must_use]
 pub fn classify(memory: &dyn Memory, clues: &Clues<'_>) -> Vec<Finding> {
     let regions = memory.regions();
-    let mut found: Vec<Finding> = regions.iter().map(|region| by_name(regions, region)).collect();
+    let modules = modules(regions);
+    let mut found: Vec<Finding> = regions.iter().map(|region| by_name(&modules, region)).collect();
     let program = program_name(regions, clues);
     bss(memory, &mut found);
     kernel(regions, clues, &mut found);
@@ -55,7 +63,7 @@ pub fn classify(memory: &dyn Memory, clues: &Clues<'_>) -> Vec<Finding> {
 }
 
 /// What the name and the file of a region tell.
-fn by_name(regions: &[Region], region: &Region) -> Finding {
+fn by_name(modules: &BTreeSet<&str>, region: &Region) -> Finding {
     let name = region.name.as_str();
     let kind = match name {
         "[heap]" => RegionKind::Heap,
@@ -65,19 +73,19 @@ fn by_name(regions: &[Region], region: &Region) -> Finding {
         _ if name.starts_with("[anon") => RegionKind::Anon,
         _ if name.starts_with('[') => RegionKind::Special,
         "" => RegionKind::Anon,
-        _ if region.permissions.writable() && module(regions, name) => RegionKind::Data,
+        _ if region.permissions.writable() && modules.contains(name) => RegionKind::Data,
         _ => RegionKind::File,
     };
     Finding { kind, name: None, inaccessible: false }
 }
 
-/// Whether code of the file is mapped too: a program or a library, not a data file.
-fn module(regions: &[Region], name: &str) -> bool {
-    let code = |permissions| match permissions {
+/// The files of which code is mapped too: programs and libraries, not data files.
+fn modules(regions: &[Region]) -> BTreeSet<&str> {
+    let code = |region: &&Region| match region.permissions {
         Permissions::Known { execute, .. } => execute,
         Permissions::Unknown => true,
     };
-    regions.iter().any(|region| region.name == name && code(region.permissions))
+    regions.iter().filter(code).map(|region| region.name.as_str()).collect()
 }
 
 /// The name of the program's own mappings.
@@ -200,9 +208,16 @@ fn heap(memory: &dyn Memory, program: Option<&str>, found: &mut [Finding]) {
     // Folklore: a program that was started through its loader (ld.so PROGRAM)
     // has its heap where programs usually lie, below everything else.
     // Seen: Linux 5.18 and later, fs/binfmt_elf.c, `brk_moved`.
+    // On 64-bit machines that is two thirds of the address space: what lies in
+    // its lower half is no heap. Seen: the shadow of AddressSanitizer, 14 TiB at
+    // 0x2008fff7000 in a program that has no brk heap at all.
     let low = regions.iter().position(|region| !region.anonymous());
     if index.is_none() {
-        index = regions.iter().take(low.unwrap_or(0)).position(anonymous_data);
+        let wide = memory.word_format().size == 8;
+        let top = regions.iter().map(|region| region.range.end()).rfind(|end| end >> 63 == 0);
+        let half = top.filter(|_| wide).unwrap_or(0) / 2;
+        let usual = |region: &Region| anonymous_data(region) && region.range.start() >= half;
+        index = regions.iter().take(low.unwrap_or(0)).position(usual);
     }
     // Parts of the heap with other permissions are mappings of their own.
     let mut next = None;
@@ -238,8 +253,14 @@ fn arenas(memory: &dyn Memory, found: &mut [Finding]) {
             continue;
         }
         let mut at = region.range.start().checked_next_multiple_of(step);
-        while let Some(start) = at.filter(|start| region.range.contains(*start)) {
+        let mut misses = 0_usize;
+        // Folklore: a region of terabytes is reserved, not used. Seen: the shadow of
+        // AddressSanitizer. Heaps of arenas that are full touch each other, so that
+        // what follows one may be another, however large the region is.
+        while let Some(start) = at.filter(|start| region.range.contains(*start) && misses < MOST_MISSES) {
+            misses = misses.saturating_add(1);
             if let Some(used) = arena_heap(memory, start, largest) {
+                misses = 0;
                 finding.kind = RegionKind::Arena;
                 let end = start.saturating_add(used);
                 let rest = start.saturating_add(largest).saturating_sub(end);

@@ -130,6 +130,40 @@ fn mappings_that_only_nt_file_names_are_regions_without_permissions_or_bytes() {
 }
 
 #[test]
+fn memory_that_a_sanitizer_reserves_below_the_program_is_no_heap() {
+    let program = 0x5555_5555_4000;
+    let core = Builder::new(X86_64)
+        .load(0x200_8fff_7000, 6, &[], 14 << 40)
+        .load(program, 5, &[], 0x1000)
+        .load(0x7fff_f000_0000, 6, &[1; 0x1000], 0x1000)
+        .files(&[(program, program + 0x1000, 0, "/bin/sanitized")])
+        .auxiliary(&[(9, program + 0x10), (25, 0x7fff_f000_0010)]);
+    let target = open(&core.build()).unwrap();
+    let kinds: Vec<_> = target.memory.regions().iter().map(|region| region.kind).collect();
+    assert_eq!(kinds, [RegionKind::Anon, RegionKind::File, RegionKind::Stack]);
+}
+
+#[test]
+fn a_core_with_as_many_files_as_regions_opens_in_linear_time() {
+    const MANY: u64 = 20_000;
+    let names: Vec<String> = (0..MANY).map(|index| format!("/nowhere/{index}")).collect();
+    let files: Vec<_> = (0_u64..)
+        .zip(&names)
+        .map(|(index, name)| {
+            let start = 0x10_0000_0000 + (index << 13);
+            (start, start + 0x1000, 0, name.as_str())
+        })
+        .collect();
+    let core = Builder::new(X86_64).files(&files);
+    let core = (0..MANY).fold(core, |core, index| core.load(0x20_0000_0000 + (index << 13), 6, &[], 0x1000));
+    let core = core.build();
+    let begun = std::time::Instant::now();
+    let target = open(&core).unwrap();
+    assert_eq!(target.memory.regions().len() as u64, 2 * MANY);
+    assert!(begun.elapsed().as_secs() < 10, "{:?}", begun.elapsed());
+}
+
+#[test]
 fn overlapping_segments_are_left_out_and_said() {
     let target = open(&small(X86_64).load(0x10800, 6, &[9; 0x1000], 0x1000).build()).unwrap();
     assert_eq!(target.memory.regions().len(), 3);

@@ -48,10 +48,16 @@ pub(super) fn attach(
     let started = started.map(|mapping| mapping.path.as_str());
     let mut absent: Vec<&str> = Vec::new();
     let mut missing = 0_u64;
+    let named = by_name(&core.regions);
     for (name, base) in bases {
-        if !wanting(core.regions.iter(), name) {
+        let of_file = named.get(name).map_or(&[][..], Vec::as_slice);
+        let lacking =
+            of_file.iter().filter_map(|index| core.regions.get(*index)).filter(|region| wanting(region));
+        if lacking.clone().next().is_none() {
             continue;
         }
+        let lost = lacking.map(|region| region.range.len().saturating_sub(region.saved));
+        let lost = lost.fold(0, u64::saturating_add);
         // Whoever names a program may compare its core with one of another program.
         let given = files.executable.filter(|_| started == Some(name)).map(Path::to_owned);
         let mut paths = given.into_iter().chain([place(name, files.sysroot)]);
@@ -60,13 +66,11 @@ pub(super) fn attach(
             Some((base, file, image))
         });
         if let Some((base, file, image)) = found {
-            back(core, name, base, file, &image);
+            back(core, of_file, base, file, &image);
             continue;
         }
         absent.push(name);
-        let lacking = core.regions.iter().filter(|region| wanting([*region].into_iter(), name));
-        let lost = lacking.map(|region| region.range.len().saturating_sub(region.saved));
-        missing = lost.fold(missing, u64::saturating_add);
+        missing = missing.saturating_add(lost);
     }
     if absent.is_empty() {
         return None;
@@ -81,12 +85,19 @@ pub(super) fn attach(
     ))
 }
 
-/// Whether a region of the file wants bytes or permissions, and may have them from the file.
-fn wanting<'a>(mut regions: impl Iterator<Item = &'a Region>, name: &str) -> bool {
-    regions.any(|region| {
-        let partly = region.saved < region.range.len() && !region.permissions.writable();
-        region.name == name && (partly || region.permissions == Permissions::Unknown)
-    })
+/// The places of the regions of each file: a process may have as many files as regions.
+fn by_name(regions: &[Region]) -> BTreeMap<String, Vec<usize>> {
+    let mut named: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    for (index, region) in regions.iter().enumerate().filter(|(_, region)| !region.name.is_empty()) {
+        named.entry(region.name.clone()).or_default().push(index);
+    }
+    named
+}
+
+/// Whether the region of a file wants bytes or permissions, and may have them from the file.
+fn wanting(region: &Region) -> bool {
+    let partly = region.saved < region.range.len() && !region.permissions.writable();
+    partly || region.permissions == Permissions::Unknown
 }
 
 /// Where a file of the core's machine lies on this one.
@@ -112,11 +123,12 @@ fn same_file(core: &Core, base: u64, path: &Path) -> Option<(FileView, Image)> {
     (file_build_id(&file, &image)? == here).then_some((file, image))
 }
 
-/// Lets the file back whatever its regions lack.
-fn back(core: &mut Core, name: &str, base: u64, file: FileView, image: &Image) {
+/// Lets the file back whatever its regions, at these places, lack.
+fn back(core: &mut Core, regions: &[usize], base: u64, file: FileView, image: &Image) {
     let index = core.modules.len();
     let length = file.length();
-    for region in core.regions.iter_mut().filter(|region| region.name == name) {
+    for region in regions {
+        let Some(region) = core.regions.get_mut(*region) else { continue };
         if region.permissions == Permissions::Unknown {
             if let Some([read, write, execute]) = image.rights(base, region.range.start()) {
                 region.permissions = Permissions::new(read, write, execute);
