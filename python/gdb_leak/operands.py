@@ -5,6 +5,7 @@ from typing import Optional
 
 from gdb_leak import _native
 from gdb_leak.errors import RangeError, RequestError, UsageError
+from gdb_leak.options import PLACES
 from gdb_leak.target import Place, Request
 from gdb_leak.words import Word
 
@@ -50,6 +51,8 @@ def place(request: Request, word: Optional[Word], default: str) -> Place:
         return default
     parts = split_range(word.raw)
     if parts is None:
+        if word.raw not in PLACES:
+            raise UsageError(f"-in {word.raw}: not one of {', '.join(PLACES)} or START,END")
         return word.raw
     return range_of(request, parts)
 

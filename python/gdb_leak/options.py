@@ -12,7 +12,16 @@ from gdb_leak import units
 from gdb_leak.errors import UsageError
 from gdb_leak.words import Word
 
-__all__ = ["Command", "Operand", "Option", "Parsed", "check_operands", "complete", "parse"]
+__all__ = [
+    "PLACES",
+    "Command",
+    "Operand",
+    "Option",
+    "Parsed",
+    "check_operands",
+    "complete",
+    "parse",
+]
 
 #: The places that ``-in`` knows by name, offered by completion. Any kind of
 #: region is a place too.

@@ -186,6 +186,18 @@ class TestPids:
         assert not (tmp_path / "taken").exists()
 
 
+def test_a_place_of_no_such_name_is_wrong_usage(sample: Any) -> None:
+    answer = shell("find", sample.after, "leaked", "-in", "nowhere")
+    assert answer.status == 2
+    refused(in_gdb(sample, "leak-find -in nowhere leaked"), "thread-stack")
+
+
+def test_an_answer_that_cannot_be_written_is_told_in_one_line(sample: Any) -> None:
+    answer = shell("regions", sample.after, wrapper=("sh", "-c", 'exec "$0" "$@" >/dev/full'))
+    assert answer.status == 1
+    assert answer.stderr.endswith("the answer could not be written: No space left on device\n")
+
+
 class TestNeedles:
     """What cannot be looked for."""
 

@@ -130,6 +130,11 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         # The reader went (`| head`). Python flushes at exit, and would say so.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return _ANSWERED
+    except OSError as error:
+        # A full disk behind `> FILE`. What could not be written is not tried again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _error(f"the answer could not be written: {error.strerror}")
+        return _FAILED
     except KeyboardInterrupt:
         return _INTERRUPTED
     return status
