@@ -61,7 +61,7 @@ impl FileView {
         self.length
     }
 
-    /// When the file was last written to, in seconds and nanoseconds.
+    /// When the file was last written to.
     ///
     /// # Errors
     ///
@@ -191,7 +191,7 @@ fn map(file: &File) -> io::Result<Mmap> {
     // read as `u8`, for which every value is valid, so a writer elsewhere can at
     // worst make an answer wrong. What could go wrong is a file that becomes
     // shorter: its lost pages raise SIGBUS. `FileView` maps only files of local
-    // file systems that are not being written (`CoreFile::open` refuses those
+    // file systems that are not being written (`core::open` refuses those
     // that are), and every pass asks `recheck` first. What remains is a file cut
     // short within a pass, by a person and on purpose; gdb itself, which maps
     // objects in the same way, shares that fate.

@@ -25,7 +25,7 @@ pub const MAGIC: &str = "gdb-leak snapshot ";
 const VERSION: u32 = 1;
 
 /// Snapshots larger than this were not written by this program.
-const MOST: u64 = 1 << 30;
+const MOST: u64 = 64 << 20;
 
 #[derive(Serialize, Deserialize)]
 struct Saved {

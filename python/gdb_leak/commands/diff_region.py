@@ -75,6 +75,7 @@ def run(request: Request) -> Result:
         "new": [_value(change) for change in difference.new],
         "gone": [_value(change) for change in difference.gone],
         "growth": difference.growth,
+        "same_program": difference.same_program,
         "contents": [_content_value(content) for content in contents],
     }
     data = (difference, contents)

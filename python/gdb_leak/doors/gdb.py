@@ -149,6 +149,8 @@ class GdbSession:
         stopped = not _running()
         if connection == "native":
             # Asking for the RSS takes the kernel long for a large process.
+            kept = self._kept.get(inferior.num)
+            usage = usage or (kept is not None and kept[0] == ("native", inferior.pid, True))
             key: object = ("native", inferior.pid, usage)
             target = self._kept_or(inferior, key, lambda: _open_process(inferior.pid, usage))
         else:
