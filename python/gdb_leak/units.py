@@ -91,6 +91,6 @@ def parse_count(text: str) -> Optional[int]:
         count = parse_number(text)
     except UsageError:
         raise UsageError(f"Expected integer at: {text}") from None
-    if count < 0:
-        raise UsageError(f"integer {count} out of range")
+    if not 0 <= count < 1 << 63:
+        raise UsageError(f"integer {_shortened(text)} out of range")
     return count

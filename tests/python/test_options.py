@@ -69,6 +69,7 @@ def test_choice_takes_an_unambiguous_beginning() -> None:
         ("-limit --", "-limit requires an argument"),
         ("-limit foo", "Expected integer at: foo"),
         ("-limit -3", "integer -3 out of range"),
+        ("-limit 9223372036854775808", "integer 9223372036854775808 out of range"),
         ("-i=3", "-i takes no argument"),
         ("-as x", 'Ambiguous item: "x". Valid arguments of -as are x8, x4, text'),
         ("-as zz", 'Undefined item: "zz". Valid arguments of -as are x8, x4, text'),
