@@ -34,7 +34,10 @@ def span(request: Request, words: list[Word], default_length: int) -> tuple[int,
     """
     start = address(request, words[0].raw)
     if len(words) == 1:
-        return start, min(default_length, _ADDRESSES - 1 - start)
+        length = min(default_length, _ADDRESSES - 1 - start)
+        if length == 0:
+            raise RangeError(f"address {start:#x} is the last of all, which no range holds", start)
+        return start, length
     second = words[1].raw
     if second.startswith("+"):
         length = request.session.evaluate(second[1:])

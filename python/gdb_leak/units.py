@@ -62,7 +62,7 @@ def parse_number(text: str) -> int:
     :raises UsageError: where TEXT is anything else.
     """
     match = _HEX.match(text)
-    if match:
+    if match and len(text) <= 40:
         value = int(match.group(2), 16)
     else:
         match = _DECIMAL.match(text)

@@ -148,6 +148,7 @@ impl Tally {
             }
             Ok(searched.beyond)
         })?;
+        memory.recheck()?;
         Ok(tally)
     }
 

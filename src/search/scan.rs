@@ -55,7 +55,7 @@ pub struct Found {
 /// # Errors
 ///
 /// [`Error::Request`] for an alignment of 0, [`Error::Interrupted`] when the job
-/// was stopped, and what [`Memory::recheck`] finds.
+/// was stopped, and what [`Memory::recheck`] finds before or afterwards.
 pub fn find(
     memory: &dyn Memory,
     ranges: &[AddressRange],
@@ -94,5 +94,7 @@ pub fn find_in_chunks(
         |chunk, buffer| scan.chunk(chunk, chunk.own.start(), keep, buffer),
         |chunk, finds| answer.take(chunk, finds),
     )?;
+    // A process that ended meanwhile had nothing left to find.
+    memory.recheck()?;
     Ok(answer.found)
 }

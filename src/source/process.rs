@@ -36,7 +36,7 @@ const PAGE: u64 = 4096;
 const READ: u64 = 1 << 20;
 
 /// Of the kernel's own threads, and of processes that ended but were not waited for.
-const NO_MEMORY: &str = "has no memory of its own: it ended or is a kernel thread";
+pub(super) const NO_MEMORY: &str = "has no memory of its own: it ended or is a kernel thread";
 
 /// The memory of a process.
 #[derive(Debug)]

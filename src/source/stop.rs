@@ -11,7 +11,7 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 
 use crate::error::Error;
-use crate::source::process::{living, tracer};
+use crate::source::process::{NO_MEMORY, living, tracer};
 
 /// How long a thread may take to stop: one that waits for a disk can take long.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -40,6 +40,9 @@ impl Stop {
             let problem =
                 format!("is traced by process {tracer} already; use leak-* commands in that debugger");
             return Err(Error::Process { pid, problem });
+        }
+        if living(pid).is_ok_and(|mut threads| threads.next().is_none()) {
+            return Err(Error::Process { pid, problem: NO_MEMORY.to_owned() });
         }
         let since = Instant::now();
         let (told, answer) = channel();

@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 from harness import cores
-from harness.debuggers import Answer, gdb, shell
+from harness.debuggers import DOOR, Answer, gdb, shell
 
 REFUSED, WRONG_USAGE = 1, 2
 
@@ -395,3 +396,46 @@ def test_an_error_leaves_the_next_command_working(sample: Any) -> None:
 def test_without_a_target_one_line_says_what_to_do() -> None:
     for command in ("leak", 'leak-find "x"', "leak-regions", "leak-snapshot"):
         refused(gdb(command), "no process and no core file")
+
+
+def has_open(pid: int, path: str) -> bool:
+    """Whether the process has the file open."""
+    for entry in Path(f"/proc/{pid}/fd").glob("*"):
+        try:
+            if str(entry.readlink()) == path:
+                return True
+        except FileNotFoundError:
+            continue
+    return False
+
+
+class TestShellOnly:
+    """What only a shell can do wrong."""
+
+    def test_a_closed_standard_output_is_said_in_one_line(self, sample: Any) -> None:
+        line = f"exec '{DOOR}' find '{sample.after}' leaked >&-"
+        done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (1, "gdb-leak: standard output is closed\n")
+
+    def test_a_program_that_is_not_there_is_refused(self, sample: Any, tmp_path: Path) -> None:
+        refused(shell("find", sample.after, "leaked", "-exe", tmp_path / "gone"), "gone")
+
+    def test_a_number_of_thousands_of_digits_is_refused(self, sample: Any) -> None:
+        answer = shell("find", sample.after, "x", "-align", "0x" + "9" * 5000)
+        assert (answer.status, len(answer.stderr.splitlines())) == (2, 1)
+
+    def test_a_process_that_ends_while_it_is_read_is_no_answer(self, start: Any) -> None:
+        program = start("sparse")
+        line = [str(DOOR), "find", str(program.pid), "x", "-in", "anon"]
+        with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as search:
+            while not has_open(search.pid, f"/proc/{program.pid}/mem"):
+                assert search.poll() is None
+            program.signal(signal.SIGKILL)
+            program.wait()
+            _, told = search.communicate(timeout=60)
+        assert (search.returncode, told.decode().count("ended")) == (1, 1), told
+
+
+def test_two_files_are_compared_in_a_gdb_without_a_target(sample: Any) -> None:
+    answer = gdb(f"leak-diff-region {sample.before} {sample.after}")
+    assert "leaked memory" in answer.stdout

@@ -165,8 +165,9 @@ def _contents(
             "memory"
         )
         return []
-    for span in ranges:
-        request.session.prepare(span)
+    if after.memory.source == "remote":
+        for span in ranges:
+            request.session.prepare(span)
     top = request.parsed.count("top", _TOP)
     found = _native.contents(
         after.memory, ranges, minimum, top, request.session.progress("reading")

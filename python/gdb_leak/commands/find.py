@@ -160,8 +160,12 @@ def _needle(request: Request, target: Target) -> "Needle":
     words = parsed.operands
     if form == "hex":
         return _native.Needle.hex(operands.needle_text(Word(" ".join(word.raw for word in words))))
+    if len(words) > 1 and form in _SIZES:
+        raise UsageError(f"several words for one number (-hex takes bytes): {len(words)}")
     if len(words) > 1:
-        raise UsageError(f"several words for one needle; quote them: {_quoted(request, words)}")
+        option = f"-{form} " if forms else ""
+        quoted = _quoted(request, words, option)
+        raise UsageError(f"several words for one needle; quote them: {quoted}")
     word = words[0]
     if form in _SIZES:
         return _integer(request, target, word, _SIZES[form])
@@ -179,9 +183,11 @@ def _unescaped(request: Request, word: Word) -> bytes:
     return _native.unescape(request.session.encode(word.raw))
 
 
-def _quoted(request: Request, words: list[Word]) -> str:
+def _quoted(request: Request, words: list[Word], option: str) -> str:
     joined = " ".join(word.raw for word in words)
-    return f"gdb-leak find TARGET '{joined}'" if request.session.shell else f'leak-find "{joined}"'
+    if request.session.shell:
+        return f"gdb-leak find TARGET {option}'{joined}'"
+    return f'leak-find {option}"{joined}"'
 
 
 def _integer(request: Request, target: Target, word: Word, size: int) -> "Needle":

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Optional
 
 from gdb_leak import _native, operands, units
+from gdb_leak.errors import UsageError
 from gdb_leak.layout import Block, line
 from gdb_leak.options import Command, Operand, Option
 from gdb_leak.target import Request, Result, Target, Value
@@ -37,7 +38,12 @@ def run(request: Request) -> Result:
     target = session.target()
     path: Optional[str] = None
     if request.parsed.operands:
-        path = operands.file_path(request.parsed.operands[0])
+        word = request.parsed.operands[0]
+        if not session.shell and not word.quoted and word.raw.startswith("@"):
+            raise UsageError(
+                f"{word.raw} would name a snapshot of the session; a file is ./{word.raw}"
+            )
+        path = operands.file_path(word)
     elif session.shell:
         path = _free_path(target)
     taken = _native.save_snapshot(target.memory, path, request.parsed.flag("force"))

@@ -380,6 +380,9 @@ def _read(address: int, length: int) -> Optional[bytes]:
         return gdb.selected_inferior().read_memory(address, length).tobytes()
     except gdb.MemoryError:
         return None
+    except gdb.error as error:
+        # The connection is gone, or speaks nonsense.
+        raise RequestError(str(error)) from None
 
 
 # Of each thread; the selected thread and frame are selected again afterwards.

@@ -10,7 +10,7 @@ import gdb_leak
 from gdb_leak import _native, manual, operands, options, units
 from gdb_leak.commands import TABLE, Entry, doctor, gdbinit
 from gdb_leak.doors.progress import ProgressLine
-from gdb_leak.errors import Error, UsageError
+from gdb_leak.errors import Error, FileError, UsageError
 from gdb_leak.options import Operand, Parsed
 from gdb_leak.render import json as as_json
 from gdb_leak.render import text as as_text
@@ -123,6 +123,10 @@ class ShellSession:
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Answer the command in ARGUMENTS, ``sys.argv`` without them, and return the exit status."""
     typed = list(sys.argv[1:] if arguments is None else arguments)
+    if sys.stdout is None:
+        # `>&-`: there is nowhere to answer to.
+        _error("standard output is closed")
+        return _FAILED
     try:
         status = _serve(typed)
         sys.stdout.flush()
@@ -205,7 +209,8 @@ def _run(entry: Entry, session: ShellSession, parsed: Parsed) -> None:
     if parsed.flag("json"):
         pieces = as_json.pieces(result)
     else:
-        colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+        plain = os.environ.get("NO_COLOR") or os.environ.get("TERM", "dumb") in ("", "dumb")
+        colour = sys.stdout.isatty() and not plain
         style = as_text.Style(colour, sys.stdout.encoding)
         pieces = as_text.pieces(result, entry.text(result), style)
     if not session.holds:
@@ -278,7 +283,12 @@ def _pid(name: str) -> Optional[int]:
 
 def _path(parsed: Parsed, name: str) -> Optional[str]:
     word = parsed.word(name)
-    return None if word is None else operands.file_path(word)
+    if word is None:
+        return None
+    path = operands.file_path(word)
+    if not os.access(path, os.R_OK):
+        raise FileError(f"-{name} {path}: no such file, or not to be read")
+    return path
 
 
 def _print(pieces: Iterable[str], session: Optional[ShellSession] = None) -> None:

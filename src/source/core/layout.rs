@@ -59,7 +59,7 @@ impl Layout {
                 cut_regions = cut_regions.saturating_add(1);
                 cut_bytes = cut_bytes.saturating_add(segment.file_size.saturating_sub(there));
             }
-            layout.push(range, there, segment.offset);
+            layout.push(range, there.min(range.len()), segment.offset);
             if let Some(region) = layout.regions.last_mut() {
                 region.permissions = Permissions::new(
                     segment.flag(elf::PF_R),
