@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::error::Error;
-use crate::memory::{self, Permissions, Place, RegionKind};
+use crate::memory::{self, Place};
 use crate::range::AddressRange;
 use crate::source::kinds::Clues;
 use crate::source::remote::{self, Remote};
@@ -223,7 +223,7 @@ pub(super) fn open_remote(
     }
     let regions = match maps {
         Some(text) => remote::listed(text)?,
-        None => sections_as_regions(sections)?,
+        None => remote::sections(sections)?,
     };
     let mut remote = Remote::new(format, regions)?;
     let thread = |stack_pointer| Thread { stack_pointer: Some(stack_pointer), ..Thread::default() };
@@ -232,30 +232,6 @@ pub(super) fn open_remote(
     remote.classify(&clues, &mut |range| ask(read, range))?;
     let (target, remote) = remote.into_target(arch, maps.is_some());
     Ok(Memory { target, remote: Some(remote) })
-}
-
-/// Regions as gdb's sections name them: start, end, permissions, name; overlapping ones left out.
-fn sections_as_regions(mut sections: Vec<(u64, u64, String, String)>) -> PyResult<Vec<memory::Region>> {
-    sections.sort();
-    let mut regions: Vec<memory::Region> = Vec::with_capacity(sections.len());
-    for (start, end, permissions, name) in sections {
-        let range = AddressRange::new(start, end)?;
-        let before = regions.last().map_or(0, |last| last.range.end());
-        if range.is_empty() || range.start() < before {
-            continue;
-        }
-        regions.push(memory::Region {
-            range,
-            permissions: Permissions::from_letters(&permissions).unwrap_or_default(),
-            kind: RegionKind::Anon,
-            name,
-            file_offset: 0,
-            saved: range.len(),
-            rss: None,
-            dirty: None,
-        });
-    }
-    Ok(regions)
 }
 
 /// All threads of a process held by ptrace until [`Stop::release`].

@@ -9,7 +9,9 @@ use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::error::{Error, reason};
-use crate::memory::{Buffer, Gap, Memory, Missing, Region, View, gap_before_next_region};
+use crate::memory::{
+    Buffer, Gap, Memory, Missing, Permissions, Region, RegionKind, View, gap_before_next_region,
+};
 use crate::range::AddressRange;
 use crate::source::file;
 use crate::source::kinds::{self, Clues};
@@ -221,6 +223,36 @@ pub fn listed(text: &str) -> Result<Vec<Region>, Error> {
     Ok(regions)
 }
 
+/// The regions of a target of which only sections are known: start, end, permissions, name of each.
+///
+/// In any order; of overlapping ones the first is taken.
+///
+/// # Errors
+///
+/// [`Error::Range`] when a section ends before it starts.
+pub fn sections(mut sections: Vec<(u64, u64, String, String)>) -> Result<Vec<Region>, Error> {
+    sections.sort();
+    let mut regions: Vec<Region> = Vec::with_capacity(sections.len());
+    for (start, end, permissions, name) in sections {
+        let range = AddressRange::new(start, end)?;
+        let before = regions.last().map_or(0, |last| last.range.end());
+        if range.is_empty() || range.start() < before {
+            continue;
+        }
+        regions.push(Region {
+            range,
+            permissions: Permissions::from_letters(&permissions).unwrap_or_default(),
+            kind: RegionKind::Anon,
+            name,
+            file_offset: 0,
+            saved: range.len(),
+            rss: None,
+            dirty: None,
+        });
+    }
+    Ok(regions)
+}
+
 impl Memory for Remote {
     fn word_format(&self) -> WordFormat {
         self.format
@@ -284,5 +316,49 @@ impl Memory for Wanting<'_> {
             self.wanted.write().unwrap_or_else(PoisonError::into_inner).push(range);
         }
         view
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target() -> Remote {
+        let section = |start, end, permissions: &str| (start, end, permissions.to_owned(), "/x".to_owned());
+        let listed = vec![
+            section(0x20_0000, 0x40_0000, "rw-"),
+            section(0x1000, 0x3000, "r-x"),
+            section(0x2000, 0x5000, "r--"),
+        ];
+        Remote::new(WordFormat::LITTLE_64, sections(listed).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn overlapping_sections_leave_one_region() {
+        let starts: Vec<_> = target().regions().iter().map(|region| region.range.start()).collect();
+        assert_eq!(starts, [0x1000, 0x20_0000]);
+    }
+
+    #[test]
+    fn one_page_that_cannot_be_read_costs_only_itself() {
+        let remote = target();
+        let whole = AddressRange::new(0x20_0000, 0x40_0000).unwrap();
+        let bad = 0x20_5000;
+        let mut asked = 0;
+        let mut read = |range: AddressRange| -> Result<Option<Vec<u8>>, Error> {
+            asked += 1;
+            let bytes = vec![b'k'; usize::try_from(range.len()).unwrap()];
+            Ok((!range.contains(bad)).then_some(bytes))
+        };
+        remote.fetch(&[whole], &mut read).unwrap();
+        assert!(asked < 30, "{asked}");
+        let mut bytes = Vec::new();
+        let gap = remote.append(whole, &mut bytes).unwrap();
+        assert_eq!((bytes.len(), gap.range), (0x5000, AddressRange::new(bad, bad + 0x1000).unwrap()));
+        assert_eq!(
+            remote.bytes(AddressRange::new(bad + 0x1000, 0x40_0000).unwrap()).unwrap().len(),
+            0x1f_a000
+        );
+        assert!(remote.unasked(&[whole]).is_empty());
     }
 }
