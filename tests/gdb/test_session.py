@@ -1,5 +1,6 @@
 """How the commands behave in a gdb that is used for other things as well."""
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,11 @@ class TestLive:
 
     def test_the_process_is_neither_written_nor_resumed(self, start: Any) -> None:
         program = start("sample")
+        # The kernel tells each thread which processor it is on (rseq), whenever
+        # it has moved and goes on: also after gdb has let it go.
+        os.sched_setaffinity(program.pid, {min(os.sched_getaffinity(0))})
+        program.press_key()
+        program.wait_for("called 101 times")
         before = dict(truth.process_runs(program.pid, truth.writable))
         answer = gdb(
             FIND,
