@@ -1,13 +1,16 @@
 //! Memory-leak hunting on live processes and core files.
 //!
 //! The floors, lowest first; a module uses lower floors only:
-//! [`error`], [`range`], [`word`]; [`memory`], [`pass`], [`save`]; [`source`]; [`search`], [`inspect`], [`diff`].
+//! [`error`], [`range`], [`word`]; [`memory`], [`peek`], [`pass`], [`save`]; [`source`]; [`search`],
+//! [`inspect`], [`diff`]; [`heap`].
 
 pub mod diff;
 pub mod error;
+pub mod heap;
 pub mod inspect;
 pub mod memory;
 pub mod pass;
+pub mod peek;
 #[cfg(feature = "python")]
 mod python;
 pub mod range;

@@ -43,6 +43,18 @@ pub struct Found {
     pub gaps: Vec<Gap>,
 }
 
+impl Found {
+    /// Leaves out the matches whose addresses `counts` does not take, and lists `limit` of the rest.
+    ///
+    /// All matches have to be there: the search had no limit.
+    pub fn keep(&mut self, limit: Option<usize>, counts: impl Fn(u64) -> bool) {
+        self.matches.retain(|place| counts(place.address));
+        self.count = self.matches.len() as u64;
+        self.last = self.matches.last().map(|place| place.address);
+        self.matches.truncate(limit.unwrap_or(usize::MAX));
+    }
+}
+
 /// All matches in `ranges`.
 ///
 /// Touching and overlapping ranges are one: a match may lie across their

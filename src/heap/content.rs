@@ -1,0 +1,187 @@
+//! What a block holds, told from its first bytes.
+
+use crate::inspect::text;
+use crate::memory::{Buffer, Memory};
+use crate::range::AddressRange;
+use crate::word::WordFormat;
+
+/// How much of a block is looked at for pointers and for text.
+const HEAD: usize = 256;
+
+/// Text shorter than this is none.
+const SHORTEST: usize = 4;
+
+/// How much of a text is kept.
+const LONGEST: usize = 64;
+
+/// What a block holds.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(u8)]
+pub enum Content {
+    /// It begins with text.
+    Text,
+    /// Nothing but zeros.
+    Zero,
+    /// Addresses are among its first words.
+    Pointers,
+    /// Anything else.
+    Data,
+    /// The allocator's own tables.
+    Allocator,
+}
+
+impl Content {
+    /// Every kind, in the order in which people list them.
+    pub const ALL: [Self; 5] = [Self::Text, Self::Zero, Self::Pointers, Self::Data, Self::Allocator];
+
+    /// The word for it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Zero => "zero",
+            Self::Pointers => "pointers",
+            Self::Data => "data",
+            Self::Allocator => "allocator",
+        }
+    }
+
+    /// The kind of that name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+}
+
+/// Where addresses lead to: the regions of a target, for many questions in a row.
+pub struct Addresses<'m> {
+    memory: &'m dyn Memory,
+    format: WordFormat,
+    bounds: AddressRange,
+    last: AddressRange,
+}
+
+impl<'m> Addresses<'m> {
+    /// The addresses of `memory`.
+    #[must_use]
+    pub fn new(memory: &'m dyn Memory) -> Self {
+        let regions = memory.regions();
+        let ends = regions.first().zip(regions.last());
+        let bounds = ends.map(|(first, last)| (first.range.start(), last.range.end()));
+        let (start, end) = bounds.unwrap_or((0, 0));
+        let bounds = AddressRange::saturating(start, end.saturating_sub(start));
+        Self { memory, format: memory.word_format(), bounds, last: AddressRange::default() }
+    }
+
+    fn hold(&mut self, address: u64) -> bool {
+        if !self.bounds.contains(address) {
+            return false;
+        }
+        if !self.last.contains(address) {
+            match self.memory.region_at(address) {
+                Some(region) => self.last = region.range,
+                None => return false,
+            }
+        }
+        true
+    }
+
+    /// What a block that starts with `bytes` holds, and where in them a text stands.
+    ///
+    /// `bytes` may be less than the whole block; whether the rest of it is zeros
+    /// is then for the caller to see.
+    pub fn content<'b>(&mut self, bytes: &'b [u8]) -> (Content, Option<&'b [u8]>) {
+        let head = bytes.get(..HEAD.min(bytes.len())).unwrap_or_default();
+        if head.iter().all(|byte| *byte == 0) && bytes.iter().all(|byte| *byte == 0) {
+            return (Content::Zero, None);
+        }
+        let found = self.text(head);
+        let kind = match found {
+            Some((0, _)) => Content::Text,
+            _ if self.pointer(head) => Content::Pointers,
+            _ => Content::Data,
+        };
+        let text = found.and_then(|(at, length)| bytes.get(at..)?.get(..length));
+        (kind, text)
+    }
+
+    fn pointer(&mut self, head: &[u8]) -> bool {
+        let format = self.format;
+        head.chunks_exact(format.size).any(|word| format.read(word).is_some_and(|word| self.hold(word)))
+    }
+
+    /// Where the first text starts, and its length; bytes of an address are none.
+    fn text(&mut self, head: &[u8]) -> Option<(usize, usize)> {
+        let mut at = 0_usize;
+        while at < head.len() {
+            let rest = head.get(at..)?;
+            let skip = rest.iter().position(|byte| *byte >= b' ')?;
+            at = at.saturating_add(skip);
+            let rest = rest.get(skip..)?;
+            let length = text::printable_length(rest).min(LONGEST);
+            if length >= SHORTEST && !self.inside_address(head, at, length) {
+                return Some((at, length));
+            }
+            at = at.saturating_add(length.max(1));
+        }
+        None
+    }
+
+    /// Whether a text of `length` bytes at `at` lies within a word that is an address.
+    fn inside_address(&mut self, head: &[u8], at: usize, length: usize) -> bool {
+        let size = self.format.size;
+        let start = at.checked_div(size).unwrap_or(0).saturating_mul(size);
+        let fits = at.saturating_add(length) <= start.saturating_add(size);
+        let word = head.get(start..).and_then(|word| self.format.read(word));
+        fits && word.is_some_and(|word| self.hold(word))
+    }
+}
+
+/// Whether all bytes of a range are there and zeros.
+#[must_use]
+pub fn zeros(memory: &dyn Memory, range: AddressRange, buffer: &mut Buffer) -> bool {
+    let mut at = range.start();
+    while at < range.end() {
+        let rest = AddressRange::saturating(at, range.end().saturating_sub(at));
+        let view = memory.view(rest, buffer);
+        if view.bytes.is_empty() || view.bytes.iter().any(|byte| *byte != 0) {
+            return false;
+        }
+        at = at.saturating_add(view.bytes.len() as u64);
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::captured::Captured;
+
+    fn told(bytes: &[u8]) -> (Content, Option<String>) {
+        let memory = Captured::new().with(0x7f41_4243_4000, &[0; 4096]);
+        let (kind, text) = Addresses::new(&memory).content(bytes);
+        (kind, text.map(|text| String::from_utf8_lossy(text).into_owned()))
+    }
+
+    #[test]
+    fn text_counts_where_it_starts_and_is_shown_where_it_stands() {
+        assert_eq!(told(b"leaked memory\0\0\0"), (Content::Text, Some("leaked memory".to_owned())));
+        let (kind, text) = told(b"\x01\0\0\0\0\0\0\0name of it\0\0");
+        assert_eq!((kind, text.as_deref()), (Content::Data, Some("name of it")));
+    }
+
+    #[test]
+    fn letters_that_are_an_address_are_no_text() {
+        // 0x7f4142434445 lies in the region, and spells EDCBA.
+        let bytes = [0x45, 0x44, 0x43, 0x42, 0x41, 0x7f, 0, 0];
+        assert_eq!(told(&bytes), (Content::Pointers, None));
+    }
+
+    #[test]
+    fn zeros_are_told_from_zeros_with_something_behind_them() {
+        assert_eq!(told(&[0; 600]).0, Content::Zero);
+        let mut bytes = [0; 600];
+        bytes[599] = 1;
+        assert_eq!(told(&bytes).0, Content::Data);
+    }
+}

@@ -1,0 +1,408 @@
+//! The arenas' own structures, and the stretches of memory that belong to each.
+
+use std::collections::BTreeSet;
+
+use crate::error::Error;
+use crate::heap::block::{MOST_SPAN, Part, STEP, Shape, State};
+use crate::memory::{Memory, RegionKind};
+use crate::pass::Job;
+use crate::peek::Peek;
+use crate::range::AddressRange;
+
+use super::boundary::Seek;
+use super::chunk::{Chunk, Rules};
+use super::harm::Harm;
+use super::layout::{Machine, PAGE, StateLayout};
+use super::locate::Ring;
+use super::params::Params;
+use super::walk::{End, Stretch, Walk};
+
+/// The most heaps that one arena is followed through.
+const MOST_HEAPS: usize = 1 << 20;
+
+/// An arena's `struct malloc_state`, as far as it is read at once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct ArenaState {
+    pub address: u64,
+    pub main: bool,
+    pub top: u64,
+    pub system: u64,
+    /// Whether its lock is taken: somebody was at work in it.
+    pub locked: bool,
+    /// Whether `attached_threads` is there: since 2.23.
+    pub attached: bool,
+}
+
+impl ArenaState {
+    /// The arena at `address`; `None` where it cannot be read.
+    pub(super) fn read(peek: &mut Peek<'_>, layout: StateLayout, address: u64, main: bool) -> Option<Self> {
+        let top = peek.word(address.checked_add(layout.top())?)?;
+        let order = peek.format().order;
+        let lock = order.value(peek.bytes(address, 4)?);
+        let (first, second) = peek.two(address.checked_add(layout.system(false))?)?;
+        // Up to 2.22 the two sizes stand where since 2.23 the number of threads
+        // and the first size do. A number of threads is no size of whole pages.
+        let attached = !(first >= PAGE && first % PAGE == 0 && second >= first);
+        let system = if attached { second } else { first };
+        Some(Self { address, main, top, system, locked: lock != 0, attached })
+    }
+}
+
+/// The units of all arenas as they are found.
+pub(super) struct Ground<'g> {
+    pub memory: &'g dyn Memory,
+    pub job: &'g Job,
+    pub layout: StateLayout,
+    pub parts: Vec<Part>,
+    pub harm: Harm,
+    pub caught: u64,
+}
+
+impl Ground<'_> {
+    fn machine(&self) -> Machine {
+        self.layout.machine
+    }
+
+    /// How blocks lie in the chunks of an arena (`chunk2mem`, `memsize`).
+    fn shape(&self) -> Shape {
+        let machine = self.machine();
+        Shape { lead: byte(machine.header()), cost: byte(machine.word) }
+    }
+
+    /// Walks one stretch, in as many spans as it needs.
+    fn walk(&mut self, start: u64, overhead: u64, stretch: Stretch, arena: u32) -> Result<(End, u64), Error> {
+        let mut walk = Walk::new(self.memory, self.machine(), stretch, self.job);
+        let mut part = Part::new(start, self.shape(), Some(arena));
+        let first = start.saturating_add(overhead);
+        part.push(first, State::Overhead);
+        // Folklore: the heap may start at any byte, where a program called sbrk before
+        // its first malloc; units are counted from a place where a chunk may start.
+        if overhead % STEP != 0 {
+            self.parts.push(std::mem::replace(&mut part, Part::new(first, self.shape(), Some(arena))));
+        }
+        let end = loop {
+            let end = walk.units(&mut part)?;
+            let at = part.end();
+            if end != End::Full {
+                break end;
+            }
+            self.parts.push(std::mem::replace(&mut part, Part::new(at, self.shape(), Some(arena))));
+        };
+        let at = part.end();
+        self.parts.push(part);
+        self.harm.merge(walk.harm);
+        self.caught = self.caught.saturating_add(walk.caught);
+        Ok((end, at))
+    }
+
+    /// The main arena: from where `brk` started, and wherever else it got memory.
+    pub(super) fn main(
+        &mut self,
+        state: ArenaState,
+        params: Option<Params>,
+        arena: u32,
+    ) -> Result<(), Error> {
+        let top_run = run_of(self.memory, state.top);
+        // malloc_init_state: before the first request `top` leads into the arena itself.
+        if state.top == self.layout.bin_at(state.address, 1) {
+            return Ok(());
+        }
+        let base = params.map(|params| params.base).or_else(|| self.likely_base(state.top));
+        let mut top_seen = false;
+        if let Some(base) = base {
+            top_seen = self.brk(base, state, arena)?;
+        }
+        if !top_seen || self.claimed(arena) < state.system {
+            self.elsewhere(state, arena, top_seen)?;
+        }
+        let found = self.parts.iter().any(|part| part.range().contains(state.top));
+        if !found {
+            let lost = top_run.map_or(0, AddressRange::len);
+            self.harm.note(
+                state.top,
+                0,
+                lost,
+                "the top chunk of the main arena was not reached from its memory's start",
+            );
+        }
+        Ok(())
+    }
+
+    /// Goes over the memory that `brk` gave, over what somebody else took between.
+    fn brk(&mut self, base: u64, state: ArenaState, arena: u32) -> Result<bool, Error> {
+        let Some(run) = run_of(self.memory, base) else {
+            self.harm.note(base, 0, 0, "the main arena's memory starts where no region is");
+            return Ok(false);
+        };
+        let machine = self.machine();
+        let mut start = base;
+        let mut first = machine.first_chunk(base);
+        loop {
+            let top = (first..run.end()).contains(&state.top).then_some(state.top);
+            let stretch = Stretch { limit: run.end(), top, main: true, open: true };
+            let (end, at) = self.walk(start, first.saturating_sub(start), stretch, arena)?;
+            if end != End::Fence {
+                return Ok(end == End::Top);
+            }
+            // Folklore: a program that calls sbrk itself takes what lies behind the
+            // marks; malloc goes on behind that, at the next aligned place, and counts
+            // all of it as its own (malloc/malloc.c, sysmalloc: "Count foreign sbrk as
+            // system_mem"). Seen: tests/fixtures/heap_foreign.c.
+            let seek = Seek {
+                memory: self.memory,
+                rules: Rules { machine, main: true },
+                top,
+                limit: run.end(),
+                avoid: u64::MAX,
+                job: self.job,
+            };
+            let Some(next) = seek.next(at)? else { return Ok(false) };
+            let mut part = Part::new(at, self.shape(), Some(arena));
+            let mut gap = at;
+            while gap < next {
+                gap = next.min(gap.saturating_add(MOST_SPAN));
+                part.push(gap, State::Foreign);
+                self.parts.push(std::mem::replace(&mut part, Part::new(gap, self.shape(), Some(arena))));
+            }
+            (start, first) = (next, next);
+        }
+    }
+
+    /// Stretches of the main arena that `mmap` gave when `brk` could not, in any mapping.
+    ///
+    /// glibc, malloc/malloc.c, `sysmalloc`: whole pages; the last one holds the top chunk, each
+    /// other one ends with marks. Neighbouring mappings are one region.
+    ///
+    /// Folklore: they are not at least 1 MiB (`MMAP_AS_MORECORE_SIZE`): from 2.35 on that is the
+    /// alignment of the first one only. Seen: `tests/fixtures/heap_nobrk.c`, glibc 2.36.
+    fn elsewhere(&mut self, state: ArenaState, arena: u32, top_seen: bool) -> Result<(), Error> {
+        let mut top_seen = top_seen;
+        let regions = self.memory.regions();
+        let anonymous = regions.iter().filter(|region| {
+            let kind = !matches!(region.kind, RegionKind::Stack | RegionKind::Special);
+            kind && region.permissions.writable() && region.anonymous()
+        });
+        let runs = AddressRange::merge(anonymous.map(|region| region.range).collect());
+        for run in runs {
+            let taken = self.parts.iter().map(Part::range).filter(|range| run.intersection(*range).is_some());
+            let taken = AddressRange::merge(taken.collect());
+            for free in run.without(&taken) {
+                let mut at = free.start().next_multiple_of(PAGE);
+                while at < free.end() {
+                    if (top_seen && self.claimed(arena) >= state.system) || self.job.stopped() {
+                        return self.job.check();
+                    }
+                    let first = self.machine().first_chunk(at);
+                    let top = (first..free.end()).contains(&state.top).then_some(state.top);
+                    let tried = self.try_stretch(at, first, free.end(), top, arena)?;
+                    match tried {
+                        Some(end) => {
+                            top_seen |= top.is_some_and(|top| (at..end).contains(&top));
+                            at = end.max(at.saturating_add(1)).next_multiple_of(PAGE);
+                        }
+                        None => at = at.saturating_add(PAGE),
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the stretch from `start` on, if chunks tile it up to top or marks at a page's end.
+    fn try_stretch(
+        &mut self,
+        start: u64,
+        first: u64,
+        limit: u64,
+        top: Option<u64>,
+        arena: u32,
+    ) -> Result<Option<u64>, Error> {
+        let machine = self.machine();
+        let mut peek = Peek::new(self.memory);
+        let Some((previous, head)) = peek.two(first) else { return Ok(None) };
+        let chunk = Chunk { previous, head };
+        let rules = Rules { machine, main: true };
+        let starts = chunk.previous_in_use() && rules.check(chunk, limit.saturating_sub(first)).is_ok();
+        if !starts && top != Some(first) {
+            return Ok(None);
+        }
+        let stretch = Stretch { limit, top, main: true, open: true };
+        let mut walk = Walk::new(self.memory, machine, stretch, self.job);
+        walk.strict = true;
+        let mut part = Part::new(start, self.shape(), Some(arena));
+        part.push(first, State::Overhead);
+        let end = walk.units(&mut part)?;
+        let whole = match end {
+            End::Top => true,
+            End::Fence => part.end() % PAGE == 0,
+            End::Limit | End::Full => false,
+        };
+        if !whole || walk.harm.count > 0 {
+            return Ok(None);
+        }
+        let at = part.end();
+        self.parts.push(part);
+        Ok(Some(at))
+    }
+
+    /// Where the memory of `brk` starts, where malloc's own account of it was not found.
+    fn likely_base(&self, top: u64) -> Option<u64> {
+        let run = run_of(self.memory, top)?;
+        let heap = self.memory.regions().iter().find(|region| region.kind == RegionKind::Heap);
+        let inside = heap.filter(|heap| run.covers(heap.range));
+        Some(inside.map_or(run.start(), |heap| heap.range.start()))
+    }
+
+    /// The bytes that were found to belong to an arena.
+    pub(super) fn claimed(&self, arena: u32) -> u64 {
+        let own = self.parts.iter().filter(|part| part.arena() == Some(arena));
+        own.map(|part| part.range().len()).fold(0, u64::saturating_add)
+    }
+
+    /// An arena of a further thread: all of its heaps, each a `heap_info` and chunks behind it.
+    ///
+    /// Comes back with the heaps and the size of the header, which tells versions apart.
+    pub(super) fn thread(&mut self, state: ArenaState, arena: u32) -> Result<Option<u64>, Error> {
+        let mut peek = Peek::new(self.memory);
+        let Some((reach, first)) = own_heap(&mut peek, state.address) else {
+            self.harm.note(state.address, 0, 0, "the arena lies in no heap of its own");
+            return Ok(None);
+        };
+        let header = state.address.saturating_sub(first);
+        let mut heaps = BTreeSet::from([first]);
+        let mut at = align_down(state.top, reach);
+        while at != first && heaps.len() < MOST_HEAPS {
+            if peek.word(at) != Some(state.address) || !heaps.insert(at) {
+                self.harm.note(
+                    at,
+                    peek.word(at).unwrap_or(0),
+                    0,
+                    "the chain of the arena's heaps leads here, where none of them is",
+                );
+                break;
+            }
+            let Some(before) = peek.word_at(at, 1) else { break };
+            at = before;
+        }
+        heaps.extend(self.lost_heaps(&mut peek, state, reach));
+        for heap in heaps {
+            self.heap(&mut peek, heap, state, first, reach, arena)?;
+        }
+        Ok(Some(header))
+    }
+
+    fn heap(
+        &mut self,
+        peek: &mut Peek<'_>,
+        heap: u64,
+        state: ArenaState,
+        first: u64,
+        reach: u64,
+        arena: u32,
+    ) -> Result<(), Error> {
+        let machine = self.machine();
+        let header = state.address.saturating_sub(first);
+        let behind = if heap == first {
+            state.address.saturating_add(self.layout.size(state.attached))
+        } else {
+            heap.saturating_add(header)
+        };
+        let mapped = run_of(self.memory, heap).map_or(heap, AddressRange::end);
+        let size = peek.word_at(heap, 2).unwrap_or(0);
+        let end = heap.saturating_add(size);
+        let fits = size % PAGE == 0 && size > 0 && size <= reach && end <= mapped;
+        if !fits {
+            self.harm.note(heap, size, 0, format!("heap's size {size:#x} does not fit its mapping"));
+        }
+        let limit = if fits { end } else { mapped.min(heap.saturating_add(reach)) };
+        let top = (heap..limit).contains(&state.top).then_some(state.top);
+        let stretch = Stretch { limit, top, main: false, open: false };
+        let overhead = machine.first_chunk(behind).saturating_sub(heap);
+        let (end, at) = self.walk(heap, overhead, stretch, arena)?;
+        if end == End::Fence && at < limit {
+            self.harm.note(at, 0, limit.saturating_sub(at), "the heap goes on behind its end marks");
+        }
+        Ok(())
+    }
+
+    /// Heaps that name the arena as theirs and that its chain does not lead to.
+    fn lost_heaps(&self, peek: &mut Peek<'_>, state: ArenaState, reach: u64) -> Vec<u64> {
+        let regions = self.memory.regions().iter().filter(|region| region.kind == RegionKind::Arena);
+        let mut lost = Vec::new();
+        for region in regions {
+            let mut at = region.range.start().checked_next_multiple_of(reach);
+            while let Some(heap) = at.filter(|heap| region.range.contains(*heap)) {
+                if peek.word(heap) == Some(state.address) {
+                    lost.push(heap);
+                }
+                at = heap.checked_add(reach);
+            }
+        }
+        lost
+    }
+}
+
+/// The arenas of heaps that the ring does not lead to.
+pub(super) fn outside_the_ring(memory: &dyn Memory, layout: StateLayout, ring: &Ring) -> Vec<u64> {
+    let mut peek = Peek::new(memory);
+    let known: BTreeSet<u64> = ring.states.iter().copied().collect();
+    let mut found = BTreeSet::new();
+    for region in memory.regions().iter().filter(|region| region.kind == RegionKind::Arena) {
+        let mut at = region.range.start().checked_next_multiple_of(1 << 20);
+        while let Some(heap) = at.filter(|heap| region.range.contains(*heap)) {
+            let own = peek.word(heap).filter(|state| state.wrapping_sub(heap) <= 0x80);
+            if let Some(state) = own.filter(|state| !known.contains(state)) {
+                if super::locate::looks_like_state(&mut peek, layout, state) {
+                    found.insert(state);
+                }
+            }
+            at = heap.checked_add(1 << 20);
+        }
+    }
+    found.into_iter().collect()
+}
+
+/// What heaps are aligned to, and where the first heap of the arena at `state` lies.
+///
+/// glibc, malloc/arena.c, `HEAP_MAX_SIZE`: 64 MiB, 1 MiB on 32-bit machines; since 2.35 four huge
+/// pages where `glibc.malloc.hugetlb` asks for them: 8 MiB on x86-64, up to 4 GiB.
+pub(super) fn own_heap(peek: &mut Peek<'_>, state: u64) -> Option<(u64, u64)> {
+    let usual: &[u64] = if peek.size() == 8 { &[26, 23, 32, 31, 27, 25, 24] } else { &[20, 21, 23] };
+    usual.iter().find_map(|shift| {
+        let reach = 1_u64 << shift;
+        let heap = align_down(state, reach);
+        let near = state.saturating_sub(heap) <= 0x80;
+        (near && peek.word(heap) == Some(state)).then_some((reach, heap))
+    })
+}
+
+const fn align_down(address: u64, to: u64) -> u64 {
+    address & !to.wrapping_sub(1)
+}
+
+/// The writable memory around `address` that has no hole.
+fn run_of(memory: &dyn Memory, address: u64) -> Option<AddressRange> {
+    let regions = memory.regions();
+    let at = regions.partition_point(|region| region.range.end() <= address);
+    let region =
+        regions.get(at).filter(|region| region.range.contains(address) && region.permissions.writable())?;
+    let (mut start, mut end) = (region.range.start(), region.range.end());
+    for region in regions.get(at.saturating_add(1)..).unwrap_or_default() {
+        if region.range.start() != end || !region.permissions.writable() || !region.anonymous() {
+            break;
+        }
+        end = region.range.end();
+    }
+    for region in regions.get(..at).unwrap_or_default().iter().rev() {
+        if region.range.end() != start || !region.permissions.writable() || !region.anonymous() {
+            break;
+        }
+        start = region.range.start();
+    }
+    AddressRange::new(start, end).ok()
+}
+
+/// A number of the layout, all of which are small.
+fn byte(number: u64) -> u8 {
+    u8::try_from(number).unwrap_or(u8::MAX)
+}

@@ -1,0 +1,100 @@
+//! The next place at which a chunk can be trusted to start.
+//!
+//! Any two words may look like the header of a chunk. What does not come by
+//! chance is a chain: a size that leads to another good header, and that to the
+//! next, many times or up to the top chunk. Searched for are all places where a
+//! chunk may start, from the lowest on.
+
+use crate::error::Error;
+use crate::memory::{Buffer, Memory};
+use crate::pass::Job;
+use crate::peek::Peek;
+use crate::range::AddressRange;
+
+use super::chunk::{Chunk, Rules};
+
+/// How many chunks have to follow each other.
+const CHAIN: usize = 24;
+
+/// What a search goes over.
+pub(super) struct Seek<'s> {
+    pub memory: &'s dyn Memory,
+    pub rules: Rules,
+    /// The top chunk, where it lies ahead.
+    pub top: Option<u64>,
+    /// Where the stretch ends.
+    pub limit: u64,
+    /// Where no chunk is: no chain may lead there.
+    pub avoid: u64,
+    pub job: &'s Job,
+}
+
+impl Seek<'_> {
+    /// The first place from `from` on; the top chunk at the latest, `None` where there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Interrupted`] when the job was stopped.
+    pub(super) fn next(&self, from: u64) -> Result<Option<u64>, Error> {
+        let machine = self.rules.machine;
+        let step = usize::try_from(machine.align).unwrap_or(16);
+        let mut peek = Peek::new(self.memory);
+        let mut buffer = Buffer::default();
+        let mut at = machine.first_chunk(from);
+        while at < self.limit {
+            self.job.check()?;
+            // Pieces of 1 MiB: whoever asks to stop is heard between them.
+            let range = AddressRange::saturating(at, self.limit.saturating_sub(at).min(1 << 20));
+            let view = self.memory.view(range, &mut buffer);
+            let size = machine.header();
+            if (view.bytes.len() as u64) < size {
+                let behind = view.gap.map_or(at.saturating_add(size), |gap| gap.range.end());
+                // Two words across a seam of two pieces are not looked at: the
+                // chunk behind them is found all the same.
+                at = machine.first_chunk(behind.max(at.saturating_add(1)));
+                continue;
+            }
+            let windows = view.bytes.windows(usize::try_from(size).unwrap_or(16)).step_by(step);
+            let format = self.memory.word_format();
+            let mut looked = at;
+            for words in windows {
+                let head = words.get(format.size..).and_then(|rest| format.read(rest)).unwrap_or(0);
+                let chunk = Chunk { previous: 0, head };
+                let room = self.limit.saturating_sub(looked);
+                if head != 0 && self.rules.check(chunk, room).is_ok() && self.chain(&mut peek, looked) {
+                    return Ok(Some(looked));
+                }
+                looked = looked.saturating_add(machine.align);
+            }
+            at = looked;
+        }
+        Ok(self.top)
+    }
+
+    /// Whether chunks follow each other from `start` on.
+    fn chain(&self, peek: &mut Peek<'_>, start: u64) -> bool {
+        let mut at = start;
+        let mut last = None;
+        for length in 0..CHAIN {
+            if at == self.avoid {
+                return false;
+            }
+            if Some(at) == self.top {
+                return true;
+            }
+            if at >= self.limit {
+                return at == self.limit && length > 1;
+            }
+            let Some((previous, head)) = peek.two(at) else { return false };
+            let chunk = Chunk { previous, head };
+            let disagrees = last.is_some_and(|size| !chunk.previous_in_use() && previous != size);
+            if disagrees || self.rules.check(chunk, self.limit.saturating_sub(at)).is_err() {
+                // The marks at the end of a stretch are no plain chunks.
+                return length > 0 && chunk.fencepost(self.rules.machine) && !disagrees;
+            }
+            last = Some(chunk.size());
+            at = at.saturating_add(chunk.size());
+        }
+        true
+    }
+}

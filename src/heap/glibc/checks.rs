@@ -1,0 +1,199 @@
+//! What the whole heap is held to, and what could be given back to the system.
+
+use crate::error::Error;
+use crate::heap::allocator::{Check, Count, Trim};
+use crate::heap::block::{Blocks, State};
+use crate::heap::summary::Tally;
+use crate::pass::Job;
+
+use super::arenas::ArenaState;
+use super::layout::{PAGE, StateLayout};
+use super::params::Params;
+use super::tcache::{Caches, Followed};
+
+/// Everything that the checks compare.
+pub(super) struct Seen<'s> {
+    pub states: &'s [(StateLayout, ArenaState)],
+    pub params: Option<Params>,
+    pub layout: StateLayout,
+    /// Mapped chunks, and their bytes.
+    pub mapped: (u64, u64),
+    pub followed: &'s Followed,
+    pub caches: Option<&'s Caches>,
+    /// How much damage the walks met, and how much the lists.
+    pub walk: u64,
+    pub links: u64,
+    /// How often malloc was caught moving a border.
+    pub caught: u64,
+    pub tally: &'s Tally,
+    pub blocks: &'s Blocks,
+}
+
+/// All checks; what cannot be checked becomes a note.
+pub(super) fn checks(seen: &Seen<'_>, notes: &mut Vec<String>) -> Vec<Check> {
+    let mut checks = vec![tiling(seen), system(seen), links(seen)];
+    match counts(seen) {
+        Ok(check) => checks.push(check),
+        Err(note) => notes.push(note),
+    }
+    match seen.params {
+        Some(params) => checks.push(mapped_chunks(params, seen.mapped, !seen.layout.fast)),
+        None => notes.push(
+            "malloc's parameters were not found: its count of mapped chunks could not be compared".to_owned(),
+        ),
+    }
+    checks
+}
+
+fn counted(count: u64, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
+fn tiling(seen: &Seen<'_>) -> Check {
+    let spans = seen.blocks.spans().iter().filter(|span| span.arena.is_some());
+    let (heaps, bytes) = spans.fold((0_u64, 0_u64), |(heaps, bytes), span| {
+        (heaps.saturating_add(1), bytes.saturating_add(span.range.len()))
+    });
+    let all = seen.tally.arenas.iter();
+    let chunks = all.map(|states| states.sum(|_| true).blocks).fold(0, u64::saturating_add);
+    let mut lost = Count::default();
+    seen.tally.arenas.iter().for_each(|states| lost.merge(states.of(State::Damaged)));
+    let holds = seen.walk == 0 && lost.blocks == 0;
+    let mut detail = format!("{} tile {bytes} bytes of {}", counted(chunks, "chunk"), counted(heaps, "heap"));
+    if !holds {
+        let broken = counted(seen.walk, "broken rule");
+        detail = format!("{detail}, but for {broken} and {} bytes that were skipped", lost.bytes);
+    }
+    if seen.caught > 0 {
+        detail.push_str("; malloc was caught moving the border to its top chunk");
+    }
+    Check { rule: "tiling", holds, detail }
+}
+
+fn system(seen: &Seen<'_>) -> Check {
+    let pairs = seen.states.iter().zip(&seen.tally.bytes);
+    let wrong: Vec<String> = pairs
+        .clone()
+        .filter(|((_, state), bytes)| state.system != **bytes)
+        .map(|((_, state), bytes)| {
+            format!("arena {:#x} says {} bytes and has {bytes}", state.address, state.system)
+        })
+        .collect();
+    let sum = seen.states.iter().map(|(_, state)| state.system).fold(0, u64::saturating_add);
+    let arenas = counted(seen.states.len() as u64, "arena");
+    let detail = match wrong.as_slice() {
+        [] => format!("{arenas}: system_mem {sum} bytes, and so many were found"),
+        [first] => first.clone(),
+        [first, rest @ ..] => format!("{first} (and {} more)", counted(rest.len() as u64, "arena")),
+    };
+    Check { rule: "system-mem", holds: wrong.is_empty(), detail }
+}
+
+fn links(seen: &Seen<'_>) -> Check {
+    let mut unlisted = Count::default();
+    seen.tally.arenas.iter().for_each(|states| unlisted.merge(states.of(State::Unlisted)));
+    let mut listed = Count::default();
+    let on_list = |state: State| state.free() && state != State::Unlisted;
+    seen.tally.arenas.iter().for_each(|states| listed.merge(states.sum(on_list)));
+    let holds = seen.links == 0 && unlisted.blocks == 0;
+    let detail = if holds {
+        format!("the lists lead to all {}, and back", counted(listed.blocks, "free block"))
+    } else {
+        format!(
+            "{} on lists, {} on none, {}",
+            counted(listed.blocks, "free block"),
+            unlisted.blocks,
+            counted(seen.links, "broken link")
+        )
+    };
+    Check { rule: "list-links", holds, detail }
+}
+
+fn counts(seen: &Seen<'_>) -> Result<Check, String> {
+    let Some(caches) = seen.caches else {
+        let before = seen.states.first().is_some_and(|(layout, _)| layout.fast && !layout.fast_flag);
+        return Err(if before {
+            "this malloc has no caches of threads (glibc before 2.26), or none was used".to_owned()
+        } else {
+            "no thread has a cache (tcache): its counts could not be compared".to_owned()
+        });
+    };
+    let number = counted(caches.found.len() as u64, "cache");
+    let holds = seen.followed.miscounted == 0;
+    let detail = match &seen.followed.first {
+        None => format!(
+            "{number} with {}, as their counts say",
+            counted(seen.followed.held.len() as u64, "block")
+        ),
+        Some(first) => {
+            format!("{} of {number} miscounted: {first}", counted(seen.followed.miscounted, "list"))
+        }
+    };
+    Ok(Check { rule: "tcache-counts", holds, detail })
+}
+
+fn mapped_chunks(params: Params, (chunks, bytes): (u64, u64), drifts: bool) -> Check {
+    // Folklore: see params.rs; since 2.43 the sum drifts by two words for each realloc.
+    let drift = params.mapped_bytes.checked_sub(bytes).filter(|drift| *drift == 0 || drifts);
+    let holds = params.mapped == chunks && drift.is_some_and(|drift| drift < PAGE);
+    let detail = match drift {
+        Some(0) if holds => {
+            format!("{} with {bytes} bytes, as malloc counts", counted(chunks, "mapped chunk"))
+        }
+        Some(drift) if holds => format!(
+            "{} with {bytes} bytes; malloc counts {drift} more, as it does for those that realloc moved",
+            counted(chunks, "mapped chunk")
+        ),
+        _ => format!(
+            "malloc counts {} with {} bytes, found were {chunks} with {bytes}",
+            counted(params.mapped, "mapped chunk"),
+            params.mapped_bytes
+        ),
+    };
+    Check { rule: "mmapped", holds, detail }
+}
+
+/// What `malloc_trim(0)` could give back at most, and what pins the end of the main arena.
+///
+/// glibc 2.17 to 2.43, malloc/malloc.c, `mtrim`: the whole pages behind the first six words of each
+/// chunk on the unsorted list and on the lists of a page and more; `systrim`: of the
+/// main arena's top chunk all whole pages but for the smallest chunk and a byte.
+/// Some of these pages may be given back already.
+///
+/// # Errors
+///
+/// [`Error::Interrupted`] when the job was stopped.
+pub(super) fn trim(
+    blocks: &Blocks,
+    main: Option<(StateLayout, ArenaState)>,
+    job: &Job,
+) -> Result<Trim, Error> {
+    let Some((layout, state)) = main else { return Ok(Trim::default()) };
+    let machine = layout.machine;
+    let head = machine.word.saturating_mul(6);
+    let least = machine.bin(PAGE);
+    let mut trim = Trim::default();
+    for span in blocks.spans() {
+        job.check()?;
+        let mut last_used = None;
+        for unit in blocks.units_of(span) {
+            let size = unit.range.len();
+            if unit.state.used() || matches!(unit.state, State::Tcache | State::Fast) {
+                last_used = Some(unit.index);
+            }
+            let listed = matches!(unit.state, State::Unsorted)
+                || (matches!(unit.state, State::Small | State::Large) && machine.bin(size) >= least);
+            if listed && size > PAGE.saturating_add(head).saturating_sub(1) {
+                let first = unit.range.start().saturating_add(head).next_multiple_of(PAGE);
+                let whole = unit.range.end().saturating_sub(first) & !(PAGE.wrapping_sub(1));
+                trim.bytes = trim.bytes.saturating_add(whole);
+            }
+            if unit.state == State::Top && unit.range.start() == state.top {
+                let area = size.saturating_sub(machine.smallest()).saturating_sub(1);
+                trim.bytes = trim.bytes.saturating_add(area & !(PAGE.wrapping_sub(1)));
+                trim.pin = last_used;
+            }
+        }
+    }
+    Ok(trim)
+}

@@ -1,0 +1,200 @@
+//! The lists of an arena: fastbins, the unsorted list, small and large bins.
+
+use crate::error::Error;
+use crate::heap::block::{Blocks, State};
+use crate::pass::Job;
+use crate::peek::Peek;
+
+use super::arenas::ArenaState;
+use super::harm::Harm;
+use super::layout::{BINS, SMALL_BINS, StateLayout};
+
+/// How many blocks are gone over before somebody may ask to stop.
+const ASK: u64 = 1 << 12;
+
+/// An arena's lists as they are followed.
+pub(super) struct Lists<'l, 'm> {
+    pub peek: &'l mut Peek<'m>,
+    pub blocks: &'l mut Blocks,
+    pub layout: StateLayout,
+    pub state: ArenaState,
+    /// Whether the links of fastbins are masked with the place where they stand, since 2.32.
+    pub masked: bool,
+    pub harm: &'l mut Harm,
+    pub job: &'l Job,
+}
+
+/// In which direction a list is followed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Forward,
+    Back,
+}
+
+impl Lists<'_, '_> {
+    /// Marks the blocks on fastbins, whose chunks look like ones in use.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Interrupted`] when the job was stopped.
+    pub(super) fn fast(&mut self) -> Result<(), Error> {
+        let machine = self.layout.machine;
+        let bins = self.state.address.saturating_add(self.layout.fast_bins());
+        for index in 0..machine.fast_bins() {
+            let mut from = bins.saturating_add(index.saturating_mul(machine.word));
+            let mut at = self.peek.word(from).unwrap_or(0);
+            let mut length = 0_u64;
+            while at != 0 {
+                self.ask(length)?;
+                let unit = self
+                    .blocks
+                    .unit_from(at)
+                    .filter(|unit| unit.state.block() && machine.fast_bin(unit.range.len()) == index);
+                let rule = match unit {
+                    None => Some("leads to no block of its size"),
+                    Some(unit) if unit.state == State::Fast => Some("leads to a block that is on it already"),
+                    Some(unit) if unit.state != State::Used => {
+                        Some("leads to a block that is free otherwise")
+                    }
+                    Some(_) => None,
+                };
+                if let Some(rule) = rule {
+                    self.harm.note(
+                        from,
+                        at,
+                        0,
+                        format!("fastbin {index} {rule}; blocks behind it count as used"),
+                    );
+                    break;
+                }
+                if let Some(unit) = unit {
+                    self.blocks.set_state(unit.index, State::Fast);
+                }
+                length = length.saturating_add(1);
+                from = at.saturating_add(machine.header());
+                let link = self.peek.word(from).unwrap_or(0);
+                at = if self.masked { link ^ (from >> 12) } else { link };
+            }
+        }
+        Ok(())
+    }
+
+    /// Marks the blocks on all other lists, and holds their links to each other.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Interrupted`] when the job was stopped.
+    pub(super) fn bins(&mut self) -> Result<(), Error> {
+        for index in 1..BINS {
+            if !self.list(index, Way::Forward)? {
+                // What lies behind the break is reached from the other end.
+                self.list(index, Way::Back)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One list; whether it leads back to its head with all links agreeing.
+    fn list(&mut self, index: u64, way: Way) -> Result<bool, Error> {
+        let machine = self.layout.machine;
+        let header = machine.header();
+        let head = self.layout.bin_at(self.state.address, index);
+        let state = list_state(index);
+        let (mut from, mut length) = (head, 0_u64);
+        let Some((first, last)) = self.peek.two(head.wrapping_add(header)) else { return Ok(true) };
+        if first == 0 && last == 0 {
+            return Ok(true);
+        }
+        let mut at = if way == Way::Forward { first } else { last };
+        while at != head {
+            self.ask(length)?;
+            let broken = match self.blocks.unit_from(at) {
+                None => Some("leads to no chunk".to_owned()),
+                Some(unit) if unit.state == state && way == Way::Back => return Ok(true),
+                Some(unit) if unit.state != State::Unlisted => {
+                    Some(format!("leads to a block that is {}", described(unit.state)))
+                }
+                Some(unit) if index > 1 && machine.bin(unit.range.len()) != index => Some(format!(
+                    "leads to a chunk of {:#x} bytes, which is of another list",
+                    unit.range.len()
+                )),
+                Some(unit) => {
+                    self.blocks.set_state(unit.index, state);
+                    None
+                }
+            };
+            if let Some(broken) = broken {
+                if way == Way::Forward {
+                    let told = name(index);
+                    self.harm.note(from.wrapping_add(header), at, 0, format!("{told} {broken}"));
+                }
+                return Ok(false);
+            }
+            let Some((forward, back)) = self.peek.two(at.wrapping_add(header)) else { return Ok(false) };
+            let (next, before) = if way == Way::Forward { (forward, back) } else { (back, forward) };
+            if before != from && way == Way::Forward {
+                let told = name(index);
+                let rule = format!("{told}: the link back is not to {from:#x}, which leads here");
+                self.harm.note(at.wrapping_add(header).wrapping_add(machine.word), before, 0, rule);
+            }
+            length = length.saturating_add(1);
+            from = at;
+            at = next;
+        }
+        Ok(true)
+    }
+
+    fn ask(&self, length: u64) -> Result<(), Error> {
+        if length % ASK == 0 { self.job.check() } else { Ok(()) }
+    }
+}
+
+/// Whether links of fastbins are masked, told from the lists of all arenas; `None` where none tells.
+pub(super) fn masked(
+    peek: &mut Peek<'_>,
+    blocks: &Blocks,
+    states: &[(StateLayout, ArenaState)],
+) -> Option<bool> {
+    let (mut plain, mut mask) = (0_u64, 0_u64);
+    for (layout, state) in states.iter().filter(|(layout, _)| layout.fast) {
+        let machine = layout.machine;
+        let place = state.address.saturating_add(layout.fast_bins());
+        for index in 0..machine.fast_bins() {
+            let Some(at) = peek.word_at(place, index).filter(|at| *at != 0) else { continue };
+            let from = at.saturating_add(machine.header());
+            let Some(link) = peek.word(from) else { continue };
+            let leads = |to: u64| to == 0 || blocks.unit_from(to).is_some();
+            plain = plain.saturating_add(u64::from(leads(link)));
+            mask = mask.saturating_add(u64::from(leads(link ^ (from >> 12))));
+        }
+    }
+    (plain != mask).then_some(mask > plain)
+}
+
+/// What blocks on list `index` are.
+pub(super) const fn list_state(index: u64) -> State {
+    if index == 1 {
+        State::Unsorted
+    } else if index < SMALL_BINS {
+        State::Small
+    } else {
+        State::Large
+    }
+}
+
+fn described(state: State) -> String {
+    match state {
+        State::Used => "in use".to_owned(),
+        state if state.block() => format!("on a list already ({})", state.name()),
+        state => format!("no block ({})", state.name()),
+    }
+}
+
+/// What people call list `index`.
+pub(super) fn name(index: u64) -> String {
+    match list_state(index) {
+        State::Unsorted => "the unsorted list".to_owned(),
+        State::Small => format!("small bin {index}"),
+        _ => format!("large bin {index}"),
+    }
+}

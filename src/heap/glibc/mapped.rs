@@ -1,0 +1,204 @@
+//! Chunks that were mapped on their own: blocks of 128 KiB and more, as a rule.
+//!
+//! They are on no list, and neighbouring mappings are one region. Each starts a
+//! page with two words that no other page is likely to start with, and malloc's
+//! own account says how many there are and how large they are together.
+
+use crate::error::Error;
+use crate::heap::block::{Part, Shape, State};
+use crate::memory::{Buffer, Memory, RegionKind};
+use crate::pass::{self, CHUNK, Job};
+use crate::peek::Peek;
+use crate::range::AddressRange;
+
+use super::chunk::Chunk;
+use super::layout::{FLAGS, IS_MMAPPED, Machine, PAGE};
+
+/// A chunk with its own mapping.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Mapped {
+    /// All that was mapped for it.
+    pub range: AddressRange,
+    /// Where the chunk starts, which is not where its mapping does where it had to be aligned.
+    pub chunk: u64,
+    /// Whether it is laid out as since 2.43.
+    pub new: bool,
+}
+
+/// The places in `ranges` where a page starts as a mapped chunk's does.
+///
+/// # Errors
+///
+/// [`Error::Interrupted`] when the job was stopped.
+fn candidates(
+    memory: &dyn Memory,
+    machine: Machine,
+    ranges: &[AddressRange],
+    job: &Job,
+) -> Result<Vec<u64>, Error> {
+    let format = memory.word_format();
+    let offset = padding(machine);
+    let mut found = Vec::new();
+    let work = |chunk: &pass::Chunk, buffer: &mut Buffer| {
+        let mut pages = Vec::new();
+        let mut at = chunk.own.start();
+        while at < chunk.own.end() {
+            let rest = AddressRange::saturating(at, chunk.own.end().saturating_sub(at));
+            let view = memory.view(rest, buffer);
+            let first = at.next_multiple_of(PAGE);
+            let skip = usize::try_from(first.saturating_sub(at)).unwrap_or(usize::MAX);
+            let bytes = view.bytes.get(skip..).unwrap_or_default();
+            for (page, bytes) in (first..).step_by(4096).zip(bytes.chunks(4096)) {
+                let words = bytes.get(usize::try_from(offset).unwrap_or(0)..).unwrap_or_default();
+                let previous = format.read(words);
+                let head = words.get(format.size..).and_then(|rest| format.read(rest));
+                if let Some((previous, head)) = previous.zip(head) {
+                    if total(machine, Chunk { previous, head }, offset).is_some() {
+                        pages.push(page);
+                    }
+                }
+            }
+            let seen = view.bytes.len() as u64;
+            let behind = view.gap.map(|gap| gap.range.end());
+            at = match (seen, behind) {
+                (_, Some(behind)) => behind.max(at.saturating_add(seen)),
+                (0, None) => break,
+                _ => at.saturating_add(seen),
+            };
+        }
+        pages
+    };
+    pass::in_order(ranges, CHUNK, job, work, |_, pages| {
+        found.extend(pages);
+        Ok(None)
+    })?;
+    Ok(found)
+}
+
+/// How far behind its mapping's start a chunk starts that needed no alignment.
+///
+/// glibc, malloc/malloc.c, `sysmalloc_mmap`: where blocks are aligned to more than two words.
+const fn padding(machine: Machine) -> u64 {
+    machine.align.saturating_sub(machine.header())
+}
+
+/// How many bytes were mapped for a chunk that starts `offset` behind its mapping; `None` if this is none.
+///
+/// Up to 2.42 (malloc/malloc.c, `munmap_chunk`): `prev_size` is the offset, and with the size whole
+/// pages. Since 2.43 (`mmap_size`) two words less, and the lowest bit of `prev_size` says huge pages.
+fn total(machine: Machine, chunk: Chunk, offset: u64) -> Option<(u64, bool)> {
+    if chunk.head & FLAGS != IS_MMAPPED || chunk.previous & !1 != offset {
+        return None;
+    }
+    let length = offset.checked_add(chunk.size())?;
+    if length % PAGE == 0 && length > 0 && chunk.previous == offset {
+        return Some((length, false));
+    }
+    let length = length.checked_add(machine.header())?;
+    (length % PAGE == 0).then_some((length, true))
+}
+
+/// Where in the mapping at `base` an aligned chunk can start, the nearest first.
+///
+/// glibc, malloc/malloc.c, `_int_memalign`: the block is at the first multiple of the alignment
+/// behind the chunk's own, up to 2.42 at the second where less than the smallest
+/// chunk would lie before it.
+fn aligned_places(machine: Machine, base: u64) -> impl Iterator<Item = u64> {
+    let block = base.saturating_add(padding(machine)).saturating_add(machine.header());
+    let place = move |shift: u32| {
+        let to = 1_u64 << shift;
+        let first = block.checked_next_multiple_of(to)?;
+        Some([first, first.checked_add(to)?])
+    };
+    (4..40).filter_map(place).flatten().map(move |block| block.saturating_sub(machine.header()))
+}
+
+/// The chunk whose mapping starts at `base`, with its length.
+fn chunk_at(peek: &mut Peek<'_>, machine: Machine, base: u64, room: u64) -> Option<Mapped> {
+    let mut read = |place: u64| {
+        let (previous, head) = peek.two(place)?;
+        let offset = place.checked_sub(base)?;
+        let (length, new) = total(machine, Chunk { previous, head }, offset)?;
+        Some(Mapped { range: AddressRange::saturating(base, length), chunk: place, new })
+    };
+    let fits = |mapped: &Mapped| {
+        let end = mapped.chunk.saturating_add(machine.smallest());
+        mapped.range.len() <= room && end <= mapped.range.end()
+    };
+    let plain = read(base.saturating_add(padding(machine)))?;
+    // Folklore: an aligned block leaves the header that its mapping had before at
+    // the start, a ghost whose size is of long ago: realloc moves the true one, and
+    // the mapping may be a page by now. Seen: tests/fixtures/heap_traffic.c, glibc 2.36.
+    let place = aligned_places(machine, base).filter(|place| *place != plain.chunk);
+    let near = place.filter(|place| place.saturating_sub(base) < room);
+    let inner = near.filter_map(read).find(fits);
+    inner.or(Some(plain).filter(fits))
+}
+
+/// All mapped chunks outside of `taken`, in address order.
+///
+/// `count` is how many malloc says that there are, and their bytes.
+///
+/// # Errors
+///
+/// [`Error::Interrupted`] when the job was stopped.
+pub(super) fn find(
+    memory: &dyn Memory,
+    machine: Machine,
+    taken: &[AddressRange],
+    count: Option<(u64, u64)>,
+    job: &Job,
+) -> Result<Vec<Mapped>, Error> {
+    let likely = |kind| !matches!(kind, RegionKind::Data | RegionKind::Stack | RegionKind::Special);
+    let found = find_in(memory, machine, taken, likely, job)?;
+    if count.is_none_or(|(chunks, _)| found.len() as u64 >= chunks) {
+        return Ok(found);
+    }
+    // Folklore: a mapping may touch the bss of a library and be one region with it.
+    let more = find_in(memory, machine, taken, |kind| kind != RegionKind::Stack, job)?;
+    let bytes = more.iter().map(|mapped| mapped.range.len()).fold(0, u64::saturating_add);
+    Ok(if count == Some((more.len() as u64, bytes)) { more } else { found })
+}
+
+// Folklore: any anonymous mapping beside a chunk's is one region with it: the heap of an
+// arena, a thread's stack. Seen: tests/fixtures/heap_traffic.c, glibc 2.41.
+fn find_in(
+    memory: &dyn Memory,
+    machine: Machine,
+    taken: &[AddressRange],
+    kinds: impl Fn(RegionKind) -> bool,
+    job: &Job,
+) -> Result<Vec<Mapped>, Error> {
+    let anonymous = memory
+        .regions()
+        .iter()
+        .filter(|region| kinds(region.kind) && region.permissions.writable() && region.anonymous());
+    let mut ranges = Vec::new();
+    for region in anonymous {
+        ranges.extend(region.range.without(taken));
+    }
+    let mut peek = Peek::new(memory);
+    let mut found: Vec<Mapped> = Vec::new();
+    for base in candidates(memory, machine, &ranges, job)? {
+        let end = found.last().map_or(0, |last| last.range.end());
+        let range = ranges.partition_point(|range| range.end() <= base);
+        let room = ranges.get(range).map_or(0, |range| range.end().saturating_sub(base));
+        if base >= end {
+            found.extend(chunk_at(&mut peek, machine, base, room));
+        }
+    }
+    Ok(found)
+}
+
+/// The unit of a mapped chunk, with what was mapped before it for its alignment.
+pub(super) fn part(machine: Machine, mapped: &Mapped) -> Part {
+    // Usable up to 2.42: all but two words (`musable`); since 2.43 a word less
+    // than the size, which leaves out two words at the end.
+    let cost = machine.header().saturating_add(if mapped.new { machine.word } else { 0 });
+    let byte = |number: u64| u8::try_from(number).unwrap_or(u8::MAX);
+    let shape = Shape { lead: byte(machine.header()), cost: byte(cost) };
+    let mut part = Part::new(mapped.range.start(), shape, None);
+    part.push(mapped.chunk, State::Overhead);
+    part.push(mapped.range.end(), State::Used);
+    part
+}

@@ -1,0 +1,127 @@
+//! malloc's parameters and its account of mapped chunks: `mp_`, found without its symbol.
+//!
+//! It lies in the same data as the main arena. What finds it is `sbrk_base`, an
+//! address where malloc's memory starts, right behind counts and sums that have
+//! to agree with each other.
+
+use crate::memory::Memory;
+use crate::peek::Peek;
+use crate::word::WordFormat;
+
+/// What malloc says of itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Params {
+    /// Where `sbrk_base` lies, which the rest is counted from.
+    pub at: u64,
+    /// How many chunks are mapped on their own (`n_mmaps`).
+    pub mapped: u64,
+    /// Their bytes (`mmapped_mem`).
+    pub mapped_bytes: u64,
+    /// Where the main arena's memory starts (`sbrk_base`).
+    pub base: u64,
+    /// How many chunks a list of a thread's cache may have (`tcache_count`), since 2.26.
+    pub tcache_count: Option<u64>,
+    /// Whether there are parameters for huge pages: since 2.35.
+    pub huge_pages: bool,
+}
+
+/// Where the counts lie before `mmapped_mem`, and whether `max_total_mem` follows it.
+///
+/// glibc, malloc/malloc.c, `struct malloc_par`: `n_mmaps`, `n_mmaps_max`, `max_n_mmaps` and
+/// `no_dyn_threshold` of four bytes each, `mmapped_mem`, `max_mmapped_mem`, up to 2.23
+/// `max_total_mem`, then `sbrk_base`. Since 2.35 `hp_flags` of four bytes comes
+/// before them, which on 64-bit machines leaves four bytes of padding behind.
+const FORMS: [(u64, bool, bool); 3] = [(20, false, true), (16, false, false), (16, true, false)];
+
+/// How far from the main arena the parameters may lie: both are data of malloc.c alone.
+const NEAR: u64 = 16 << 10;
+
+/// The parameters of the malloc whose main arena is at `state` and its top chunk at `top`.
+pub(super) fn find(memory: &dyn Memory, state: u64, top: u64) -> Option<Params> {
+    let format = memory.word_format();
+    let size = format.size as u64;
+    let mut peek = Peek::new(memory);
+    let start = state.saturating_sub(NEAR).next_multiple_of(size);
+    let mut best: Option<(u32, Params)> = None;
+    let end = start.saturating_add(NEAR.saturating_mul(2));
+    for at in (start..end).step_by(format.size) {
+        let Some(base) = peek.word(at) else { continue };
+        // Folklore: it is no aligned address where a program called sbrk before its
+        // first malloc. Seen: tests/fixtures/heap_foreign.c.
+        if !memory.region_at(base).is_some_and(|region| region.permissions.writable()) {
+            continue;
+        }
+        let forms = FORMS.iter().filter_map(|form| read(&mut peek, format, at, base, *form));
+        for params in forms {
+            let same = region_start(memory, base) == region_start(memory, top);
+            let likely = u32::from(params.tcache_count.is_some())
+                .saturating_add(u32::from(same).saturating_mul(2))
+                .saturating_add(u32::from(base <= top && same).saturating_mul(2));
+            if best.is_none_or(|(most, _)| likely > most) {
+                best = Some((likely, params));
+            }
+        }
+    }
+    best.map(|(_, params)| params)
+}
+
+fn region_start(memory: &dyn Memory, address: u64) -> Option<u64> {
+    memory.region_at(address).map(|region| region.range.start())
+}
+
+/// The parameters whose `sbrk_base` lies at `at`, if they agree with each other.
+fn read(
+    peek: &mut Peek<'_>,
+    format: WordFormat,
+    at: u64,
+    base: u64,
+    (counts, total, huge): (u64, bool, bool),
+) -> Option<Params> {
+    let size = format.size as u64;
+    // On 32-bit machines nothing tells the first two forms apart, and nothing differs.
+    let counts = if size == 4 { 16 } else { counts };
+    let back = if total { 3 } else { 2 };
+    let sums = at.checked_sub(size.checked_mul(back)?)?;
+    let (mapped_bytes, most_bytes) = peek.two(sums)?;
+    let mut numbers = [0_u64; 4];
+    let bytes = peek.bytes(sums.checked_sub(counts)?, 16)?;
+    for (number, bytes) in numbers.iter_mut().zip(bytes.chunks_exact(4)) {
+        *number = format.order.value(bytes);
+    }
+    let [mapped, _, most, fixed] = numbers;
+    let thresholds = sums.checked_sub(counts)?;
+    let agree = mapped <= most
+        && mapped <= 1 << 24
+        && mapped_bytes <= most_bytes
+        && (mapped == 0) == (mapped_bytes == 0)
+        && (most == 0) == (most_bytes == 0)
+        // Folklore: whole pages up to 2.42. In 2.43 each realloc of a mapped chunk adds two
+        // words too many (malloc/malloc.c, mremap_chunk: `new_size - size - offset`).
+        && (mapped_bytes | most_bytes) & size.saturating_mul(2).wrapping_sub(1) == 0
+        && fixed <= 1;
+    if !agree || !before_is_plausible(peek, thresholds, size, huge) {
+        return None;
+    }
+    // Behind it since 2.26: tcache_bins, tcache_max_bytes, tcache_count, tcache_unsorted_limit.
+    let behind = [1, 2, 3].map(|words| peek.word_at(at, words).unwrap_or(0));
+    let [bins, bytes, count] = behind;
+    let tcache = (1..=128).contains(&bins) && (1..=1 << 23).contains(&bytes) && count <= 0xffff;
+    Some(Params { at, mapped, mapped_bytes, base, tcache_count: tcache.then_some(count), huge_pages: huge })
+}
+
+/// Whether thresholds and limits stand before the counts at `counts`.
+///
+/// `trim_threshold`, `top_pad`, `mmap_threshold`, `arena_test`, `arena_max`; since 2.35 `thp_pagesize`,
+/// `hp_pagesize` and `hp_flags` behind them, since 2.43 `thp_mode` before those.
+fn before_is_plausible(peek: &mut Peek<'_>, counts: u64, size: u64, huge: bool) -> bool {
+    let ends: &[u64] = if huge { &[2, 3] } else { &[0] };
+    let flags = if huge { 4 } else { 0 };
+    ends.iter().any(|words| {
+        let end = counts.saturating_sub(flags).saturating_sub(words.saturating_mul(size));
+        let start = end.saturating_sub(size.saturating_mul(5));
+        let [trim, pad, threshold, test, most] =
+            [0, 1, 2, 3, 4].map(|word| peek.word_at(start, word).unwrap_or(u64::MAX));
+        // The defaults are 128 KiB each, and the number of arenas for one core: 8, or 2.
+        trim > 0 && pad < 1 << 40 && threshold > 0 && test <= 1 << 20 && most <= 1 << 20
+    })
+}

@@ -1,0 +1,413 @@
+//! The caches of threads: where they are, whose they are, which blocks they hold.
+//!
+//! A block in a cache looks like one in use; only the cache tells. A cache is a
+//! block itself, of a size that the version decides, and a variable of the
+//! thread leads to it, which has a name in libc's symbols alone. So a block of
+//! that size is a cache if its counts and its lists agree with each other and
+//! with the heap, or if a thread's static variables lead to it at the place
+//! where another thread's lead to such a one.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::heap::block::{Blocks, State, Unit};
+use crate::peek::Peek;
+
+use super::harm::Harm;
+use super::layout::{Machine, TcacheLayout};
+use super::threads::ControlBlock;
+
+/// How far below a control block the static variables of a thread are looked at.
+const STATIC: u64 = 64 << 10;
+
+/// The most blocks in one list (`MAX_TCACHE_COUNT`).
+const MOST: u64 = 0xffff;
+
+/// The cache of one thread.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Cache {
+    /// The block that it is, by its number.
+    pub unit: usize,
+    /// Where its structure lies.
+    pub address: u64,
+    /// The thread's number in the system, where it could be told.
+    pub thread: Option<i32>,
+}
+
+/// The caches of all threads.
+#[derive(Clone, Debug)]
+pub(super) struct Caches {
+    pub layout: TcacheLayout,
+    pub found: Vec<Cache>,
+    /// How many blocks a list may have, where counts say how many more there may be.
+    pub fill: u64,
+}
+
+/// What a block of the right size looks like as a cache.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Look {
+    /// Its counts and lists agree, and there are some.
+    Full,
+    /// As full, but for one or two of its lists.
+    Damaged,
+    /// It has no lists.
+    Blank,
+}
+
+/// The counts and heads of one structure.
+struct Table {
+    counts: Vec<u64>,
+    heads: Vec<u64>,
+}
+
+fn table(peek: &mut Peek<'_>, layout: TcacheLayout, machine: Machine, at: u64) -> Option<Table> {
+    let format = peek.format();
+    let length = usize::try_from(layout.size(machine)).ok()?;
+    let entries = usize::try_from(layout.entries(machine)).ok()?;
+    let count = usize::try_from(layout.count).ok()?;
+    let bins = usize::try_from(layout.bins).ok()?;
+    let bytes = peek.bytes(at, length)?;
+    let counts = bytes.chunks_exact(count).take(bins).map(|bytes| format.order.value(bytes)).collect();
+    let heads = bytes.get(entries..)?.chunks_exact(format.size).map(|word| format.read(word).unwrap_or(0));
+    Some(Table { counts, heads: heads.collect() })
+}
+
+impl Table {
+    /// How many blocks list `index` says that it has.
+    fn count(&self, layout: TcacheLayout, fill: u64, index: usize) -> Option<u64> {
+        let count = *self.counts.get(index)?;
+        if layout.down { fill.checked_sub(count) } else { Some(count) }
+    }
+}
+
+/// The chunk whose block starts at `block`, if it is one that can be on list `index`.
+fn listed(blocks: &Blocks, layout: TcacheLayout, machine: Machine, block: u64, index: u64) -> Option<Unit> {
+    let unit = blocks.unit_from(block.checked_sub(machine.header())?)?;
+    let mapped = unit.arena.is_none();
+    let fits = unit.state.block() && (mapped || layout.bin(machine, unit.range.len()) == Some(index));
+    fits.then_some(unit)
+}
+
+fn look(
+    peek: &mut Peek<'_>,
+    blocks: &Blocks,
+    layout: TcacheLayout,
+    machine: Machine,
+    fill: u64,
+    at: u64,
+) -> Option<Look> {
+    let table = table(peek, layout, machine, at)?;
+    let (mut good, mut bad) = (0_u64, 0_u64);
+    for (index, head) in (0..).zip(&table.heads) {
+        let place = usize::try_from(index).ok()?;
+        let count = table.count(layout, fill, place);
+        let fine = match count {
+            Some(0) => *head == 0,
+            Some(count) => {
+                *head != 0 && count <= MOST && listed(blocks, layout, machine, *head, index).is_some()
+            }
+            None => false,
+        };
+        if !fine {
+            bad = bad.saturating_add(1);
+        } else if *head != 0 {
+            good = good.saturating_add(1);
+        }
+    }
+    match (good, bad) {
+        (0, 0) => Some(Look::Blank),
+        (_, 0) => Some(Look::Full),
+        (good, bad) if bad <= 2 && good >= bad => Some(Look::Damaged),
+        // Folklore: of a cache that had one list, damage to it leaves nothing that
+        // fits. Only a thread's variable tells that it is one.
+        (0, 1) => Some(Look::Damaged),
+        _ => None,
+    }
+}
+
+/// The caches among the blocks, by the layout that most of them have.
+pub(super) fn find(
+    peek: &mut Peek<'_>,
+    blocks: &Blocks,
+    machine: Machine,
+    fill: Option<u64>,
+    threads: &[ControlBlock],
+) -> Option<Caches> {
+    let mut best: Option<(usize, Caches)> = None;
+    for layout in TcacheLayout::ALL {
+        let sizes = layout.chunks(machine);
+        let right = |unit: &Unit| {
+            unit.state == State::Used && unit.arena.is_some() && sizes.contains(&unit.range.len())
+        };
+        let units: Vec<Unit> = blocks.units().filter(right).collect();
+        if units.is_empty() {
+            continue;
+        }
+        let fill =
+            if layout.down { fill.or_else(|| largest_count(peek, layout, machine, &units)) } else { fill };
+        let fill = fill.unwrap_or(0);
+        let looks: BTreeMap<u64, (usize, Look)> = units
+            .iter()
+            .filter_map(|unit| {
+                let at = unit.block().start();
+                Some((at, (unit.index, look(peek, blocks, layout, machine, fill, at)?)))
+            })
+            .collect();
+        let led = led_to(peek, &looks, threads);
+        let agreeing = looks.values().filter(|(_, look)| *look == Look::Full).count();
+        let taken = |(at, (unit, look)): (&u64, &(usize, Look))| {
+            let thread = led.get(at).copied();
+            let good = *look == Look::Full || thread.is_some();
+            good.then_some(Cache { unit: *unit, address: *at, thread: thread.flatten() })
+        };
+        let found: Vec<Cache> = looks.iter().filter_map(taken).collect();
+        // A structure that counts down shows that it is one even where it is empty.
+        let certain = agreeing.saturating_add(if layout.down && fill > 0 { found.len() } else { 0 });
+        let weight = certain.saturating_mul(2).saturating_add(found.len());
+        if !found.is_empty() && best.as_ref().is_none_or(|(most, _)| weight > *most) {
+            best = Some((weight, Caches { layout, found, fill }));
+        }
+    }
+    best.map(|(_, caches)| caches)
+}
+
+/// How many blocks a list may have: what most counts of empty lists say.
+fn largest_count(peek: &mut Peek<'_>, layout: TcacheLayout, machine: Machine, units: &[Unit]) -> Option<u64> {
+    const LOOKED_AT: usize = 1000;
+    let mut counts: BTreeMap<u64, u64> = BTreeMap::new();
+    for unit in units.iter().take(LOOKED_AT) {
+        let Some(table) = table(peek, layout, machine, unit.block().start()) else { continue };
+        let empty = table.counts.iter().zip(&table.heads).filter(|(count, head)| **head == 0 && **count != 0);
+        for (count, _) in empty {
+            let seen = counts.entry(*count).or_default();
+            *seen = seen.saturating_add(1);
+        }
+    }
+    counts.into_iter().max_by_key(|(_, seen)| *seen).map(|(count, _)| count)
+}
+
+/// A block that a thread's variable leads to, and the thread.
+type Led = (u64, Option<i32>);
+
+/// Which of these blocks threads' static variables lead to, and which threads.
+///
+/// The variable has one place in every thread; the place is that from which most
+/// threads lead to a block that looks like a cache, a full one first.
+fn led_to(
+    peek: &mut Peek<'_>,
+    looks: &BTreeMap<u64, (usize, Look)>,
+    threads: &[ControlBlock],
+) -> BTreeMap<u64, Option<i32>> {
+    // By the distance from the control block: how many full ones, and all.
+    let mut places: BTreeMap<u64, (usize, Vec<Led>)> = BTreeMap::new();
+    for thread in threads {
+        let reach = thread.statics.len().min(STATIC);
+        let start = thread.statics.end().saturating_sub(reach);
+        let mut bytes = Vec::new();
+        let range = crate::range::AddressRange::saturating(start, reach);
+        let _ = peek.memory().append(range, &mut bytes);
+        let format = peek.format();
+        for (at, word) in (start..).step_by(format.size).zip(bytes.chunks_exact(format.size)) {
+            let Some(word) = format.read(word) else { continue };
+            let Some((_, look)) = looks.get(&word) else { continue };
+            let (full, led) = places.entry(thread.address.wrapping_sub(at)).or_default();
+            *full = full.saturating_add(usize::from(*look == Look::Full));
+            led.push((word, thread.id));
+        }
+    }
+    let best = places.into_values().max_by_key(|(full, led)| (*full, led.len()));
+    best.map(|(_, led)| led.into_iter().collect()).unwrap_or_default()
+}
+
+/// A block in a cache: its number, and the number of the cache.
+pub(super) type Held = (u32, u32);
+
+/// Lists as they are followed.
+pub(super) struct Follow<'f, 'm> {
+    pub peek: &'f mut Peek<'m>,
+    pub blocks: &'f mut Blocks,
+    pub machine: Machine,
+    /// Whether the links are masked with the place where they stand, since 2.32.
+    pub masked: bool,
+    pub harm: &'f mut Harm,
+}
+
+/// Whether the links of lists are masked (`PROTECT_PTR`), told from the lists themselves.
+///
+/// The last link of a list is empty: stored as zero, or as its own place
+/// shifted by a page. `None` where no list has a link.
+pub(super) fn masked(
+    peek: &mut Peek<'_>,
+    caches: &Caches,
+    blocks: &Blocks,
+    machine: Machine,
+) -> Option<bool> {
+    let (mut plain, mut mask) = (0_u64, 0_u64);
+    for cache in &caches.found {
+        let Some(table) = table(peek, caches.layout, machine, cache.address) else { continue };
+        for (index, head) in (0..).zip(&table.heads).filter(|(_, head)| **head != 0) {
+            if listed(blocks, caches.layout, machine, *head, index).is_none() {
+                continue;
+            }
+            let Some(link) = peek.word(*head) else { continue };
+            let leads = |to: u64| to == 0 || listed(blocks, caches.layout, machine, to, index).is_some();
+            if leads(link) {
+                plain = plain.saturating_add(1);
+            }
+            if leads(link ^ (*head >> 12)) {
+                mask = mask.saturating_add(1);
+            }
+        }
+    }
+    (plain != mask).then_some(mask > plain)
+}
+
+/// What following all caches found.
+#[derive(Clone, Default, Debug)]
+pub(super) struct Followed {
+    /// Blocks in caches, by their numbers.
+    pub held: Vec<Held>,
+    /// How many lists have another length than they say.
+    pub miscounted: u64,
+    /// The first of these, in words.
+    pub first: Option<String>,
+    /// Lists that are broken: cache, list.
+    pub broken: BTreeSet<(u32, u64)>,
+}
+
+impl Follow<'_, '_> {
+    /// Marks all blocks that the caches hold.
+    pub(super) fn caches(&mut self, caches: &Caches) -> Followed {
+        let mut followed = Followed::default();
+        for (number, cache) in (0_u32..).zip(&caches.found) {
+            self.blocks.set_state(cache.unit, State::Allocator);
+            let Some(table) = table(self.peek, caches.layout, self.machine, cache.address) else { continue };
+            for (index, head) in (0..).zip(&table.heads) {
+                let said = usize::try_from(index)
+                    .ok()
+                    .and_then(|place| table.count(caches.layout, caches.fill, place));
+                let (length, whole) = self.list(caches, number, cache, index, *head, &mut followed);
+                if !whole {
+                    followed.broken.insert((number, index));
+                }
+                if said != Some(length) {
+                    followed.miscounted = followed.miscounted.saturating_add(1);
+                    let said = said.map_or_else(|| "no count".to_owned(), |said| said.to_string());
+                    followed.first.get_or_insert_with(|| {
+                        format!(
+                            "list {index} of the cache at {:#x} says {said} and has {length}",
+                            cache.address
+                        )
+                    });
+                }
+            }
+        }
+        self.by_key(caches, &mut followed);
+        followed.held.sort_unstable();
+        followed
+    }
+
+    /// One list: how many blocks it has, and whether it ends as a list does.
+    fn list(
+        &mut self,
+        caches: &Caches,
+        number: u32,
+        cache: &Cache,
+        index: u64,
+        head: u64,
+        followed: &mut Followed,
+    ) -> (u64, bool) {
+        let entries = cache.address.saturating_add(caches.layout.entries(self.machine));
+        let mut from = entries.saturating_add(index.saturating_mul(self.machine.word));
+        let (mut at, mut length) = (head, 0_u64);
+        while at != 0 {
+            let unit = listed(self.blocks, caches.layout, self.machine, at, index);
+            let Some(unit) = unit else {
+                let rule = format!(
+                    "list {index} of the cache at {:#x} leads to no block of its size",
+                    cache.address
+                );
+                self.harm.note(from, at, 0, rule);
+                return (length, false);
+            };
+            if unit.state == State::Tcache || length >= MOST {
+                let rule = format!(
+                    "list {index} of the cache at {:#x} leads to a block that is in a cache already",
+                    cache.address
+                );
+                self.harm.note(from, at, 0, rule);
+                return (length, false);
+            }
+            if unit.state != State::Used {
+                let rule = format!(
+                    "list {index} of the cache at {:#x} leads to a block that is {}",
+                    cache.address,
+                    unit.state.name()
+                );
+                self.harm.note(from, at, 0, rule);
+                return (length, false);
+            }
+            self.mark(unit.index, number, followed);
+            length = length.saturating_add(1);
+            from = at;
+            let Some(link) = self.peek.word(at) else { return (length, false) };
+            at = if self.masked { link ^ (at >> 12) } else { link };
+        }
+        (length, true)
+    }
+
+    fn mark(&mut self, unit: usize, cache: u32, followed: &mut Followed) {
+        self.blocks.set_state(unit, State::Tcache);
+        followed.held.extend(u32::try_from(unit).ok().map(|unit| (unit, cache)));
+    }
+
+    /// Blocks of broken lists that the list does not lead to any more, told by their key.
+    ///
+    /// glibc 2.29 to 2.33, malloc/malloc.c, `tcache_entry`: the second word of a block in a cache is
+    /// the cache's address; since 2.34 a random number that is the same in all of the process.
+    fn by_key(&mut self, caches: &Caches, followed: &mut Followed) {
+        if followed.broken.is_empty() {
+            return;
+        }
+        let key_of = |follow: &mut Self, unit: usize| {
+            let block = follow.blocks.unit(unit)?.block().start();
+            follow.peek.word_at(block, 1)
+        };
+        let mut keys: BTreeMap<u64, (u32, usize)> = BTreeMap::new();
+        for (unit, cache) in followed.held.clone() {
+            let Ok(unit) = usize::try_from(unit) else { continue };
+            if let Some(key) = key_of(self, unit).filter(|key| *key != 0) {
+                let slot = keys.entry(key).or_insert((cache, 0));
+                slot.1 = slot.1.saturating_add(1);
+            }
+        }
+        let addresses: BTreeMap<u64, u32> =
+            (0..).zip(&caches.found).map(|(number, cache)| (cache.address, number)).collect();
+        let random = keys.iter().max_by_key(|(_, (_, seen))| *seen).map(|(key, _)| *key);
+        let Some(random) = random else { return };
+        let by_address = addresses.contains_key(&random);
+        let broken: BTreeSet<u64> = followed.broken.iter().map(|(_, index)| *index).collect();
+        let suspects: Vec<Unit> = self
+            .blocks
+            .units()
+            .filter(|unit| unit.state == State::Used)
+            .filter(|unit| {
+                caches.layout.bin(self.machine, unit.range.len()).is_some_and(|index| broken.contains(&index))
+            })
+            .collect();
+        for unit in suspects {
+            let Some(key) = self.peek.word_at(unit.block().start(), 1) else { continue };
+            let index = caches.layout.bin(self.machine, unit.range.len()).unwrap_or(0);
+            let owner = if by_address {
+                addresses.get(&key).copied()
+            } else if key == random {
+                let owners = followed.broken.iter().filter(|(_, broken)| *broken == index);
+                owners.map(|(cache, _)| *cache).next()
+            } else {
+                None
+            };
+            if let Some(owner) = owner {
+                self.mark(unit.index, owner, followed);
+            }
+        }
+    }
+}

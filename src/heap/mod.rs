@@ -1,0 +1,60 @@
+//! Heaps: which allocator made them, and which blocks they have.
+
+pub mod allocator;
+pub mod block;
+pub mod content;
+pub mod glibc;
+pub mod groups;
+pub mod summary;
+
+use std::sync::Arc;
+
+use crate::error::Error;
+use crate::heap::block::{Blocks, State};
+use crate::memory::Memory;
+use crate::pass::Job;
+use crate::range::AddressRange;
+use crate::source::Thread;
+
+pub use allocator::Allocator;
+
+/// The heap of a target; `None` where no allocator that is known has one.
+///
+/// # Errors
+///
+/// [`Error::Interrupted`] when the job was stopped.
+pub fn open(memory: &dyn Memory, threads: &[Thread], job: &Job) -> Result<Option<Arc<dyn Allocator>>, Error> {
+    let found = glibc::Glibc::open(memory, threads, job)?;
+    Ok(found.map(|heap| Arc::new(heap) as Arc<dyn Allocator>))
+}
+
+/// The blocks that were mapped on their own, without a walk over the heaps.
+///
+/// # Errors
+///
+/// [`Error::Interrupted`] when the job was stopped.
+pub fn mapped_blocks(memory: &dyn Memory, job: &Job) -> Result<Vec<AddressRange>, Error> {
+    glibc::mapped_blocks(memory, job)
+}
+
+/// Whether a place is left when only used memory counts, or only free memory.
+///
+/// Used is what is not free: places outside of all heaps are.
+#[must_use]
+pub fn counts(blocks: &Blocks, address: u64, free: bool) -> bool {
+    let in_block = || blocks.block_at(address);
+    let unit = in_block().or_else(|| blocks.unit_at(address));
+    let is_free = unit.is_some_and(|unit| unit.state.free() || unit.state == State::Top);
+    is_free == free
+}
+
+/// Other allocators whose libraries the target has loaded: their blocks are in no list here.
+#[must_use]
+pub fn others(memory: &dyn Memory) -> Vec<&'static str> {
+    const NAMES: [&str; 5] = ["jemalloc", "tcmalloc", "mimalloc", "ld-musl", "libscudo"];
+    let loaded = |name: &&str| {
+        let file = |path: &str| path.rsplit('/').next().unwrap_or(path).contains(*name);
+        memory.regions().iter().any(|region| !region.anonymous() && file(&region.name))
+    };
+    NAMES.iter().filter(|name| loaded(name)).copied().collect()
+}
