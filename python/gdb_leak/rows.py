@@ -10,9 +10,9 @@ from gdb_leak.target import Value
 if TYPE_CHECKING:
     from typing import Union
 
-    from gdb_leak._native import Change, Region
+    from gdb_leak._native import Change, Group, Region
 
-__all__ = ["range_values", "region_value", "unreadable_lines"]
+__all__ = ["group_rows", "group_value", "range_values", "region_value", "unreadable_lines"]
 
 
 def region_value(region: "Optional[Region]") -> Value:
@@ -47,3 +47,35 @@ def unreadable_lines(ranges: Sequence[tuple[int, int]], word_size: int) -> Itera
     yield line(
         Span(f"{units.size_text(size)} in {places} could not be read, the first at {first}", "note")
     )
+
+
+def group_value(group: "Group") -> Value:
+    """Return the JSON of GROUP."""
+    return {
+        "size": group.size,
+        "kind": group.kind,
+        "text": group.text,
+        "blocks": group.blocks,
+        "bytes": group.bytes,
+        "sample": [hex(address) for address in group.sample],
+        "arena": None if group.arena is None else hex(group.arena),
+    }
+
+
+def group_rows(
+    groups: "Sequence[Group]", word_size: int, by: str = "all"
+) -> "Iterator[Sequence[Union[Span, str]]]":
+    """Yield a row a group: bytes, blocks, size, kind, the first of them, text."""
+    yield ["BYTES", "BLOCKS", "SIZE", "KIND", "FIRST AT", "ARENA" if by == "arena" else "TEXT"]
+    for group in groups:
+        last = Span(group.text or "", "match")
+        if by == "arena":
+            last = Span("mmapped" if group.arena is None else hex(group.arena), "address")
+        yield [
+            units.size_text(group.bytes),
+            str(group.blocks),
+            "" if group.size is None else str(group.size),
+            Span(group.kind or "", "kind"),
+            Span(units.address_text(group.sample[0], word_size), "address") if group.sample else "",
+            last,
+        ]

@@ -149,6 +149,12 @@ class Session(Protocol):
     def hold(self) -> None:
         """Stop the process for the length of this command, where the door can."""
 
+    def at_rest(self, target: Target) -> bool:
+        """Whether TARGET stays as it is until the command ends."""
+
+    def symbol(self, address: int) -> Optional[str]:
+        """Return the symbol at ADDRESS with its offset and file, None where none is known."""
+
     def set_variable(self, name: str, value: Optional[int], pointer: bool = False) -> None:
         """Set the debugger's variable $NAME, to void where VALUE is None."""
 

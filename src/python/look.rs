@@ -128,8 +128,8 @@ pub(super) fn strings(
     top: Option<usize>,
     progress: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Strings> {
+    let ranges = memory.ranges(py, &place, progress)?;
     let memory = memory.target.memory.as_ref();
-    let ranges = place.place()?.ranges(memory);
     let found = call::run(py, progress, |job| inspect::strings::strings(memory, &ranges, minimum, top, job))?;
     Ok(Strings(found))
 }

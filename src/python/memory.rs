@@ -8,12 +8,16 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::error::Error;
+use crate::heap;
 use crate::memory::{self, Place};
 use crate::range::AddressRange;
 use crate::source::kinds::Clues;
 use crate::source::remote::{self, Remote};
 use crate::source::{self, Files, Target, Thread, process, snapshot, stop};
 use crate::word::{ByteOrder, WordFormat};
+
+use super::call;
+use super::kept::Kept;
 
 /// A place as Python gives it: a name, or a pair of addresses.
 #[derive(FromPyObject)]
@@ -88,11 +92,32 @@ pub(super) struct Memory {
     pub(super) target: Target,
     /// The same memory where its bytes have to be fetched through gdb.
     remote: Option<Arc<Remote>>,
+    /// What was made of it.
+    pub(super) kept: Kept,
 }
 
 impl From<Target> for Memory {
     fn from(target: Target) -> Self {
-        Self { target, remote: None }
+        Self { target, remote: None, kept: Kept::default() }
+    }
+}
+
+impl Memory {
+    /// The addresses of a place; those of the heap with the blocks that were mapped on their own.
+    pub(super) fn ranges(
+        &self,
+        py: Python<'_>,
+        place: &PlaceArgument,
+        progress: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Vec<AddressRange>> {
+        let place = place.place()?;
+        let memory = self.target.memory.as_ref();
+        let mut ranges = place.ranges(memory);
+        if place == Place::Heap {
+            let find = || call::run(py, progress, |job| heap::mapped_blocks(memory, job));
+            ranges.extend(self.kept.mapped(find)?);
+        }
+        Ok(AddressRange::merge(ranges))
     }
 }
 
@@ -231,7 +256,7 @@ pub(super) fn open_remote(
     let clues = Clues { threads: &threads, ..Clues::default() };
     remote.classify(&clues, &mut |range| ask(read, range))?;
     let (target, remote) = remote.into_target(arch, maps.is_some());
-    Ok(Memory { target, remote: Some(remote) })
+    Ok(Memory { target, remote: Some(remote), kept: Kept::default() })
 }
 
 /// All threads of a process held by ptrace until [`Stop::release`].

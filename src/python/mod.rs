@@ -6,6 +6,8 @@
 mod call;
 mod changes;
 mod errors;
+mod heap;
+mod kept;
 mod look;
 mod memory;
 mod search;
@@ -16,6 +18,10 @@ use pyo3::pymodule;
 mod _native {
     #[pymodule_export]
     use super::changes::{Change, Contents, Difference, contents, diff};
+    #[pymodule_export]
+    use super::heap::{
+        Arena, Block, Group, Groups, Heap, HeapSummary, Listed, heap_summary, open_heap, other_allocators,
+    };
     #[pymodule_export]
     use super::look::{Dump, Strings, dump, strings, text_to_words, words_to_text, write_range};
     #[pymodule_export]

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+use crate::heap;
 use crate::inspect::text;
 use crate::range::AddressRange;
 use crate::search;
 
 use super::call;
+use super::heap::Heap;
 use super::memory::{Memory, PlaceArgument, Region, byte_order, pairs};
 
 /// Bytes of text shown of a match.
@@ -101,6 +103,19 @@ impl Matches {
         pairs(self.found.gaps.iter().map(|gap| &gap.range))
     }
 
+    /// The regions of the matches that are listed, each once where they follow each other.
+    #[getter]
+    fn regions(&self) -> Vec<Region> {
+        let mut regions: Vec<&crate::memory::Region> = Vec::new();
+        for found in &self.found.matches {
+            let inside = regions.last().is_some_and(|last| last.range.contains(found.address));
+            if !inside {
+                regions.extend(self.memory.region_at(found.address));
+            }
+        }
+        regions.into_iter().map(Region::from).collect()
+    }
+
     fn __len__(&self) -> usize {
         self.found.matches.len()
     }
@@ -123,8 +138,11 @@ impl Matches {
     place,
     align = None,
     limit = None,
+    heap = None,
+    free = None,
     progress = None,
 ))]
+#[allow(clippy::too_many_arguments)]
 pub(super) fn find(
     py: Python<'_>,
     memory: &Memory,
@@ -132,11 +150,22 @@ pub(super) fn find(
     place: PlaceArgument,
     align: Option<u64>,
     limit: Option<usize>,
+    heap: Option<&Heap>,
+    free: Option<bool>,
     progress: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Matches> {
+    let ranges = memory.ranges(py, &place, progress)?;
     let memory = memory.target.memory.clone();
-    let ranges = place.place()?.ranges(memory.as_ref());
-    let search = search::Search { needle: needle.0.clone(), align, limit };
-    let found = call::run(py, progress, |job| search::find(memory.as_ref(), &ranges, &search, job))?;
+    let kept = heap.map(|heap| heap.heap.clone()).zip(free);
+    // Which matches count is known only of all of them.
+    let most = if kept.is_some() { None } else { limit };
+    let search = search::Search { needle: needle.0.clone(), align, limit: most };
+    let found = call::run(py, progress, |job| {
+        let mut found = search::find(memory.as_ref(), &ranges, &search, job)?;
+        if let Some((heap, free)) = &kept {
+            found.keep(limit, |address| heap::counts(heap.blocks(), address, *free));
+        }
+        Ok(found)
+    })?;
     Ok(Matches { found, memory })
 }

@@ -34,6 +34,11 @@ COMMANDS = {
     "strings": "leak-strings -in heap -min 12 -top 1",
     "snapshot": "leak-snapshot OUT",
     "diff-region": "leak-diff-region BEFORE",
+    "blocks": "leak-blocks",
+    "blocks-by-size": "leak-blocks -by size -state all",
+    "blocks-list": "leak-blocks -list -size 2056 -limit 2",
+    "whatis": "leak-whatis HEAP+0xab5",
+    "whatis-free": "leak-whatis HEAP+0x2a0",
 }
 #: Where libc and the kernel decide most sizes.
 OF_THE_MACHINE = ("overview", "snapshot", "regions-by-size")

@@ -20,8 +20,8 @@ PROMISED = {
     "leak-diff-region": (),
 }
 #: Options of commands that do not exist yet.
-NOT_YET = {"leak-find": ("state", "verdict")}
-COMMANDS_NOT_YET = ("leak-heap", "leak-blocks", "leak-whatis", "leak-check", "leak-refs")
+NOT_YET = {"leak-find": ("verdict",)}
+COMMANDS_NOT_YET = ("leak-check", "leak-refs")
 SHELL_ONLY = ("doctor", "gdbinit")
 
 IN_GDB = pytest.mark.parametrize("command", PROMISED)

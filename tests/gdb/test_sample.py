@@ -148,5 +148,10 @@ def test_the_shell_finds_the_same_as_gdb(stop: Stop) -> None:
     target = stop.core or str(stop.pid)
     from_shell = shell("find", target, "leaked", "-json").json()
     from_gdb = stop.find('"leaked"')
+    if stop.core is None:
+        # A process that runs on moves its blocks; -stop would hold it.
+        assert [match["block"] for match in from_shell["matches"]] == [None] * COPIES
+        for match in from_gdb["matches"]:
+            match["block"] = None
     assert from_shell["matches"] == from_gdb["matches"]
     assert from_shell["count"] == from_gdb["count"] == COPIES

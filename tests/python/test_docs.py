@@ -287,6 +287,9 @@ ANSWERS = {
     "strings": "core.after -top 1",
     "snapshot": "core.after {folder}/keys.snapshot -force",
     "diff-region": "core.before core.after",
+    "heap": "core.after",
+    "blocks": "core.after -limit 1",
+    "whatis": "core.after {heap}",
     "doctor": "",
     "gdbinit": "",
 }

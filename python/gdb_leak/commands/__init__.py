@@ -7,7 +7,19 @@ answers; and ``text(result)``, which yields the answer as lines of spans.
 from collections.abc import Iterator
 from typing import Callable, NamedTuple
 
-from gdb_leak.commands import decode, diff_region, dump, find, overview, regions, snapshot, strings
+from gdb_leak.commands import (
+    blocks,
+    decode,
+    diff_region,
+    dump,
+    find,
+    heap,
+    overview,
+    regions,
+    snapshot,
+    strings,
+    whatis,
+)
 from gdb_leak.layout import Block
 from gdb_leak.options import Command
 from gdb_leak.target import Request, Result
@@ -27,5 +39,17 @@ class Entry(NamedTuple):
 #: machine, `doctor` and `gdbinit`, are the shell's alone.
 TABLE = tuple(
     Entry(module.COMMAND, module.run, module.text)
-    for module in (overview, regions, find, dump, decode, strings, snapshot, diff_region)
+    for module in (
+        overview,
+        regions,
+        find,
+        dump,
+        decode,
+        strings,
+        snapshot,
+        diff_region,
+        heap,
+        blocks,
+        whatis,
+    )
 )

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Optional, Union
 
-from gdb_leak import _native, operands, units
+from gdb_leak import _native, heaps, operands, units
 from gdb_leak.errors import RequestError, UsageError
 from gdb_leak.layout import Block, Columns, Span, line
 from gdb_leak.options import Command, Operand, Option
@@ -94,19 +94,26 @@ def run(request: Request) -> Result:
         "chunk": None,
     }
     notes = target.all_notes() if target else []
+    header = None
+    if start is not None and target is not None:
+        heap = heaps.covering(request, target, [target.memory.region_at(start)])
+        unit = heap.unit_at(start) if heap is not None else None
+        if heap is not None and unit is not None:
+            values["chunk"] = heaps.chunk_value(heap, unit)
+            header = (heap, unit)
     return Result(
         COMMAND.name,
         target.describe() if target else None,
         values,
         notes,
-        (start, words, spelled, size),
+        (start, words, spelled, size, header),
         size,
     )
 
 
 def text(result: Result) -> Iterator[Block]:
     """Yield one line a word, and the text of all."""
-    start, words, spelled, size = result.data
+    start, words, spelled, size, header = result.data
 
     def rows() -> Iterator[Sequence[Union[Span, str]]]:
         for at, (word, part) in enumerate(zip(words, spelled)):
@@ -122,6 +129,10 @@ def text(result: Result) -> Iterator[Block]:
 
     yield Columns("<<" if start is None else "<<<", rows())
     yield line(str(result.values["text"]))
+    if header is not None:
+        heap, unit = header
+        facts = list(heaps.chunk_rows(heap, unit, size))
+        yield Columns("<<", facts, batch=len(facts) + 1)
 
 
 # Without a target, or with one that cannot be opened, words are still words.

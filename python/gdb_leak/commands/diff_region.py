@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Optional, Union
 
-from gdb_leak import _native, operands, rows, units
+from gdb_leak import _native, heaps, operands, rows, units
 from gdb_leak.errors import UsageError
 from gdb_leak.layout import Block, Columns, Span, line
 from gdb_leak.options import Command, Operand, Option
@@ -11,7 +11,7 @@ from gdb_leak.target import Request, Result, Target, Value
 from gdb_leak.words import Word
 
 if TYPE_CHECKING:
-    from gdb_leak._native import Change, Difference
+    from gdb_leak._native import Change, Difference, Group
 
     Content = tuple[str, int, int, int, Optional[int], int]
 
@@ -69,6 +69,8 @@ def run(request: Request) -> Result:
     notes = [*after.all_notes(), *difference.notes]
     notes.extend(f"BEFORE: {note}" for note in before.all_notes())
     contents = _contents(request, difference, after, notes)
+    groups = _groups(request, difference, after)
+    sizes = _sizes(groups)
     values: dict[str, Value] = {
         "grown": [_value(change) for change in difference.grown],
         "shrunk": [_value(change) for change in difference.shrunk],
@@ -76,9 +78,10 @@ def run(request: Request) -> Result:
         "gone": [_value(change) for change in difference.gone],
         "growth": difference.growth,
         "same_program": difference.same_program,
-        "contents": [_content_value(content) for content in contents],
+        "contents": [_content_value(content, sizes) for content in contents],
+        "blocks": [rows.group_value(group) for group in groups],
     }
-    data = (difference, contents)
+    data = (difference, contents, groups)
     return Result(
         COMMAND.name,
         after.describe(),
@@ -91,7 +94,7 @@ def run(request: Request) -> Result:
 
 def text(result: Result) -> Iterator[Block]:
     """Yield the changed regions, the contents of the new bytes, and the net growth."""
-    difference, contents = result.data
+    difference, contents, groups = result.data
     listed = [
         *(("grew", change) for change in difference.grown),
         *(("new", change) for change in difference.new),
@@ -113,6 +116,11 @@ def text(result: Result) -> Iterator[Block]:
         yield line("")
         yield line("in the new bytes:")
         yield Columns("<>><<", _content_rows(contents, result.word_size), batch=len(contents) + 1)
+    if groups:
+        yield line("")
+        yield line("blocks in use in the new bytes:")
+        lines = rows.group_rows(groups, result.word_size)
+        yield Columns(">>><<<", lines, batch=len(groups) + 1)
     if listed:
         yield line("")
     growth = difference.growth
@@ -144,19 +152,46 @@ def _side(request: Request, word: Word) -> Target:
     return request.session.open(operands.file_path(word))
 
 
+# What a library that was loaded in between brought is not a leak.
+def _new_ranges(difference: "Difference") -> list[tuple[int, int]]:
+    return [
+        span
+        for change in [*difference.grown, *difference.new]
+        if "w" in change.permissions or "?" in change.permissions
+        for span in change.new_ranges
+    ]
+
+
+# The blocks in use that fill the new bytes, those with the most bytes first.
+def _groups(request: Request, difference: "Difference", after: Target) -> "list[Group]":
+    ranges = _new_ranges(difference)
+    if not ranges or after.memory.source not in _WITH_BYTES:
+        return []
+    regions = [after.memory.region_at(start) for start, _ in ranges]
+    heap = heaps.covering(request, after, regions)
+    if heap is None:
+        return []
+    progress = request.session.progress("reading blocks")
+    found = heap.groups("all", free=False, within=ranges, progress=progress)
+    return found.rows[: request.parsed.count("top", _TOP)]
+
+
+# The size of the blocks that hold a text, where it is one size.
+def _sizes(groups: "Sequence[Group]") -> dict[str, Optional[int]]:
+    sizes: dict[str, Optional[int]] = {}
+    for group in groups:
+        if group.text is not None:
+            sizes[group.text] = group.size if group.text not in sizes else None
+    return sizes
+
+
 def _contents(
     request: Request, difference: "Difference", after: Target, notes: list[str]
 ) -> "list[Content]":
     minimum = request.parsed.count("min", _MINIMUM)
     if minimum is None or not 0 < minimum < 1 << 31:
         raise UsageError(f"-min {minimum}: not a number from 1 up")
-    # What a library that was loaded in between brought is not a leak.
-    ranges = [
-        span
-        for change in [*difference.grown, *difference.new]
-        if "w" in change.permissions or "?" in change.permissions
-        for span in change.new_ranges
-    ]
+    ranges = _new_ranges(difference)
     if not ranges:
         return []
     if after.memory.source not in _WITH_BYTES:
@@ -226,13 +261,13 @@ def _content_rows(
         ]
 
 
-def _content_value(content: "Content") -> Value:
+def _content_value(content: "Content", sizes: dict[str, Optional[int]]) -> Value:
     spelled, count, size, first, stride, strided = content
     return {
         "text": spelled,
         "count": count,
         "bytes": size,
-        "block_size": None,
+        "block_size": sizes.get(spelled),
         "first": hex(first),
         "stride": stride,
         "strided": strided,

@@ -3,15 +3,15 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Optional, Union
 
-from gdb_leak import _native, operands, rows, units
-from gdb_leak.errors import NeedleError, UsageError
+from gdb_leak import _native, heaps, operands, rows, units
+from gdb_leak.errors import NeedleError, RequestError, UsageError
 from gdb_leak.layout import Block, Columns, Span, line
 from gdb_leak.options import Command, Operand, Option
 from gdb_leak.target import Pieces, Request, Result, Target, Value
 from gdb_leak.words import Word
 
 if TYPE_CHECKING:
-    from gdb_leak._native import Matches, Needle
+    from gdb_leak._native import Heap, Matches, Needle
 
 _LISTED = 200
 _PIECE = 1000
@@ -53,6 +53,12 @@ COMMAND = Command(
             "place",
             "WHERE",
         ),
+        Option(
+            "state",
+            "Leave out matches in free memory of the heap (used), or all others (free).",
+            "choice",
+            choices=("used", "free"),
+        ),
         Option("align", "Find only matches at an address that is a multiple of N.", "number", "N"),
         Option(
             "limit",
@@ -82,17 +88,28 @@ def run(request: Request) -> Result:
     if align is not None and not 0 < align < 1 << 63:
         raise UsageError(f"-align {align}: not a number from 1 up")
     limit = request.parsed.count("limit", _LISTED)
+    notes = target.all_notes()
+    state = request.parsed.choice("state", "")
+    if state:
+        target = heaps.held(request)
+        notes = target.all_notes()
     place = operands.prepared_place(request, "writable")
+    heap = heaps.opened(request, target, notes) if state else None
+    if state and heap is None:
+        raise RequestError(f"-state {state}: {notes[-1]}")
+    free = {"free": True, "used": False}.get(state)
     matches = _native.find(
-        target.memory, needle, place, align, limit, session.progress("searching")
+        target.memory, needle, place, align, limit, heap, free, session.progress("searching")
     )
+    if heap is None and len(matches):
+        heap = heaps.covering(request, target, matches.regions)
     session.set_variable("_", matches.last, pointer=True)
     session.set_variable("numfound", matches.count)
     values: dict[str, Value] = {
         "needle": needle.hex_bytes,
         "searched": matches.searched,
         "count": matches.count,
-        "matches": Pieces(lambda: _values(matches)),
+        "matches": Pieces(lambda: _values(matches, heap)),
         "unreadable": rows.range_values(matches.unreadable),
         "limited": len(matches) < matches.count,
     }
@@ -100,22 +117,24 @@ def run(request: Request) -> Result:
         COMMAND.name,
         target.describe(),
         values,
-        target.all_notes(),
-        matches,
+        notes,
+        (matches, heap),
         target.memory.word_size,
     )
 
 
 def text(result: Result) -> Iterator[Block]:
     """Yield one line a match, and the total."""
-    matches: Matches = result.data
+    matches, heap = result.data
 
     def listed() -> Iterator[Sequence[Union[Span, str]]]:
         for address, _, excerpt, region in _rows(matches):
+            block = heap.block_at(address) if heap is not None else None
+            place = rows.region_label(region, result.word_size) if region else ""
             yield [
                 Span(units.address_text(address, result.word_size), "address"),
                 Span(region.kind if region else "", "kind"),
-                rows.region_label(region, result.word_size) if region else "",
+                heaps.block_label(block, address, result.word_size) if block else place,
                 Span(excerpt, "match"),
             ]
 
@@ -133,13 +152,13 @@ def _rows(matches: "Matches") -> Iterator[tuple[int, int, str, Optional[_native.
         yield from matches.rows(start, min(start + _PIECE, len(matches)))
 
 
-def _values(matches: "Matches") -> Iterator[Sequence[Value]]:
+def _values(matches: "Matches", heap: "Optional[Heap]") -> Iterator[Sequence[Value]]:
     for start in range(0, len(matches), _PIECE):
         yield [
             {
                 "address": hex(address),
                 "region": rows.region_value(region),
-                "block": None,
+                "block": heaps.block_value(heap.block_at(address), address) if heap else None,
                 "text": excerpt,
             }
             for address, _, excerpt, region in matches.rows(

@@ -128,6 +128,18 @@ class GdbSession:
     def hold(self) -> None:
         """Do nothing: gdb holds the process already, and a note says where it does not."""
 
+    def at_rest(self, target: Target) -> bool:
+        """Whether no thread of TARGET runs: gdb holds the process, or there is none."""
+        return target.memory.source == "core" or not _running()
+
+    def symbol(self, address: int) -> Optional[str]:
+        """Return what gdb's ``info symbol`` says of ADDRESS."""
+        try:
+            said = gdb.execute(f"info symbol {address:#x}", to_string=True)
+        except gdb.error:
+            return None
+        return gdb_says.symbol(said)
+
     def set_variable(self, name: str, value: Optional[int], pointer: bool = False) -> None:
         """Set $NAME, to void where VALUE is None; a pointer is a ``void *``, as from find."""
         typed = _as_pointer(value) if value is not None and pointer else value

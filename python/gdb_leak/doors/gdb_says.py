@@ -74,3 +74,13 @@ def charset(show_host_charset: str) -> str:
     """Return the name of the character set from ``show host-charset``."""
     match = re.search(r'"(?:auto; currently )?([^"]+)"', show_host_charset)
     return match.group(1) if match else "ascii"
+
+
+def symbol(said: str) -> Optional[str]:
+    r"""Return the symbol in what ``info symbol`` SAID, None where it found none.
+
+    >>> symbol("main_arena + 96 in section .data of /lib/libc.so.6\n")
+    'main_arena + 96 in section .data of /lib/libc.so.6'
+    """
+    first = said.strip().split("\n")[0]
+    return None if not first or first.startswith("No symbol matches") else first

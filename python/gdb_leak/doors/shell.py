@@ -91,6 +91,14 @@ class ShellSession:
         """Stop the process, once it is opened, for the length of this command."""
         self._hold = True
 
+    def at_rest(self, target: Target) -> bool:
+        """Whether TARGET is no process, or one that is held."""
+        return target.memory.source != "process" or self.holds
+
+    def symbol(self, address: int) -> Optional[str]:  # noqa: ARG002
+        """Return None: only gdb knows symbols."""
+        return None
+
     @property
     def holds(self) -> bool:
         """Whether a process is held."""

@@ -1,0 +1,159 @@
+"""``leak-blocks``: the blocks of the heap, in groups or one by one."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Optional, Union
+
+from gdb_leak import heaps, rows, units
+from gdb_leak.errors import UsageError
+from gdb_leak.layout import Block, Columns, Span, line
+from gdb_leak.options import Command, Option
+from gdb_leak.target import Pieces, Request, Result, Value
+
+if TYPE_CHECKING:
+    from gdb_leak._native import Groups, Listed
+
+_LISTED = 200
+_GROUPS = 50
+_PIECE = 1000
+_STATES = {"used": False, "free": True, "all": None}
+
+COMMAND = Command(
+    name="blocks",
+    summary="Show the blocks of the heap, grouped by size and content, or one by one.",
+    options=(
+        Option(
+            "state",
+            "Take blocks in use (default), free ones, or all.",
+            "choice",
+            choices=("used", "free", "all"),
+        ),
+        Option(
+            "by",
+            "Group by size, kind, text or arena alone; without it by size, kind and text together.",
+            "choice",
+            choices=("size", "kind", "text", "arena"),
+        ),
+        Option("size", "Take blocks of N usable bytes.", "number", "N"),
+        Option(
+            "kind",
+            "Take blocks that hold text, zeros, pointers, other data, or the allocator's tables.",
+            "choice",
+            choices=("text", "zero", "pointers", "data", "allocator"),
+        ),
+        Option("list", "List the blocks one by one, in address order."),
+        Option(
+            "limit",
+            f"List at most COUNT blocks (default {_LISTED}) or groups (default {_GROUPS}); all "
+            "are counted.",
+            "count",
+            "COUNT",
+        ),
+    ),
+    description=(
+        "Sizes are usable bytes, as malloc_usable_size gives them. A block's kind and text are "
+        "told from its first 256 bytes; the text is the first string there of four characters "
+        "or more."
+    ),
+    example=("leak-blocks -size 2056", "gdb-leak blocks core -by size -limit 10"),
+)
+
+
+def run(request: Request) -> Result:
+    """Return the groups of blocks, or the blocks."""
+    parsed = request.parsed
+    if parsed.flag("list") and parsed.flag("by"):
+        raise UsageError("-list and -by exclude each other")
+    size = parsed.count("size", None)
+    if size is not None and not 0 <= size < 1 << 63:
+        raise UsageError(f"-size {size}: not a number of bytes")
+    target = heaps.held(request)
+    notes = target.all_notes()
+    heap = heaps.opened(request, target, notes)
+    free = _STATES[parsed.choice("state", "used")]
+    kind = parsed.choice("kind", "") or None
+    progress = request.session.progress("reading blocks")
+    values: dict[str, Value]
+    listed: Optional[Listed] = None
+    groups: Optional[Groups] = None
+    if parsed.flag("list"):
+        limit = parsed.count("limit", _LISTED)
+        if heap is not None:
+            listed = heap.listed(limit, free, size, kind, progress)
+        values = {
+            "blocks": Pieces(lambda: _values(listed)),
+            "count": listed.count if listed else 0,
+            "bytes": listed.bytes if listed else 0,
+            "limited": listed is not None and len(listed) < listed.count,
+        }
+    else:
+        by = parsed.choice("by", "all")
+        limit = parsed.count("limit", _GROUPS)
+        if heap is not None:
+            groups = heap.groups(by, free, size, kind, None, progress)
+        shown = groups.rows[:limit] if groups else []
+        values = {
+            "groups": [rows.group_value(group) for group in shown],
+            "count": groups.blocks if groups else 0,
+            "bytes": groups.bytes if groups else 0,
+            "limited": groups is not None and len(shown) < len(groups.rows),
+        }
+        if groups is not None and groups.untracked:
+            notes.append(
+                f"{units.counted(groups.untracked, 'block')} more than groups can be told apart "
+                "stand in one group"
+            )
+    data = (heap, listed, groups, parsed.choice("by", "all"), limit)
+    return Result(COMMAND.name, target.describe(), values, notes, data, target.memory.word_size)
+
+
+def text(result: Result) -> Iterator[Block]:
+    """Yield one line a group or a block, and the total."""
+    heap, listed, groups, by, limit = result.data
+    if heap is None:
+        yield line("no blocks")
+    elif listed is not None:
+        yield Columns("<><<<", _rows(listed, result.word_size))
+        total = f"{units.counted(listed.count, 'block')}, {units.size_text(listed.bytes)} usable"
+        if len(listed) < listed.count:
+            total += f", {len(listed)} listed (-limit unlimited lists all)"
+        yield line(total)
+    elif groups is not None:
+        shown = groups.rows[:limit]
+        if shown:
+            lines = rows.group_rows(shown, result.word_size, by)
+            yield Columns(">>><<<", lines, batch=_PIECE)
+        told = units.counted(len(groups.rows), "group")
+        total = f"{units.counted(groups.blocks, 'block')} in {told}, "
+        total += f"{units.size_text(groups.bytes)} usable"
+        if len(shown) < len(groups.rows):
+            total += f", {len(shown)} listed (-limit unlimited lists all)"
+        yield line(total)
+
+
+def _rows(listed: "Listed", word_size: int) -> "Iterator[Sequence[Union[Span, str]]]":
+    for start in range(0, len(listed), _PIECE):
+        for block, kind in listed.rows(start, start + _PIECE):
+            state = block.state if block.list in ("used", "allocator") else f"free, {block.list}"
+            yield [
+                Span(units.address_text(block.address, word_size), "address"),
+                str(block.size),
+                state,
+                Span(kind or "", "kind"),
+                "mmapped" if block.arena is None else hex(block.arena),
+            ]
+
+
+def _values(listed: "Optional[Listed]") -> "Iterator[Sequence[Value]]":
+    if listed is None:
+        return
+    for start in range(0, len(listed), _PIECE):
+        yield [
+            {
+                "address": hex(block.address),
+                "size": block.size,
+                "state": block.state,
+                "arena": None if block.arena is None else hex(block.arena),
+                "kind": kind,
+            }
+            for block, kind in listed.rows(start, start + _PIECE)
+        ]

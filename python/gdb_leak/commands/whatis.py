@@ -1,0 +1,112 @@
+"""``leak-whatis``: everything that is known of an address."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple, Optional, Union
+
+from gdb_leak import heaps, operands, rows, units
+from gdb_leak.layout import Block, Columns, Span, line
+from gdb_leak.options import Command, Operand
+from gdb_leak.target import Request, Result, Value
+
+if TYPE_CHECKING:
+    from gdb_leak._native import Block as HeapBlock
+    from gdb_leak._native import Heap, Region
+
+COMMAND = Command(
+    name="whatis",
+    summary="Show what is known of an address: region, symbol, block, and why we think so.",
+    operands=(Operand("ADDRESS", "any address; in gdb an expression ($sp, &table).", "address"),),
+    description="An address inside of a block will do.",
+    example=("leak-whatis 0x5555555592a0", "gdb-leak whatis core 0x5555555592a0"),
+)
+
+
+class _Known(NamedTuple):
+    address: int
+    region: "Optional[Region]"
+    symbol: Optional[str]
+    heap: "Optional[Heap]"
+    unit: "Optional[HeapBlock]"
+    kind: Optional[str]
+    text: Optional[str]
+    why: Optional[str]
+
+
+def run(request: Request) -> Result:
+    """Return what is known of an address."""
+    target = heaps.held(request)
+    address = operands.address(request, request.parsed.operands[0].raw)
+    notes = target.all_notes()
+    memory = target.memory
+    region = memory.region_at(address)
+    heap = unit = kind = spelled = why = None
+    if region is not None and region.kind in ("heap", "arena", "anon", "thread-stack", "data"):
+        heap = heaps.opened(request, target, notes)
+    if heap is not None:
+        unit = heap.block_at(address) or heap.unit_at(address)
+    if heap is not None and unit is not None:
+        why = heap.reason(unit.index)
+        if unit.state in ("used", "free"):
+            kind, spelled = heap.content(unit.index)
+    symbol = request.session.symbol(address)
+    known = _Known(address, region, symbol, heap, unit, kind, spelled, why)
+    values: dict[str, Value] = {
+        "address": hex(address),
+        "region": rows.region_value(region),
+        "symbol": symbol,
+        "block": heaps.block_value(unit, address),
+        "chunk": None if heap is None or unit is None else heaps.chunk_value(heap, unit),
+        "arena": None if unit is None or unit.arena is None else hex(unit.arena),
+        "list": unit.list if unit is not None and unit.state == "free" else None,
+        "why": why,
+        "kind": kind,
+        "text": spelled,
+        "verdict": None,
+        "references": None,
+    }
+    return Result(COMMAND.name, target.describe(), values, notes, known, memory.word_size)
+
+
+def text(result: Result) -> Iterator[Block]:
+    """Yield one line a thing that is known."""
+    known: _Known = result.data
+    facts = list(_facts(known, result.word_size))
+    yield Columns("<<", facts, batch=len(facts))
+    if known.region is None:
+        yield line("no region holds this address")
+
+
+def _facts(known: _Known, word_size: int) -> "Iterator[Sequence[Union[Span, str]]]":
+    yield ["address", Span(units.address_text(known.address, word_size), "address")]
+    region = known.region
+    if region is not None:
+        start, end = (units.address_text(at, word_size) for at in (region.start, region.end))
+        label = f"{start}-{end}  {region.permissions}  {region.kind}  {region.name}"
+        yield ["region", label.rstrip()]
+    if known.symbol:
+        yield ["symbol", known.symbol]
+    unit, heap = known.unit, known.heap
+    if unit is None or heap is None:
+        return
+    if unit.state in ("used", "free"):
+        offset = known.address - unit.address
+        inside = f"+{offset:#x}" if offset >= 0 else f"-{-offset:#x}, in the header before it"
+        start = units.address_text(unit.address, word_size)
+        yield [
+            "block",
+            f"{start}  {units.counted(unit.size, 'usable byte')}, this address is {inside}",
+        ]
+    yield ["state", unit.state if unit.list in ("used", unit.state) else _state(unit.list)]
+    yield ["why", known.why or ""]
+    yield from heaps.chunk_rows(heap, unit, word_size)
+    yield ["arena", "none: mapped on its own" if unit.arena is None else hex(unit.arena)]
+    if known.kind:
+        yield ["holds", Span(known.kind, "kind")]
+    if known.text:
+        yield ["text", Span(known.text, "match")]
+
+
+def _state(kept: str) -> str:
+    if kept == "allocator":
+        return "used, by malloc itself"
+    return "free" if kept == "unlisted" else f"free, {kept}"

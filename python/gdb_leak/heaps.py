@@ -1,0 +1,224 @@
+"""The heap of a target, as commands ask for it, and the shapes of its blocks in answers."""
+
+from typing import TYPE_CHECKING, NamedTuple, Optional
+
+from gdb_leak import _native, units
+from gdb_leak.errors import RequestError
+from gdb_leak.target import Request, Target, Value
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from gdb_leak._native import Block, Heap, HeapSummary, Region
+
+__all__ = [
+    "LISTS",
+    "Count",
+    "States",
+    "block_label",
+    "block_value",
+    "chunk_rows",
+    "chunk_value",
+    "count_value",
+    "covering",
+    "held",
+    "neighbours",
+    "opened",
+    "summarised",
+]
+
+#: The lists that a free block can be on, as JSON names them.
+LISTS = ("tcache", "fast", "unsorted", "small", "large")
+#: The kinds of regions in which blocks may lie.
+_WITH_BLOCKS = ("heap", "arena", "anon")
+
+
+class Count(NamedTuple):
+    """A number of blocks, and their bytes with headers."""
+
+    blocks: int
+    bytes: int
+
+
+class States:
+    """Units by state, of one arena or of several."""
+
+    def __init__(self, rows: "Sequence[tuple[str, int, int]]") -> None:
+        """Take ROWS of the native module: state, units, bytes."""
+        self._counts = {name: Count(blocks, size) for name, blocks, size in rows}
+
+    def of(self, *names: str) -> Count:
+        """Return the units of the states NAMES together."""
+        found = [self._counts.get(name, Count(0, 0)) for name in names]
+        return Count(sum(count.blocks for count in found), sum(count.bytes for count in found))
+
+    @property
+    def in_use(self) -> Count:
+        """Blocks in use, the allocator's own included."""
+        return self.of("used", "allocator")
+
+    @property
+    def free(self) -> Count:
+        """Free blocks, on lists or not."""
+        return self.of(*LISTS, "unlisted")
+
+    @property
+    def overhead(self) -> int:
+        """Bytes that are neither in blocks nor in the top chunk."""
+        return self.of("overhead", "foreign", "damaged").bytes
+
+    @staticmethod
+    def sum(all_states: "Sequence[States]") -> "States":
+        """Return the units of ALL_STATES together."""
+        names = list(dict.fromkeys(name for states in all_states for name in states._counts))
+        return States([(name, *States._total(all_states, name)) for name in names])
+
+    @staticmethod
+    def _total(all_states: "Sequence[States]", name: str) -> Count:
+        found = [states.of(name) for states in all_states]
+        return Count(sum(count.blocks for count in found), sum(count.bytes for count in found))
+
+
+def held(request: Request) -> Target:
+    """Return the target with its heap at rest: a process is held for the command.
+
+    :raises RequestError: where the target has no bytes.
+    """
+    session = request.session
+    session.hold()
+    target = session.target()
+    if target.memory.source in ("snapshot", "maps"):
+        raise RequestError(f"{target.path} lists regions and holds no byte of them")
+    session.prepare("writable")
+    return target
+
+
+def opened(request: Request, target: Target, notes: list[str]) -> "Optional[Heap]":
+    """Return the heap of TARGET, None where it has none that is known; NOTES get what it lacks."""
+    heap = _native.open_heap(target.memory, request.session.progress("reading the heap"))
+    others = _native.other_allocators(target.memory)
+    if others:
+        named = ", ".join(others)
+        notes.append(f"{named} is loaded: blocks that it gave out are not listed")
+    if heap is None:
+        notes.append(
+            "no heap of glibc's malloc was found: it was never used, another allocator took its "
+            "place, or the data of libc is not there to read"
+        )
+        return None
+    notes.extend(heap.notes)
+    for address, value, rule, skipped in heap.damage[:_DAMAGE_NOTES]:
+        lost = f"; {units.size_text(skipped)} skipped" if skipped else ""
+        notes.append(f"damaged heap: at {address:#x} stands {value:#x}: {rule}{lost}")
+    if heap.damages > _DAMAGE_NOTES:
+        notes.append(
+            f"{heap.damages - _DAMAGE_NOTES} more broken rules in the heap (leak-heap counts them)"
+        )
+    return heap
+
+
+_DAMAGE_NOTES = 3
+
+
+def covering(
+    request: Request, target: Target, regions: "Sequence[Optional[Region]]"
+) -> "Optional[Heap]":
+    """Return the heap, if one of REGIONS may hold blocks and nothing moves in it.
+
+    Where none of them may, the heap is not read at all.
+    """
+    if not request.session.at_rest(target):
+        return None
+    if not any(region is not None and region.kind in _WITH_BLOCKS for region in regions):
+        return None
+    if target.memory.source == "remote":
+        request.session.prepare("writable")
+    return _native.open_heap(target.memory, request.session.progress("reading the heap"))
+
+
+def count_value(count: Count) -> Value:
+    """Return the JSON of COUNT."""
+    return {"blocks": count.blocks, "bytes": count.bytes}
+
+
+def block_value(block: "Optional[Block]", address: int) -> Value:
+    """Return the JSON of BLOCK, which holds ADDRESS: ``{address, size, offset, state}``."""
+    if block is None or block.state not in ("used", "free"):
+        return None
+    return {
+        "address": hex(block.address),
+        "size": block.size,
+        "offset": address - block.address,
+        "state": block.state,
+    }
+
+
+def block_label(block: "Block", address: int, word_size: int) -> str:
+    """Return what a line says of BLOCK, which holds ADDRESS."""
+    offset = address - block.address
+    start = units.address_text(block.address, word_size)
+    place = f"+{offset:#x}" if offset else ""
+    state = block.state if block.list in ("used", "unlisted") else f"{block.state}, {block.list}"
+    if block.list == "allocator":
+        state = "malloc's own"
+    return f"block {start}{place} of {block.size}, {state}"
+
+
+def chunk_value(heap: "Heap", block: "Block") -> Value:
+    """Return the JSON of the header of BLOCK's chunk, with its neighbours."""
+    header = heap.header(block.start)
+    if header is None:
+        return None
+    address, size, previous_size, flags = header
+    return {
+        "address": hex(address),
+        "size": size,
+        "previous_size": previous_size,
+        "flags": flags,
+        "block": hex(block.address) if block.state in ("used", "free") else None,
+        "state": block.state,
+        "previous": _neighbour(heap, block, -1),
+        "next": _neighbour(heap, block, 1),
+    }
+
+
+def chunk_rows(heap: "Heap", block: "Block", word_size: int) -> "Iterator[Sequence[str]]":
+    """Yield what people want to know of the header of BLOCK's chunk and of its neighbours."""
+    header = heap.header(block.start)
+    if header is None or block.state in ("overhead", "foreign", "damaged"):
+        return
+    address, size, _, flags = header
+    told = " ".join(flags) or "no flags"
+    yield ["chunk", f"{units.address_text(address, word_size)}  size {size:#x}  {told}"]
+    for name, other in neighbours(heap, block):
+        start = units.address_text(other.start, word_size)
+        yield [name, f"{start}  size {other.end - other.start:#x}  {other.state}"]
+
+
+def neighbours(heap: "Heap", block: "Block") -> "Iterator[tuple[str, Block]]":
+    """Yield the units before and after BLOCK, where they touch it."""
+    for name, step in (("previous", -1), ("next", 1)):
+        other = heap.unit(block.index + step) if block.index + step >= 0 else None
+        if other is not None and (other.end == block.start or other.start == block.end):
+            yield name, other
+
+
+def _neighbour(heap: "Heap", block: "Block", step: int) -> Value:
+    wanted = "previous" if step < 0 else "next"
+    for name, other in neighbours(heap, block):
+        if name == wanted:
+            return {
+                "address": hex(other.start),
+                "size": other.end - other.start,
+                "state": other.state,
+            }
+    return None
+
+
+def summarised(
+    request: Request, target: Target, heap: "Optional[Heap]"
+) -> "tuple[HeapSummary, list[States], States, States]":
+    """Return the account of all writable bytes: whole, by arena, of arenas, of mapped blocks."""
+    summary = _native.heap_summary(target.memory, heap, request.session.progress("counting"))
+    by_arena = [States(arena.states) for arena in summary.arenas]
+    return summary, by_arena, States.sum(by_arena), States(summary.mapped)

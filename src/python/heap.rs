@@ -1,0 +1,372 @@
+//! Heaps: arenas, blocks, groups of blocks.
+
+use std::sync::Arc;
+
+use pyo3::prelude::*;
+
+use crate::error::Error;
+use crate::heap;
+use crate::heap::allocator::{Allocator, States};
+use crate::heap::block::{State, Unit};
+use crate::heap::content::Content;
+use crate::heap::groups::{self, By, Wanted};
+use crate::heap::summary as accounts;
+use crate::range::AddressRange;
+
+use super::call;
+use super::memory::Memory;
+
+/// Units of one state: its name, how many, and their bytes.
+type Row = (&'static str, u64, u64);
+
+fn rows(states: &States) -> Vec<Row> {
+    let row = |state: State| {
+        let count = states.of(state);
+        (state.name(), count.blocks, count.bytes)
+    };
+    State::ALL.into_iter().map(row).collect()
+}
+
+/// One arena: its own structure, what it says it has, its heaps.
+#[pyclass(frozen, get_all, module = "gdb_leak._native")]
+#[derive(Clone)]
+pub(super) struct Arena {
+    address: u64,
+    kind: &'static str,
+    system: u64,
+    locked: bool,
+    heaps: Vec<(u64, u64)>,
+    states: Vec<Row>,
+}
+
+/// Where all writable bytes are.
+#[pyclass(frozen, get_all, module = "gdb_leak._native")]
+pub(super) struct HeapSummary {
+    arenas: Vec<Arena>,
+    mapped: Vec<Row>,
+    writable: u64,
+    other: Vec<(&'static str, u64)>,
+    unwritable: u64,
+    trim: u64,
+    pin: Option<Block>,
+}
+
+/// One block, or what else the allocator keeps there.
+#[pyclass(frozen, get_all, module = "gdb_leak._native")]
+#[derive(Clone)]
+pub(super) struct Block {
+    index: usize,
+    /// Where the block starts, and how many bytes of it the program may use.
+    address: u64,
+    size: u64,
+    /// `used`, `free`, or no block: `top`, `overhead`, `foreign`, `damaged`.
+    state: &'static str,
+    /// `used`, `allocator`, `tcache` and so on.
+    list: &'static str,
+    /// Where its unit lies, header included.
+    start: u64,
+    end: u64,
+    arena: Option<u64>,
+}
+
+fn word(state: State) -> &'static str {
+    if state.used() {
+        "used"
+    } else if state.free() {
+        "free"
+    } else {
+        state.name()
+    }
+}
+
+/// A group of blocks.
+#[pyclass(frozen, get_all, module = "gdb_leak._native")]
+#[derive(Clone)]
+pub(super) struct Group {
+    size: Option<u64>,
+    kind: Option<&'static str>,
+    text: Option<String>,
+    arena: Option<u64>,
+    blocks: u64,
+    bytes: u64,
+    sample: Vec<u64>,
+}
+
+/// Groups of blocks, those with the most bytes first.
+#[pyclass(frozen, get_all, module = "gdb_leak._native")]
+pub(super) struct Groups {
+    rows: Vec<Group>,
+    blocks: u64,
+    bytes: u64,
+    untracked: u64,
+}
+
+/// The heap of a target.
+#[pyclass(frozen, module = "gdb_leak._native")]
+pub(super) struct Heap {
+    pub(super) heap: Arc<dyn Allocator>,
+    memory: Arc<dyn crate::memory::Memory>,
+}
+
+impl Heap {
+    fn block(&self, unit: &Unit) -> Block {
+        let block = if unit.state.block() { unit.block() } else { unit.range };
+        Block {
+            index: unit.index,
+            address: block.start(),
+            size: block.len(),
+            state: word(unit.state),
+            list: unit.state.name(),
+            start: unit.range.start(),
+            end: unit.range.end(),
+            arena: self.arena(unit.arena),
+        }
+    }
+
+    fn arena(&self, number: Option<u32>) -> Option<u64> {
+        let number = usize::try_from(number?).ok()?;
+        self.heap.arenas().get(number).map(|arena| arena.address)
+    }
+}
+
+#[pymethods]
+impl Heap {
+    #[getter]
+    fn name(&self) -> &'static str {
+        self.heap.name()
+    }
+
+    #[getter]
+    fn version(&self) -> String {
+        self.heap.version()
+    }
+
+    #[getter]
+    fn found_by(&self) -> String {
+        self.heap.found_by()
+    }
+
+    #[getter]
+    fn notes(&self) -> Vec<String> {
+        self.heap.notes().to_vec()
+    }
+
+    #[getter]
+    fn checks(&self) -> Vec<(&'static str, bool, String)> {
+        let checks = self.heap.checks().iter();
+        checks.map(|check| (check.rule, check.holds, check.detail.clone())).collect()
+    }
+
+    #[getter]
+    fn damage(&self) -> Vec<(u64, u64, String, u64)> {
+        let damage = self.heap.damage().iter();
+        damage.map(|place| (place.address, place.value, place.rule.clone(), place.skipped)).collect()
+    }
+
+    #[getter]
+    fn damages(&self) -> u64 {
+        self.heap.damages()
+    }
+
+    #[getter]
+    fn mapped_by_count(&self) -> Option<(u64, u64)> {
+        self.heap.counted_mapped().map(|count| (count.blocks, count.bytes))
+    }
+
+    #[getter]
+    fn units(&self) -> usize {
+        self.heap.blocks().len()
+    }
+
+    #[getter]
+    fn own_bytes(&self) -> usize {
+        self.heap.blocks().own_bytes()
+    }
+
+    fn unit_at(&self, address: u64) -> Option<Block> {
+        self.heap.blocks().unit_at(address).map(|unit| self.block(&unit))
+    }
+
+    fn block_at(&self, address: u64) -> Option<Block> {
+        self.heap.blocks().block_at(address).map(|unit| self.block(&unit))
+    }
+
+    fn unit(&self, index: usize) -> Option<Block> {
+        self.heap.blocks().unit(index).map(|unit| self.block(&unit))
+    }
+
+    fn reason(&self, index: usize) -> String {
+        self.heap.reason(self.memory.as_ref(), index)
+    }
+
+    fn header(&self, address: u64) -> Option<(u64, u64, u64, Vec<&'static str>)> {
+        let header = self.heap.header(self.memory.as_ref(), address)?;
+        Some((header.address, header.size, header.previous_size, header.flags))
+    }
+
+    fn content(&self, index: usize) -> (Option<&'static str>, Option<String>) {
+        let (kind, text) = groups::content(self.memory.as_ref(), self.heap.blocks(), index);
+        (kind.map(Content::name), text)
+    }
+
+    #[pyo3(signature = (by, free = None, size = None, kind = None, within = None, progress = None))]
+    #[allow(clippy::too_many_arguments)]
+    fn groups(
+        &self,
+        py: Python<'_>,
+        by: &str,
+        free: Option<bool>,
+        size: Option<u64>,
+        kind: Option<&str>,
+        within: Option<Vec<(u64, u64)>>,
+        progress: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Groups> {
+        let wanted = wanted(free, size, kind, within)?;
+        let by = self::by(by)?;
+        let found = call::run(py, progress, |job| {
+            groups::groups(self.memory.as_ref(), self.heap.blocks(), by, &wanted, job)
+        })?;
+        let group = |group: groups::Group| Group {
+            size: group.size,
+            kind: group.kind.map(Content::name),
+            text: group.text,
+            arena: self.arena(group.arena),
+            blocks: group.blocks,
+            bytes: group.bytes,
+            sample: group.sample,
+        };
+        let (blocks, bytes, untracked) = (found.blocks, found.bytes, found.untracked);
+        Ok(Groups { rows: found.groups.into_iter().map(group).collect(), blocks, bytes, untracked })
+    }
+
+    #[pyo3(signature = (limit = None, free = None, size = None, kind = None, progress = None))]
+    fn listed(
+        &self,
+        py: Python<'_>,
+        limit: Option<usize>,
+        free: Option<bool>,
+        size: Option<u64>,
+        kind: Option<&str>,
+        progress: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Listed> {
+        let wanted = wanted(free, size, kind, None)?;
+        let limit = limit.unwrap_or(usize::MAX);
+        let listed = call::run(py, progress, |job| {
+            groups::list(self.memory.as_ref(), self.heap.blocks(), &wanted, limit, job)
+        })?;
+        let heap = Self { heap: self.heap.clone(), memory: self.memory.clone() };
+        Ok(Listed { listed, heap })
+    }
+}
+
+fn wanted(
+    free: Option<bool>,
+    size: Option<u64>,
+    kind: Option<&str>,
+    within: Option<Vec<(u64, u64)>>,
+) -> PyResult<Wanted> {
+    let kind = kind.map(|kind| Content::from_name(kind).ok_or_else(|| unknown("-kind", kind))).transpose()?;
+    let within = within.unwrap_or_default().into_iter().map(|(start, end)| AddressRange::new(start, end));
+    let within = AddressRange::merge(within.collect::<Result<_, _>>()?);
+    Ok(Wanted { free, size, kind, within })
+}
+
+fn by(name: &str) -> PyResult<By> {
+    Ok(match name {
+        "all" => By::All,
+        "size" => By::Size,
+        "kind" => By::Kind,
+        "text" => By::Text,
+        "arena" => By::Arena,
+        other => return Err(unknown("-by", other).into()),
+    })
+}
+
+fn unknown(thing: &'static str, value: &str) -> Error {
+    Error::Request { thing, value: value.to_owned(), rule: "is unknown".to_owned() }
+}
+
+/// Blocks one by one; rows are made when asked for.
+#[pyclass(frozen, module = "gdb_leak._native")]
+pub(super) struct Listed {
+    listed: groups::Listed,
+    heap: Heap,
+}
+
+#[pymethods]
+impl Listed {
+    #[getter]
+    fn count(&self) -> u64 {
+        self.listed.count
+    }
+
+    #[getter]
+    fn bytes(&self) -> u64 {
+        self.listed.bytes
+    }
+
+    fn __len__(&self) -> usize {
+        self.listed.blocks.len()
+    }
+
+    fn rows(&self, start: usize, stop: usize) -> Vec<(Block, Option<&'static str>)> {
+        let rows = self.listed.blocks.get(start..stop.min(self.listed.blocks.len()));
+        let row = |(index, kind): &(u32, Option<Content>)| {
+            let unit = self.heap.heap.blocks().unit(usize::try_from(*index).ok()?)?;
+            Some((self.heap.block(&unit), kind.map(Content::name)))
+        };
+        rows.unwrap_or_default().iter().filter_map(row).collect()
+    }
+}
+
+#[pyfunction]
+#[pyo3(signature = (memory, progress = None))]
+pub(super) fn open_heap(
+    py: Python<'_>,
+    memory: &Memory,
+    progress: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Option<Heap>> {
+    let target = &memory.target;
+    let found = memory.kept.heap(|| {
+        call::run(py, progress, |job| heap::open(target.memory.as_ref(), &target.origin.threads, job))
+    })?;
+    Ok(found.map(|heap| Heap { heap, memory: target.memory.clone() }))
+}
+
+#[pyfunction]
+pub(super) fn other_allocators(memory: &Memory) -> Vec<&'static str> {
+    heap::others(memory.target.memory.as_ref())
+}
+
+#[pyfunction]
+#[pyo3(signature = (memory, heap = None, progress = None))]
+pub(super) fn heap_summary(
+    py: Python<'_>,
+    memory: &Memory,
+    heap: Option<&Heap>,
+    progress: Option<&Bound<'_, PyAny>>,
+) -> PyResult<HeapSummary> {
+    let own = memory.target.memory.as_ref();
+    let allocator = heap.map(|heap| heap.heap.as_ref());
+    let found = call::run(py, progress, |job| accounts::summary(own, allocator, job))?;
+    let arenas = allocator.map_or(&[][..], |heap| heap.arenas());
+    let arenas = arenas.iter().zip(&found.tally.arenas).map(|(arena, states)| Arena {
+        address: arena.address,
+        kind: arena.kind,
+        system: arena.system,
+        locked: arena.locked,
+        heaps: super::memory::pairs(arena.heaps.iter()),
+        states: rows(states),
+    });
+    let trim = allocator.map(Allocator::trim).unwrap_or_default();
+    let pin = heap.zip(trim.pin).and_then(|(heap, pin)| heap.unit(pin));
+    Ok(HeapSummary {
+        arenas: arenas.collect(),
+        mapped: rows(&found.tally.mapped),
+        writable: found.writable,
+        other: found.other.iter().map(|(kind, bytes)| (kind.name(), *bytes)).collect(),
+        unwritable: found.unwritable,
+        trim: trim.bytes,
+        pin,
+    })
+}

@@ -1,0 +1,47 @@
+//! What was made of a target once and holds for as long as the target is kept.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use pyo3::PyResult;
+
+use crate::heap::Allocator;
+use crate::range::AddressRange;
+
+/// The heap that was found, if there is one.
+type Found = Option<Arc<dyn Allocator>>;
+
+/// The heap of a target, and its mapped blocks, once somebody asked for them.
+///
+/// The doors drop a target when the process runs on, and this with it.
+#[derive(Default)]
+pub(super) struct Kept {
+    /// As an answer that may be that there is none.
+    heap: Mutex<Option<Found>>,
+    mapped: Mutex<Option<Vec<AddressRange>>>,
+}
+
+impl Kept {
+    /// The heap, made by `open` where it is asked for the first time.
+    pub(super) fn heap(&self, open: impl FnOnce() -> PyResult<Found>) -> PyResult<Found> {
+        kept(&self.heap, open)
+    }
+
+    /// The mapped blocks, found by `find` where they are asked for the first time.
+    pub(super) fn mapped(
+        &self,
+        find: impl FnOnce() -> PyResult<Vec<AddressRange>>,
+    ) -> PyResult<Vec<AddressRange>> {
+        kept(&self.mapped, find)
+    }
+}
+
+// Nothing is locked while it is made: making it asks for Ctrl-C, which runs Python.
+fn kept<T: Clone>(slot: &Mutex<Option<T>>, make: impl FnOnce() -> PyResult<T>) -> PyResult<T> {
+    let lock = || slot.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = lock().clone() {
+        return Ok(known);
+    }
+    let fresh = make()?;
+    *lock() = Some(fresh.clone());
+    Ok(fresh)
+}
