@@ -4,6 +4,8 @@
 //! page with two words that no other page is likely to start with, and malloc's
 //! own account says how many there are and how large they are together.
 
+use std::collections::BTreeMap;
+
 use crate::error::Error;
 use crate::heap::block::{Part, Shape, State};
 use crate::memory::{Buffer, Memory, RegionKind};
@@ -25,7 +27,16 @@ pub(super) struct Mapped {
     pub new: bool,
 }
 
-/// The places in `ranges` where a page starts as a mapped chunk's does.
+/// What may be the start of a mapped chunk's mapping, or an aligned chunk in one.
+#[derive(Default)]
+struct Candidates {
+    /// Pages that start as such a mapping does.
+    bases: Vec<u64>,
+    /// Chunks right before the end of a page, by the start of the mapping that they name.
+    aligned: BTreeMap<u64, u64>,
+}
+
+/// The places in `ranges` where a page starts or ends as a mapped chunk does.
 ///
 /// # Errors
 ///
@@ -35,12 +46,17 @@ fn candidates(
     machine: Machine,
     ranges: &[AddressRange],
     job: &Job,
-) -> Result<Vec<u64>, Error> {
+) -> Result<Candidates, Error> {
+    const PAGE_BYTES: usize = 4096;
     let format = memory.word_format();
-    let offset = padding(machine);
-    let mut found = Vec::new();
+    let start = usize::try_from(padding(machine)).unwrap_or(0);
+    let end = PAGE_BYTES.saturating_sub(format.size.saturating_mul(2));
+    let chunk_in = |page: &[u8], offset: usize| {
+        let words = page.get(offset..)?;
+        Some(Chunk { previous: format.read(words)?, head: format.read(words.get(format.size..)?)? })
+    };
     let work = |chunk: &pass::Chunk, buffer: &mut Buffer| {
-        let mut pages = Vec::new();
+        let mut found = Candidates::default();
         let mut at = chunk.own.start();
         while at < chunk.own.end() {
             let rest = AddressRange::saturating(at, chunk.own.end().saturating_sub(at));
@@ -48,14 +64,16 @@ fn candidates(
             let first = at.next_multiple_of(PAGE);
             let skip = usize::try_from(first.saturating_sub(at)).unwrap_or(usize::MAX);
             let bytes = view.bytes.get(skip..).unwrap_or_default();
-            for (page, bytes) in (first..).step_by(4096).zip(bytes.chunks(4096)) {
-                let words = bytes.get(usize::try_from(offset).unwrap_or(0)..).unwrap_or_default();
-                let previous = format.read(words);
-                let head = words.get(format.size..).and_then(|rest| format.read(rest));
-                if let Some((previous, head)) = previous.zip(head) {
-                    if total(machine, Chunk { previous, head }, offset).is_some() {
-                        pages.push(page);
-                    }
+            for (page, bytes) in (first..).step_by(PAGE_BYTES).zip(bytes.chunks(PAGE_BYTES)) {
+                let base = chunk_in(bytes, start);
+                if base.and_then(|chunk| total(machine, chunk, padding(machine))).is_some() {
+                    found.bases.push(page);
+                }
+                let last = chunk_in(bytes, end).filter(|chunk| chunk.previous > 1);
+                let offset = last.map_or(0, |chunk| chunk.previous & !1);
+                if last.and_then(|chunk| total(machine, chunk, offset)).is_some() {
+                    let place = page.saturating_add(end as u64);
+                    found.aligned.extend(place.checked_sub(offset).map(|base| (base, place)));
                 }
             }
             let seen = view.bytes.len() as u64;
@@ -66,13 +84,15 @@ fn candidates(
                 _ => at.saturating_add(seen),
             };
         }
-        pages
+        found
     };
-    pass::in_order(ranges, CHUNK, job, work, |_, pages| {
-        found.extend(pages);
+    let mut all = Candidates::default();
+    pass::in_order(ranges, CHUNK, job, work, |_, found| {
+        all.bases.extend(found.bases);
+        all.aligned.extend(found.aligned);
         Ok(None)
     })?;
-    Ok(found)
+    Ok(all)
 }
 
 /// How far behind its mapping's start a chunk starts that needed no alignment.
@@ -98,23 +118,30 @@ fn total(machine: Machine, chunk: Chunk, offset: u64) -> Option<(u64, bool)> {
     (length % PAGE == 0).then_some((length, true))
 }
 
-/// Where in the mapping at `base` an aligned chunk can start, the nearest first.
+/// Where a chunk can start in its mapping's first pages, which starts at `base`, the nearest first.
 ///
 /// glibc, malloc/malloc.c, `_int_memalign`: the block is at the first multiple of the alignment
-/// behind the chunk's own, up to 2.42 at the second where less than the smallest
-/// chunk would lie before it.
-fn aligned_places(machine: Machine, base: u64) -> impl Iterator<Item = u64> {
+/// behind the chunk's own, up to 2.42 at the second where less than the smallest chunk
+/// would lie before it. A mapping starts a page: alignments of more than that are
+/// at the end of a page, whichever, since realloc may have moved the mapping.
+fn near_places(machine: Machine, base: u64) -> impl Iterator<Item = u64> {
     let block = base.saturating_add(padding(machine)).saturating_add(machine.header());
     let place = move |shift: u32| {
         let to = 1_u64 << shift;
         let first = block.checked_next_multiple_of(to)?;
         Some([first, first.checked_add(to)?])
     };
-    (4..40).filter_map(place).flatten().map(move |block| block.saturating_sub(machine.header()))
+    (4..12).filter_map(place).flatten().map(move |block| block.saturating_sub(machine.header()))
 }
 
-/// The chunk whose mapping starts at `base`, with its length.
-fn chunk_at(peek: &mut Peek<'_>, machine: Machine, base: u64, room: u64) -> Option<Mapped> {
+/// The chunk whose mapping starts at `base`, where `room` bytes are left.
+fn chunk_at(
+    peek: &mut Peek<'_>,
+    machine: Machine,
+    base: u64,
+    aligned: Option<u64>,
+    room: u64,
+) -> Option<Mapped> {
     let mut read = |place: u64| {
         let (previous, head) = peek.two(place)?;
         let offset = place.checked_sub(base)?;
@@ -129,9 +156,8 @@ fn chunk_at(peek: &mut Peek<'_>, machine: Machine, base: u64, room: u64) -> Opti
     // Folklore: an aligned block leaves the header that its mapping had before at
     // the start, a ghost whose size is of long ago: realloc moves the true one, and
     // the mapping may be a page by now. Seen: tests/fixtures/heap_traffic.c, glibc 2.36.
-    let place = aligned_places(machine, base).filter(|place| *place != plain.chunk);
-    let near = place.filter(|place| place.saturating_sub(base) < room);
-    let inner = near.filter_map(read).find(fits);
+    let near = near_places(machine, base).filter(|place| *place != plain.chunk);
+    let inner = aligned.into_iter().chain(near).filter_map(read).find(fits);
     inner.or(Some(plain).filter(fits))
 }
 
@@ -179,12 +205,14 @@ fn find_in(
     }
     let mut peek = Peek::new(memory);
     let mut found: Vec<Mapped> = Vec::new();
-    for base in candidates(memory, machine, &ranges, job)? {
+    let Candidates { bases, aligned } = candidates(memory, machine, &ranges, job)?;
+    for base in bases {
         let end = found.last().map_or(0, |last| last.range.end());
         let range = ranges.partition_point(|range| range.end() <= base);
         let room = ranges.get(range).map_or(0, |range| range.end().saturating_sub(base));
         if base >= end {
-            found.extend(chunk_at(&mut peek, machine, base, room));
+            let aligned = aligned.get(&base).copied();
+            found.extend(chunk_at(&mut peek, machine, base, aligned, room));
         }
     }
     Ok(found)
