@@ -4,17 +4,18 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help build demo test lint bench wheel docs clean setup setup-lint setup-bench FORCE
+.PHONY: help build demo test test-matrix lint bench wheel docs clean setup setup-lint setup-bench setup-matrix FORCE
 
 WITH_RUST := scripts/with-rust
 PYTHON := .venv/bin/python
 INSTALLED := .venv/installed
+HEAP_TESTS := $(wildcard tests/gdb/test_heap_*.py)
 SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md LICENSE-MIT LICENSE-APACHE \
 	$(shell find src python crates -name '*.rs' -o -name '*.py' -o -name '*.pyi' \
 		-o -name py.typed -o -name Cargo.toml 2>/dev/null | LC_ALL=C sort)
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 15
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 20
 
 build: $(INSTALLED) ## build optimised and install into .venv: .venv/bin/gdb-leak
 
@@ -24,6 +25,15 @@ demo: $(INSTALLED) ## a whole leak hunt on a sample program, in gdb and from a s
 test: $(INSTALLED) ## cargo test, then pytest over real gdbs and the installed wheel
 	$(WITH_RUST) cargo test --locked --workspace --quiet
 	.venv/bin/pytest
+
+# What it cannot fetch it says in a line: on a machine that is no Debian that is
+# every library but the machine's own, whose rows `make test` has run. Unstable's
+# library of today is looked at too, and fails nothing.
+test-matrix: setup-matrix $(INSTALLED) ## the heap on each C library of Debian's suites, then on unstable's
+	scripts/glibc-matrix
+	test ! -d .glibc || GDB_LEAK_GLIBC=.glibc .venv/bin/pytest $(HEAP_TESTS)
+	-scripts/glibc-matrix --unstable
+	-test ! -d .glibc-unstable || GDB_LEAK_GLIBC=.glibc-unstable .venv/bin/pytest $(HEAP_TESTS)
 
 lint: setup-lint $(INSTALLED) ## formats, clippy, ruff, mypy, and the stub against the module
 	$(WITH_RUST) cargo fmt --all --check
@@ -51,7 +61,7 @@ docs: $(INSTALLED) ## write docs/commands.md anew from the help texts
 	mv target/commands.md docs/commands.md
 
 clean: ## remove everything that make has made
-	rm -rf target .venv dist .demo .pytest_cache .mypy_cache .ruff_cache
+	rm -rf target .venv dist .demo .glibc .glibc-unstable .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 setup:
@@ -62,6 +72,9 @@ setup-lint:
 
 setup-bench:
 	@scripts/setup bench
+
+setup-matrix:
+	@scripts/setup matrix
 
 # The stamp is inside .venv, so that a new .venv gets the wheel again.
 $(INSTALLED): $(SOURCES) target/sources | setup

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Callable, Optional
 
 import pytest
-from harness import cores, truth
+from harness import cores, glibc, truth
+from harness.glibc import Glibc
 from harness.processes import Program, compile_fixture
 
 _WAITING = "waiting for a key"
@@ -25,6 +26,28 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("programs")
     names = ("sample", "edges", "threads", "grow", "big", "holds", "sparse")
     return {name: compile_fixture(name, folder / name) for name in names}
+
+
+@pytest.fixture(scope="session", params=glibc.rows(), ids=lambda library: library.name)
+def library(request: pytest.FixtureRequest) -> Glibc:
+    """One of the C libraries to test on."""
+    found: Glibc = request.param
+    return found
+
+
+@pytest.fixture(scope="session")
+def fixture_on(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Compile a fixture program on a C library, with flags for gcc; once."""
+    folder = tmp_path_factory.mktemp("heaps")
+    made: dict[tuple[str, ...], Path] = {}
+
+    def compiled(library: Glibc, fixture: str, *flags: str) -> Path:
+        key = (library.name, fixture, *flags)
+        if key not in made:
+            made[key] = library.compile(fixture, folder / f"{fixture}.{len(made)}", *flags)
+        return made[key]
+
+    return compiled
 
 
 @pytest.fixture(scope="session")

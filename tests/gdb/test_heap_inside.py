@@ -1,0 +1,47 @@
+"""A heap caught in the middle of malloc."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Callable
+
+import pytest
+from harness import cores
+from harness.debuggers import shell
+from harness.glibc import Glibc
+from harness.heap_stops import Scenario, Stop, held_differences, stopped
+
+
+@pytest.fixture(params=[1, 2])
+def stop(
+    request: pytest.FixtureRequest,
+    library: Glibc,
+    fixture_on: Callable[..., Path],
+    tmp_path: Path,
+) -> Iterator[Stop]:
+    program = fixture_on(library, "heap_inside")
+    scenario = Scenario("inside", "heap_inside", (str(request.param), "4", "FOLDER"))
+    with stopped(library, scenario, program, tmp_path / "run", core=False) as made:
+        yield made
+
+
+def used(target: str) -> dict[int, int]:
+    """Return usable size by address of the blocks in use, anew each time."""
+    answer = shell("blocks", target, "-list", "-limit", "unlimited", "-state", "used", "-json")
+    assert answer.status == 0, answer.stderr
+    return {int(block["address"], 16): block["size"] for block in answer.json()["blocks"]}
+
+
+def test_blocks_that_stay_are_in_use_in_a_core_taken_at_any_moment(stop: Stop) -> None:
+    for _ in range(3):
+        cores.gcore(stop.process.pid, stop.core)
+        wrong = held_differences(stop.folder, used(str(stop.core)))
+        assert not wrong, f"{len(wrong)} blocks: {wrong[:10]}"
+        answer = shell("heap", str(stop.core), "-json")
+        assert answer.status == 0, answer.stderr
+
+
+def test_blocks_that_stay_are_in_use_in_a_process_stopped_at_any_moment(stop: Stop) -> None:
+    for _ in range(5):
+        wrong = held_differences(stop.folder, used(str(stop.process.pid)))
+        assert not wrong, f"{len(wrong)} blocks: {wrong[:10]}"
+    assert stop.process.alive()
