@@ -118,6 +118,13 @@ impl<'m> Addresses<'m> {
             let skip = rest.iter().position(|byte| *byte >= b' ')?;
             at = at.saturating_add(skip);
             let rest = rest.get(skip..)?;
+            // Most bytes that are printable are so by chance, and the next is not.
+            let plain = |byte: &&u8| matches!(**byte, 0x20..0x7f | b'\t');
+            let ascii = rest.iter().take(SHORTEST).take_while(plain).count();
+            if ascii < SHORTEST && rest.get(ascii).is_none_or(u8::is_ascii) {
+                at = at.saturating_add(ascii.max(1));
+                continue;
+            }
             let length = text::printable_length(rest).min(LONGEST);
             if length >= SHORTEST && !self.inside_address(head, at, length) {
                 return Some((at, length));

@@ -69,6 +69,21 @@ def test_ctrl_c_in_gdb_brings_the_prompt_back_and_the_next_command_works(
     assert "4089 matches" in answer
 
 
+def test_ctrl_c_ends_the_search_for_a_heap(
+    core: Path, open_terminal: Callable[[list[str]], Terminal]
+) -> None:
+    # Of a core that names no files all memory is looked through for arenas.
+    terminal = open_terminal(gdb_line((), core=core, batch=False))
+    terminal.read_until(PROMPT)
+    terminal.type("leak-heap\n")
+    seconds = interrupted_after(terminal, lambda: quit_and_prompt(terminal))
+    print(f"prompt back after {seconds:.3f} s")  # noqa: T201
+    assert seconds < MOST_SECONDS
+    # What was interrupted is not kept as an answer.
+    terminal.type("leak-heap\n")
+    interrupted_after(terminal, lambda: quit_and_prompt(terminal))
+
+
 def test_ctrl_c_can_be_pressed_again_and_again(
     core: Path, open_terminal: Callable[[list[str]], Terminal]
 ) -> None:

@@ -116,6 +116,7 @@ def text(result: Result) -> Iterator[Block]:
     yield Columns(">>><", account, batch=len(account))
     if heap is not None:
         yield line("")
+        yield line(_share(data))
         yield from _trim(summary, heap, result.word_size)
         if len(summary.arenas) > 1:
             yield line("")
@@ -204,6 +205,16 @@ def _account(data: _Data) -> "Iterator[Sequence[Union[Span, str]]]":
 
 def _row(size: int, blocks: Optional[int], told: str) -> list[Union[Span, str]]:
     return [str(size), units.size_text(size), "" if blocks is None else str(blocks), told]
+
+
+# The answer to "is it a leak at all": what malloc keeps for later is none.
+def _share(data: _Data) -> str:
+    used = data.arenas.in_use.bytes + data.mapped.in_use.bytes
+    whole = _all_bytes(data.arenas) + _all_bytes(data.mapped)
+    share = f" ({100 * used / whole:.0f}%)" if whole else ""
+    return (
+        f"{units.size_text(used)} of the {units.size_text(whole)} that malloc has is in use{share}"
+    )
 
 
 def _trim(summary: "HeapSummary", heap: "Heap", word_size: int) -> Iterator[Line]:
