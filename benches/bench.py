@@ -5,6 +5,9 @@ Everything runs on this machine, one thing at a time and in turns, on a core of
 several runs, with the median and the processor time beside it: where these
 three differ much, something else ran on the machine.
 
+Heaps are counted beside other people's tools where the environment names them:
+CHAP a built chap, GEF a gef.py.
+
 Exit status 0 also where a goal is missed (the table says so): a figure is no
 test. Not 0 where something does not work, or an answer is wrong.
 """
@@ -12,16 +15,23 @@ test. Not 0 where something does not work, or an answer is wrong.
 import argparse
 import datetime
 import sys
+from typing import TYPE_CHECKING
 
+import heap_rows
 import rows
 import subjects
 from machine import ROOT, WORK, BenchError, facts
 from table import Row, as_markdown, as_text
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 _NOTE = (
     "Each figure: the best of several runs (the median; user and system time of all threads).\n"
     "Ours and theirs take turns; the cores are in the page cache. Inside gdb the time is that\n"
-    "of the command, after the core's headers are read; `first time` is in a fresh gdb."
+    "of the command, after the core's headers are read; `first time` is in a fresh gdb.\n"
+    "Bytes a block: the most memory of its own at one time, over that of `gdb-leak regions`\n"
+    "(inside gdb: what it has kept), for each block in use or free; the core is mapped."
 )
 
 
@@ -58,21 +68,38 @@ def _rows(gib: float, runs: int, only: str) -> "list[Row]":
             sys.stderr.write(f"bench: {title}\n")
             found.extend(measured(*arguments))
 
-    sys.stderr.write(f"bench: making a core of {gib:g} GiB\n")
-    with subjects.big(gib) as big:
-        subjects.warm(big.core)
-        take("searching a core", rows.searching_a_core, big, runs)
-        take("searching a process", rows.searching_a_process, big, runs)
-        take("searching from a shell", rows.searching_from_a_shell, big, runs)
-        take("writing", rows.writing, big, runs)
-        take("other needles", rows.others, big, runs)
-        if only in rows.searching_a_sparse_core.__name__:
-            sparse = subjects.sparse(big.program, 4)
-            take("searching a sparse core", rows.searching_a_sparse_core, sparse)
+    _over_a_core(take, gib, runs, only)
     with subjects.sample() as sample:
         take("dumping", rows.dumping, sample, runs)
         take("starting", rows.starting, sample, runs)
+    take("counting the blocks of a heap", heap_rows.heap_as_a_whole, gib, runs)
+    # Four times a small part would tell nothing more.
+    if gib >= 1:
+        take("and of four such heaps", heap_rows.heap_as_a_whole, 4 * gib, min(runs, 3))
+    elif only in heap_rows.heap_as_a_whole.__name__:
+        found.append(Row(f"{4 * gib:g} GiB of blocks", "left out: --gib is less than 1"))
+    take("listing the blocks of a heap", heap_rows.heap_in_lines, runs)
     return found
+
+
+def _over_a_core(take: "Callable[..., None]", gib: float, runs: int, only: str) -> None:
+    measured = {
+        "searching a core": rows.searching_a_core,
+        "searching a process": rows.searching_a_process,
+        "searching from a shell": rows.searching_from_a_shell,
+        "writing": rows.writing,
+        "other needles": rows.others,
+    }
+    sparse = rows.searching_a_sparse_core
+    if not any(only in row.__name__ for row in (*measured.values(), sparse)):
+        return
+    sys.stderr.write(f"bench: making a core of {gib:g} GiB\n")
+    with subjects.big(gib) as big:
+        subjects.warm(big.core)
+        for title, row in measured.items():
+            take(title, row, big, runs)
+        if only in sparse.__name__:
+            take("searching a sparse core", sparse, subjects.sparse(big.program, 4))
 
 
 def _record(found: "list[Row]", told: "list[str]") -> None:

@@ -6,6 +6,7 @@ import platform
 import re
 import shutil
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 from typing import Union
@@ -38,26 +39,18 @@ class Took:
 
         :raises BenchError: where its exit status is not 0.
         """
-        # No waiting for symbols from the network.
-        environment = {**os.environ, **variables, "DEBUGINFOD_URLS": ""}
         before, begun = os.times(), time.perf_counter()
         done = subprocess.run(
             [str(word) for word in words],
             cwd=cwd,
-            env=environment,
+            env=_environment(variables),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             check=False,
         )
         self.seconds = time.perf_counter() - begun
-        after = os.times()
-        self.processor = (
-            after.children_user
-            - before.children_user
-            + after.children_system
-            - before.children_system
-        )
+        self.processor = _of_children(os.times()) - _of_children(before)
         self.output = done.stdout
         if done.returncode != 0:
             said = (done.stderr or done.stdout).strip().splitlines()
@@ -65,6 +58,45 @@ class Took:
             raise BenchError(
                 f"{typed}: status {done.returncode}: {said[-1] if said else 'no word'}"
             )
+
+
+class Watched:
+    """A program that was run to its end, what that took, and how large it grew.
+
+    It is looked at every few milliseconds, which is no way to take the time of
+    a program that ends in less than a second: `Took` is.
+    """
+
+    def __init__(self, *words: Word, typed: str = "", seconds_between: float = 0.002) -> None:
+        """Run it, with TYPED as its standard input.
+
+        :raises BenchError: where its exit status is not 0.
+        """
+        before, begun = os.times(), time.perf_counter()
+        #: The most memory of its own at one time, in bytes: not the pages of
+        #: files that it has mapped.
+        self.peak = 0
+        with tempfile.TemporaryFile("w+") as given, tempfile.TemporaryFile("w+") as said:
+            given.write(typed)
+            given.seek(0)
+            program = subprocess.Popen(
+                [str(word) for word in words],
+                cwd=ROOT,
+                env=_environment({}),
+                stdin=given,
+                stdout=said,
+                stderr=subprocess.STDOUT,
+            )
+            while program.poll() is None:
+                self.peak = max(self.peak, _own_memory(program.pid))
+                time.sleep(seconds_between)
+            self.seconds = time.perf_counter() - begun
+            after = os.times()
+            said.seek(0)
+            self.output = said.read()
+        self.processor = _of_children(after) - _of_children(before)
+        if program.returncode != 0:
+            raise BenchError(f"{words[0]}: status {program.returncode}: {self.output[-200:]!r}")
 
 
 def available_memory() -> int:
@@ -87,6 +119,24 @@ def facts() -> "list[str]":
         f"ripgrep: {_first_line('rg', '--version') if shutil.which('rg') else 'none'}",
         f"gdb-leak: {_first_line(GDB_LEAK, '-version')}",
     ]
+
+
+def _environment(variables: "dict[str, str]") -> "dict[str, str]":
+    # No waiting for symbols from the network.
+    return {**os.environ, **variables, "DEBUGINFOD_URLS": ""}
+
+
+def _of_children(times: os.times_result) -> float:
+    return times.children_user + times.children_system
+
+
+def _own_memory(pid: int) -> int:
+    try:
+        found = re.search(r"RssAnon:\s+(\d+) kB", _text(f"/proc/{pid}/status"))
+    except ProcessLookupError:
+        found = None
+    # A process that has ended has no memory, and no such line.
+    return int(found[1]) * 1024 if found else 0
 
 
 def _first_line(*words: Word) -> str:

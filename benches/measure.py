@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Union
 
 from machine import GDB, ROOT, WORK, BenchError, Took, Word, run
-from subjects import Subject
+from subjects import Subject, Target
 
 #: Before a command: its output is printed.
 PRINTED = "BENCH_PRINTED "
+# What gdb reads so that it has our commands.
+_OURS = "gdbinit.example"
+_TOOK = WORK / "took.json"
 
 
 @dataclass
@@ -37,12 +40,14 @@ class Samples:
         """The seconds of the run in the middle."""
         return statistics.median(self.seconds)
 
+    @property
+    def least(self) -> float:
+        """The least processor seconds of a run."""
+        return min(self.processor)
+
     def text(self) -> str:
         """Return the best, the median and the least processor time."""
-        return (
-            f"{_duration(self.best)} ({_duration(self.median)}; "
-            f"cpu {_duration(min(self.processor))})"
-        )
+        return f"{_duration(self.best)} ({_duration(self.median)}; cpu {_duration(self.least)})"
 
 
 @dataclass(frozen=True)
@@ -56,24 +61,34 @@ class Step:
     found: int
 
 
-def in_gdb(subject: Subject, commands: list[str], live: bool = False) -> list[Step]:
-    """Return what each command took, one after the other in a fresh gdb.
+def in_gdb(
+    subject: Target, commands: list[str], live: bool = False, script: Word = _OURS
+) -> list[Step]:
+    """Return what each command took, one after the other in a fresh gdb that read SCRIPT.
 
-    The output of a command goes into a string, and to a file after `PRINTED`.
+    The output of a command goes into a string, and after `PRINTED` to a file,
+    which `printed` reads.
     """
-    plan, took = WORK / "plan.json", WORK / "took.json"
+    plan, took = WORK / "plan.json", _TOOK
     plan.write_text(json.dumps(commands))
     took.unlink(missing_ok=True)
     target: list[Word] = ["-p", subject.pid or 0] if live else [subject.core]
-    # -x comes last: gdb sources its scripts when the target is there.
+    # -x comes last: gdb sources its scripts when the target is there. They find
+    # no settings of the person's, and leave nothing behind.
     run(
         GDB, "-nx", "-batch", subject.program, *target,
-        "-x", "gdbinit.example", "-x", "benches/inside_gdb.py",
+        "-x", script, "-x", "benches/inside_gdb.py",
         BENCH_PLAN=str(plan), BENCH_TOOK=str(took),
+        HOME=str(WORK), TMPDIR=str(WORK), XDG_CACHE_HOME=str(WORK), XDG_CONFIG_HOME=str(WORK),
     )  # fmt: skip
     if not took.exists():
         raise BenchError(f"gdb did not come to the end of {commands}")
     return [Step(**step) for step in json.loads(took.read_text())]
+
+
+def printed() -> str:
+    """Return what the commands of the last gdb printed, of those after `PRINTED`."""
+    return _TOOK.with_name(_TOOK.name + ".printed").read_text(errors="replace")
 
 
 def whole_process(samples: Samples, *words: Word) -> str:
@@ -109,5 +124,7 @@ def _limit() -> Path:
 
 
 def _duration(seconds: float) -> str:
+    if seconds >= 10:
+        return f"{seconds:.1f} s"
     milliseconds = seconds * 1000
     return f"{milliseconds:.0f} ms" if milliseconds >= 10 else f"{milliseconds:.2f} ms"

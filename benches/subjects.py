@@ -16,12 +16,18 @@ NEEDLE = "needle in a haystack"
 
 
 @dataclass(frozen=True)
-class Subject:
-    """Memory to go over: of a process, and of the core that was made of it."""
+class Target:
+    """A program, a core that was made of it, and the process where it still runs."""
 
     program: Path
     core: Path
     pid: Optional[int]
+
+
+@dataclass(frozen=True)
+class Subject(Target):
+    """Memory to go over."""
+
     start: int
     size: int
     needles: int
@@ -32,18 +38,40 @@ class Subject:
         return self.start + self.size
 
 
+@dataclass(frozen=True)
+class Heap(Target):
+    """A heap to list; its process has ended."""
+
+    gib: float
+    #: Blocks that the program holds, of those it ever had.
+    held: int
+
+
 @contextmanager
 def big(gib: float) -> Iterator[Subject]:
     """Yield a running process with GIB gibibytes of what a heap holds, and its core."""
     program, core = _compiled("big"), WORK / "core.big"
     with _running(program, str(gib)) as process:
-        said: dict[str, str] = {}
-        while "READY" not in said:
-            key, _, rest = _line(process).partition(" ")
-            said[key] = rest.strip()
+        said = _said(process)
         _take_core(process.pid, core)
         start, size = said["memory"].split()
         yield Subject(program, core, process.pid, int(start, 16), int(size), int(said["needles"]))
+
+
+@contextmanager
+def heap(gib: float) -> Iterator[Heap]:
+    """Yield the core of a program with GIB gibibytes of small blocks."""
+    program, core = _compiled("heap_big"), WORK / f"core.heap-{gib:g}"
+    try:
+        with _running(program, str(gib)) as process:
+            said = _said(process)
+            _take_core(process.pid, core)
+        yield Heap(program, core, None, gib, int(said["held"].split()[0]))
+    finally:
+        # Of several gibibytes, so not kept until all is done. With it goes
+        # what others write beside a core.
+        for path in WORK.glob(f"{core.name}*"):
+            path.unlink()
 
 
 @contextmanager
@@ -119,6 +147,15 @@ def _running(program: Path, *words: str) -> Iterator["subprocess.Popen[str]"]:
             yield process
         finally:
             process.kill()
+
+
+# What the program prints, word and rest of each line, until it says READY.
+def _said(process: "subprocess.Popen[str]") -> "dict[str, str]":
+    said: dict[str, str] = {}
+    while "READY" not in said:
+        key, _, rest = _line(process).partition(" ")
+        said[key] = rest.strip()
+    return said
 
 
 def _line(process: "subprocess.Popen[str]") -> str:

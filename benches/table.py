@@ -27,11 +27,14 @@ class Row:
 HEAD = ("what", "ours", "theirs", "ratio", "goal", "met")
 
 
-def faster(what: str, ours: Samples, theirs: Samples, name: str, goal: float) -> Row:
-    """Return the row of ours that is to be GOAL times as fast as theirs."""
+def faster(what: str, ours: Samples, theirs: Samples, name: str, goal: "Optional[float]") -> Row:
+    """Return the row of ours that is to be GOAL times as fast as theirs, if there is a goal."""
     ratio = theirs.best / ours.best
-    text = f"{ratio:.1f}x faster"
-    return Row(what, ours.text(), f"{name}: {theirs.text()}", text, f">= {goal:g}x", ratio >= goal)
+    told = f"{name}: {theirs.text()}"
+    if goal is None:
+        return Row(what, ours.text(), told, f"{ratio:.1f}x faster")
+    met = ratio >= goal
+    return Row(what, ours.text(), told, f"{ratio:.1f}x faster", f">= {goal:g}x", met)
 
 
 def within(what: str, ours: Samples, theirs: Samples, name: str, goal: float) -> Row:
