@@ -370,16 +370,16 @@ class Group:
 
 @final
 class Groups:
-    """Groups of blocks, those with the most bytes first."""
+    """Groups of blocks, those with the most bytes first; rows are made when asked for."""
 
-    @property
-    def rows(self) -> list[Group]: ...
     @property
     def blocks(self) -> int: ...
     @property
     def bytes(self) -> int: ...
     @property
     def untracked(self) -> int: ...
+    def __len__(self) -> int: ...
+    def rows(self, limit: Optional[int] = None) -> list[Group]: ...
 
 @final
 class Listed:

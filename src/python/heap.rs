@@ -92,13 +92,47 @@ pub(super) struct Group {
     sample: Vec<u64>,
 }
 
-/// Groups of blocks, those with the most bytes first.
-#[pyclass(frozen, get_all, module = "gdb_leak._native")]
+/// Groups of blocks, those with the most bytes first; rows are made when asked for.
+#[pyclass(frozen, module = "gdb_leak._native")]
 pub(super) struct Groups {
-    rows: Vec<Group>,
-    blocks: u64,
-    bytes: u64,
-    untracked: u64,
+    found: groups::Groups,
+    heap: Heap,
+}
+
+#[pymethods]
+impl Groups {
+    #[getter]
+    fn blocks(&self) -> u64 {
+        self.found.blocks
+    }
+
+    #[getter]
+    fn bytes(&self) -> u64 {
+        self.found.bytes
+    }
+
+    #[getter]
+    fn untracked(&self) -> u64 {
+        self.found.untracked
+    }
+
+    fn __len__(&self) -> usize {
+        self.found.groups.len()
+    }
+
+    #[pyo3(signature = (limit = None))]
+    fn rows(&self, limit: Option<usize>) -> Vec<Group> {
+        let group = |group: &groups::Group| Group {
+            size: group.size,
+            kind: group.kind.map(Content::name),
+            text: group.text.clone(),
+            arena: self.heap.arena(group.arena),
+            blocks: group.blocks,
+            bytes: group.bytes,
+            sample: group.sample.clone(),
+        };
+        self.found.groups.iter().take(limit.unwrap_or(usize::MAX)).map(group).collect()
+    }
 }
 
 /// The heap of a target.
@@ -121,6 +155,11 @@ impl Heap {
             end: unit.range.end(),
             arena: self.arena(unit.arena),
         }
+    }
+
+    /// The same heap for what is made of it.
+    fn again(&self) -> Self {
+        Self { heap: self.heap.clone(), memory: self.memory.clone() }
     }
 
     fn arena(&self, number: Option<u32>) -> Option<u64> {
@@ -226,17 +265,7 @@ impl Heap {
         let found = call::run(py, progress, |job| {
             groups::groups(self.memory.as_ref(), self.heap.blocks(), by, &wanted, job)
         })?;
-        let group = |group: groups::Group| Group {
-            size: group.size,
-            kind: group.kind.map(Content::name),
-            text: group.text,
-            arena: self.arena(group.arena),
-            blocks: group.blocks,
-            bytes: group.bytes,
-            sample: group.sample,
-        };
-        let (blocks, bytes, untracked) = (found.blocks, found.bytes, found.untracked);
-        Ok(Groups { rows: found.groups.into_iter().map(group).collect(), blocks, bytes, untracked })
+        Ok(Groups { found, heap: self.again() })
     }
 
     #[pyo3(signature = (limit = None, free = None, size = None, kind = None, progress = None))]
@@ -254,8 +283,7 @@ impl Heap {
         let listed = call::run(py, progress, |job| {
             groups::list(self.memory.as_ref(), self.heap.blocks(), &wanted, limit, job)
         })?;
-        let heap = Self { heap: self.heap.clone(), memory: self.memory.clone() };
-        Ok(Listed { listed, heap })
+        Ok(Listed { listed, heap: self.again() })
     }
 }
 

@@ -10,7 +10,7 @@ from gdb_leak.options import Command, Option
 from gdb_leak.target import Pieces, Request, Result, Value
 
 if TYPE_CHECKING:
-    from gdb_leak._native import Groups, Listed
+    from gdb_leak._native import Group, Groups, Listed
 
 _LISTED = 200
 _GROUPS = 50
@@ -75,6 +75,7 @@ def run(request: Request) -> Result:
     values: dict[str, Value]
     listed: Optional[Listed] = None
     groups: Optional[Groups] = None
+    shown: list[Group] = []
     if parsed.flag("list"):
         limit = parsed.count("limit", _LISTED)
         if heap is not None:
@@ -90,25 +91,25 @@ def run(request: Request) -> Result:
         limit = parsed.count("limit", _GROUPS)
         if heap is not None:
             groups = heap.groups(by, free, size, kind, None, progress)
-        shown = groups.rows[:limit] if groups else []
+        shown = groups.rows(limit) if groups else []
         values = {
             "groups": [rows.group_value(group) for group in shown],
             "count": groups.blocks if groups else 0,
             "bytes": groups.bytes if groups else 0,
-            "limited": groups is not None and len(shown) < len(groups.rows),
+            "limited": groups is not None and len(shown) < len(groups),
         }
         if groups is not None and groups.untracked:
             notes.append(
                 f"{units.counted(groups.untracked, 'block')} more than groups can be told apart "
                 "stand in one group"
             )
-    data = (heap, listed, groups, parsed.choice("by", "all"), limit)
+    data = (heap, listed, groups, shown, parsed.choice("by", "all"))
     return Result(COMMAND.name, target.describe(), values, notes, data, target.memory.word_size)
 
 
 def text(result: Result) -> Iterator[Block]:
     """Yield one line a group or a block, and the total."""
-    heap, listed, groups, by, limit = result.data
+    heap, listed, groups, shown, by = result.data
     if heap is None:
         yield line("no blocks")
     elif listed is not None:
@@ -118,14 +119,13 @@ def text(result: Result) -> Iterator[Block]:
             total += f", {len(listed)} listed (-limit unlimited lists all)"
         yield line(total)
     elif groups is not None:
-        shown = groups.rows[:limit]
         if shown:
             lines = rows.group_rows(shown, result.word_size, by)
             yield Columns(">>><<<", lines, batch=_PIECE)
-        told = units.counted(len(groups.rows), "group")
+        told = units.counted(len(groups), "group")
         total = f"{units.counted(groups.blocks, 'block')} in {told}, "
         total += f"{units.size_text(groups.bytes)} usable"
-        if len(shown) < len(groups.rows):
+        if len(shown) < len(groups):
             total += f", {len(shown)} listed (-limit unlimited lists all)"
         yield line(total)
 

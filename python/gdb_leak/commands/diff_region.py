@@ -173,7 +173,7 @@ def _groups(request: Request, difference: "Difference", after: Target) -> "list[
         return []
     progress = request.session.progress("reading blocks")
     found = heap.groups("all", free=False, within=ranges, progress=progress)
-    return found.rows[: request.parsed.count("top", _TOP)]
+    return found.rows(request.parsed.count("top", _TOP))
 
 
 # The size of the blocks that hold a text, where it is one size.

@@ -1,6 +1,6 @@
 //! The arenas' own structures, and the stretches of memory that belong to each.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::Error;
 use crate::heap::block::{MOST_SPAN, Part, STEP, Shape, State};
@@ -12,10 +12,13 @@ use crate::range::AddressRange;
 use super::boundary::Seek;
 use super::chunk::{Chunk, Rules};
 use super::harm::Harm;
-use super::layout::{Machine, PAGE, StateLayout};
+use super::layout::{Machine, PAGE, StateLayout, up};
 use super::locate::Ring;
 use super::params::Params;
 use super::walk::{End, Stretch, Walk};
+
+/// How often the same memory may be walked in vain while stretches are looked for.
+const IN_VAIN: u64 = 4;
 
 /// The most heaps that one arena is followed through.
 const MOST_HEAPS: usize = 1 << 20;
@@ -53,6 +56,7 @@ pub(super) struct Ground<'g> {
     pub memory: &'g dyn Memory,
     pub job: &'g Job,
     pub layout: StateLayout,
+    pub heaps: &'g Heaps,
     pub parts: Vec<Part>,
     pub harm: Harm,
     pub caught: u64,
@@ -187,20 +191,24 @@ impl Ground<'_> {
             let taken = self.parts.iter().map(Part::range).filter(|range| run.intersection(*range).is_some());
             let taken = AddressRange::merge(taken.collect());
             for free in run.without(&taken) {
-                let mut at = free.start().next_multiple_of(PAGE);
-                while at < free.end() {
-                    if (top_seen && self.claimed(arena) >= state.system) || self.job.stopped() {
-                        return self.job.check();
+                let mut at = up(free.start(), PAGE);
+                // Folklore: bytes may look like chunks from every page on, up to one and
+                // the same break. What was walked in vain is bounded by the memory's size.
+                let mut left = free.len().saturating_mul(IN_VAIN);
+                while at < free.end() && left > 0 {
+                    self.job.check()?;
+                    if top_seen && self.claimed(arena) >= state.system {
+                        return Ok(());
                     }
                     let first = self.machine().first_chunk(at);
                     let top = (first..free.end()).contains(&state.top).then_some(state.top);
-                    let tried = self.try_stretch(at, first, free.end(), top, arena)?;
-                    match tried {
-                        Some(end) => {
-                            top_seen |= top.is_some_and(|top| (at..end).contains(&top));
-                            at = end.max(at.saturating_add(1)).next_multiple_of(PAGE);
-                        }
-                        None => at = at.saturating_add(PAGE),
+                    let (end, whole) = self.try_stretch(at, first, free.end(), top, arena)?;
+                    if whole {
+                        top_seen |= top.is_some_and(|top| (at..end).contains(&top));
+                        at = up(end.max(at.saturating_add(1)), PAGE);
+                    } else {
+                        left = left.saturating_sub(end.saturating_sub(at));
+                        at = at.saturating_add(PAGE);
                     }
                 }
             }
@@ -209,6 +217,8 @@ impl Ground<'_> {
     }
 
     /// Takes the stretch from `start` on, if chunks tile it up to top or marks at a page's end.
+    ///
+    /// Comes back with how far chunks led, and whether the stretch was taken.
     fn try_stretch(
         &mut self,
         start: u64,
@@ -216,15 +226,15 @@ impl Ground<'_> {
         limit: u64,
         top: Option<u64>,
         arena: u32,
-    ) -> Result<Option<u64>, Error> {
+    ) -> Result<(u64, bool), Error> {
         let machine = self.machine();
         let mut peek = Peek::new(self.memory);
-        let Some((previous, head)) = peek.two(first) else { return Ok(None) };
+        let Some((previous, head)) = peek.two(first) else { return Ok((start, false)) };
         let chunk = Chunk { previous, head };
         let rules = Rules { machine, main: true };
         let starts = chunk.previous_in_use() && rules.check(chunk, limit.saturating_sub(first)).is_ok();
         if !starts && top != Some(first) {
-            return Ok(None);
+            return Ok((start, false));
         }
         let stretch = Stretch { limit, top, main: true, open: true };
         let mut walk = Walk::new(self.memory, machine, stretch, self.job);
@@ -237,12 +247,11 @@ impl Ground<'_> {
             End::Fence => part.end() % PAGE == 0,
             End::Limit | End::Full => false,
         };
-        if !whole || walk.harm.count > 0 {
-            return Ok(None);
+        let (at, taken) = (part.end(), whole && walk.harm.count == 0);
+        if taken {
+            self.parts.push(part);
         }
-        let at = part.end();
-        self.parts.push(part);
-        Ok(Some(at))
+        Ok((at, taken))
     }
 
     /// Where the memory of `brk` starts, where malloc's own account of it was not found.
@@ -284,7 +293,8 @@ impl Ground<'_> {
             let Some(before) = peek.word_at(at, 1) else { break };
             at = before;
         }
-        heaps.extend(self.lost_heaps(&mut peek, state, reach));
+        // Heaps that name the arena, and that its chain does not lead to.
+        heaps.extend(self.heaps.of(state.address, reach));
         for heap in heaps {
             self.heap(&mut peek, heap, state, first, reach, arena)?;
         }
@@ -324,43 +334,54 @@ impl Ground<'_> {
         }
         Ok(())
     }
+}
 
-    /// Heaps that name the arena as theirs and that its chain does not lead to.
-    fn lost_heaps(&self, peek: &mut Peek<'_>, state: ArenaState, reach: u64) -> Vec<u64> {
-        let regions = self.memory.regions().iter().filter(|region| region.kind == RegionKind::Arena);
-        let mut lost = Vec::new();
-        for region in regions {
-            let mut at = region.range.start().checked_next_multiple_of(reach);
+/// Where heaps start that name an arena as theirs, by that arena.
+#[derive(Default)]
+pub(super) struct Heaps(BTreeMap<u64, Vec<u64>>);
+
+impl Heaps {
+    /// The places in arenas' regions where a heap may start: multiples of 1 MiB.
+    pub(super) fn in_regions(memory: &dyn Memory) -> Self {
+        const LEAST: u64 = 1 << 20;
+        let mut peek = Peek::new(memory);
+        let mut heaps = Self::default();
+        for region in memory.regions().iter().filter(|region| region.kind == RegionKind::Arena) {
+            let mut at = region.range.start().checked_next_multiple_of(LEAST);
             while let Some(heap) = at.filter(|heap| region.range.contains(*heap)) {
-                if peek.word(heap) == Some(state.address) {
-                    lost.push(heap);
+                // A word that is zero names nobody.
+                if let Some(state) = peek.word(heap).filter(|state| *state != 0) {
+                    heaps.0.entry(state).or_default().push(heap);
                 }
-                at = heap.checked_add(reach);
+                at = heap.checked_add(LEAST);
             }
         }
-        lost
+        heaps
+    }
+
+    /// The heaps of the arena at `state`, at multiples of `reach`.
+    fn of(&self, state: u64, reach: u64) -> impl Iterator<Item = u64> + '_ {
+        let own = self.0.get(&state).into_iter().flatten().copied();
+        own.filter(move |heap| align_down(*heap, reach) == *heap)
+    }
+
+    /// The arenas that have a heap of their own and that the ring does not lead to.
+    pub(super) fn outside(&self, memory: &dyn Memory, ring: &Ring) -> Vec<u64> {
+        let mut peek = Peek::new(memory);
+        let known: BTreeSet<u64> = ring.states.iter().copied().collect();
+        let own = |(state, heaps): (&u64, &Vec<u64>)| {
+            let first = heaps.iter().any(|heap| state.wrapping_sub(*heap) <= FIRST);
+            (first && !known.contains(state)).then_some(*state)
+        };
+        let mut found: Vec<u64> = self.0.iter().filter_map(own).collect();
+        found.retain(|state| super::locate::looks_like_state(&mut peek, ring.layout, *state));
+        found
     }
 }
 
-/// The arenas of heaps that the ring does not lead to.
-pub(super) fn outside_the_ring(memory: &dyn Memory, layout: StateLayout, ring: &Ring) -> Vec<u64> {
-    let mut peek = Peek::new(memory);
-    let known: BTreeSet<u64> = ring.states.iter().copied().collect();
-    let mut found = BTreeSet::new();
-    for region in memory.regions().iter().filter(|region| region.kind == RegionKind::Arena) {
-        let mut at = region.range.start().checked_next_multiple_of(1 << 20);
-        while let Some(heap) = at.filter(|heap| region.range.contains(*heap)) {
-            let own = peek.word(heap).filter(|state| state.wrapping_sub(heap) <= 0x80);
-            if let Some(state) = own.filter(|state| !known.contains(state)) {
-                if super::locate::looks_like_state(&mut peek, layout, state) {
-                    found.insert(state);
-                }
-            }
-            at = heap.checked_add(1 << 20);
-        }
-    }
-    found.into_iter().collect()
-}
+/// How far behind the start of its first heap an arena's own structure lies at the most:
+/// behind the `heap_info`, which has up to 0x30 bytes.
+const FIRST: u64 = 0x80;
 
 /// What heaps are aligned to, and where the first heap of the arena at `state` lies.
 ///
@@ -371,7 +392,7 @@ pub(super) fn own_heap(peek: &mut Peek<'_>, state: u64) -> Option<(u64, u64)> {
     usual.iter().find_map(|shift| {
         let reach = 1_u64 << shift;
         let heap = align_down(state, reach);
-        let near = state.saturating_sub(heap) <= 0x80;
+        let near = state.saturating_sub(heap) <= FIRST;
         (near && peek.word(heap) == Some(state)).then_some((reach, heap))
     })
 }

@@ -7,7 +7,7 @@ use crate::heap::summary::Tally;
 use crate::pass::Job;
 
 use super::arenas::ArenaState;
-use super::layout::{PAGE, StateLayout};
+use super::layout::{PAGE, StateLayout, up};
 use super::params::Params;
 use super::tcache::{Caches, Followed};
 
@@ -184,7 +184,7 @@ pub(super) fn trim(
             let listed = matches!(unit.state, State::Unsorted)
                 || (matches!(unit.state, State::Small | State::Large) && machine.bin(size) >= least);
             if listed && size > PAGE.saturating_add(head).saturating_sub(1) {
-                let first = unit.range.start().saturating_add(head).next_multiple_of(PAGE);
+                let first = up(unit.range.start().saturating_add(head), PAGE);
                 let whole = unit.range.end().saturating_sub(first) & !(PAGE.wrapping_sub(1));
                 trim.bytes = trim.bytes.saturating_add(whole);
             }

@@ -20,6 +20,11 @@ pub(super) const SMALL_BINS: u64 = 64;
 /// Pages are taken to be of this size; larger ones are multiples of it.
 pub(super) const PAGE: u64 = 4096;
 
+/// The next multiple of `to` from `address` on; the last address where there is none.
+pub(super) fn up(address: u64, to: u64) -> u64 {
+    address.checked_next_multiple_of(to).unwrap_or(u64::MAX)
+}
+
 /// The sizes that depend on the machine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Machine {
@@ -45,7 +50,7 @@ impl Machine {
 
     /// The next multiple of the alignment.
     fn up(self, size: u64) -> u64 {
-        size.checked_next_multiple_of(self.align).unwrap_or(u64::MAX)
+        up(size, self.align)
     }
 
     /// The chunk that a request of so many bytes gets (`request2size`).

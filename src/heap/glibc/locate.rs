@@ -54,6 +54,7 @@ pub(super) fn rings(memory: &dyn Memory, job: &Job) -> Result<Vec<Ring>, Error> 
     }
     for data in places {
         for cluster in empty_lists(memory, &data.ranges, job)? {
+            job.check()?;
             let Some(ring) = ring_at(&mut peek, &cluster, &data) else { continue };
             let ring = main_first(&mut peek, ring);
             let state = ring.states.first();

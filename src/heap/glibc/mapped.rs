@@ -14,7 +14,7 @@ use crate::peek::Peek;
 use crate::range::AddressRange;
 
 use super::chunk::Chunk;
-use super::layout::{FLAGS, IS_MMAPPED, Machine, PAGE};
+use super::layout::{FLAGS, IS_MMAPPED, Machine, PAGE, up};
 
 /// A chunk with its own mapping.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -61,7 +61,7 @@ fn candidates(
         while at < chunk.own.end() {
             let rest = AddressRange::saturating(at, chunk.own.end().saturating_sub(at));
             let view = memory.view(rest, buffer);
-            let first = at.next_multiple_of(PAGE);
+            let first = up(at, PAGE);
             let skip = usize::try_from(first.saturating_sub(at)).unwrap_or(usize::MAX);
             let bytes = view.bytes.get(skip..).unwrap_or_default();
             for (page, bytes) in (first..).step_by(PAGE_BYTES).zip(bytes.chunks(PAGE_BYTES)) {

@@ -33,7 +33,7 @@ use crate::peek::Peek;
 use crate::range::AddressRange;
 use crate::source::Thread;
 
-use arenas::{ArenaState, Ground};
+use arenas::{ArenaState, Ground, Heaps};
 use free_lists::Lists;
 use harm::Harm;
 use layout::StateLayout;
@@ -66,10 +66,10 @@ struct Found {
 }
 
 impl Found {
-    fn read(memory: &dyn Memory, ring: Ring, harm: &mut Harm) -> Self {
+    fn read(memory: &dyn Memory, ring: Ring, heaps: &Heaps, harm: &mut Harm) -> Self {
         let mut peek = Peek::new(memory);
         let mut states = Vec::new();
-        let outside = arenas::outside_the_ring(memory, ring.layout, &ring);
+        let outside = heaps.outside(memory, &ring);
         for (index, address) in ring.states.iter().chain(&outside).enumerate() {
             match ArenaState::read(&mut peek, ring.layout, *address, index == 0) {
                 Some(state) => states.push(state),
@@ -91,7 +91,7 @@ pub fn mapped_blocks(memory: &dyn Memory, job: &Job) -> Result<Vec<AddressRange>
     let mut harm = Harm::default();
     let mut found = Vec::new();
     for ring in locate::rings(memory, job)? {
-        let libc = Found::read(memory, ring, &mut harm);
+        let libc = Found::read(memory, ring, &Heaps::default(), &mut harm);
         if libc.params.is_some_and(|params| params.mapped == 0) {
             continue;
         }
@@ -113,14 +113,15 @@ impl Glibc {
     pub fn open(memory: &dyn Memory, threads: &[Thread], job: &Job) -> Result<Option<Self>, Error> {
         let mut harm = Harm::default();
         let rings = locate::rings(memory, job)?;
+        let heaps = Heaps::in_regions(memory);
         let mut libcs: Vec<Found> =
-            rings.into_iter().map(|ring| Found::read(memory, ring, &mut harm)).collect();
+            rings.into_iter().map(|ring| Found::read(memory, ring, &heaps, &mut harm)).collect();
         libcs.retain(|libc| !libc.states.is_empty());
         let Some(first) = libcs.first() else { return Ok(None) };
         let (layout, params, module) = (first.ring.layout, first.params, first.ring.module.clone());
         let consistent = first.ring.consistent;
 
-        let mut ground = Ground { memory, job, layout, parts: Vec::new(), harm, caught: 0 };
+        let mut ground = Ground { memory, job, layout, heaps: &heaps, parts: Vec::new(), harm, caught: 0 };
         let walked = walk_all(&mut ground, &libcs)?;
         let Ground { parts, harm, caught, .. } = ground;
         let mut blocks = Blocks::new(parts);
@@ -131,8 +132,11 @@ impl Glibc {
         // Before 2.26 nobody counts for a cache.
         let before = layout.fast && !layout.fast_flag && fill.is_none();
         let control = threads::control_blocks(memory, threads);
-        let caches =
-            (!before).then(|| tcache::find(&mut peek, &blocks, layout.machine, fill, &control)).flatten();
+        let caches = if before {
+            None
+        } else {
+            tcache::find(&mut peek, &blocks, layout.machine, fill, &control, job)?
+        };
         let by_cache =
             caches.as_ref().and_then(|caches| tcache::masked(&mut peek, caches, &blocks, layout.machine));
         let traits = Traits {
@@ -260,8 +264,9 @@ impl Marks<'_> {
                 machine: layout.machine,
                 masked: self.masked,
                 harm: &mut self.harm,
+                job,
             };
-            followed = follow.caches(caches);
+            followed = follow.caches(caches)?;
         }
         for (layout, state) in states {
             let mut lists = Lists {

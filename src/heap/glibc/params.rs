@@ -8,6 +8,8 @@ use crate::memory::Memory;
 use crate::peek::Peek;
 use crate::word::WordFormat;
 
+use super::layout::up;
+
 /// What malloc says of itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Params {
@@ -41,7 +43,7 @@ pub(super) fn find(memory: &dyn Memory, state: u64, top: u64) -> Option<Params> 
     let format = memory.word_format();
     let size = format.size as u64;
     let mut peek = Peek::new(memory);
-    let start = state.saturating_sub(NEAR).next_multiple_of(size);
+    let start = up(state.saturating_sub(NEAR), size);
     let mut best: Option<(u32, Params)> = None;
     let end = start.saturating_add(NEAR.saturating_mul(2));
     for at in (start..end).step_by(format.size) {

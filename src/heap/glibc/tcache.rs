@@ -9,15 +9,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::error::Error;
 use crate::heap::block::{Blocks, State, Unit};
+use crate::pass::Job;
 use crate::peek::Peek;
 
 use super::harm::Harm;
 use super::layout::{Machine, TcacheLayout};
 use super::threads::ControlBlock;
 
-/// How far below a control block the static variables of a thread are looked at.
-const STATIC: u64 = 64 << 10;
+/// How many blocks are looked at for the count that empty lists have.
+const COUNTED: usize = 1000;
+
+/// How many blocks are gone over before somebody may ask to stop.
+const ASK: usize = 1 << 12;
 
 /// The most blocks in one list (`MAX_TCACHE_COUNT`).
 const MOST: u64 = 0xffff;
@@ -125,34 +130,44 @@ fn look(
 }
 
 /// The caches among the blocks, by the layout that most of them have.
+///
+/// # Errors
+///
+/// [`Error::Interrupted`] when the job was stopped.
 pub(super) fn find(
     peek: &mut Peek<'_>,
     blocks: &Blocks,
     machine: Machine,
     fill: Option<u64>,
     threads: &[ControlBlock],
-) -> Option<Caches> {
+    job: &Job,
+) -> Result<Option<Caches>, Error> {
+    let statics = statics(peek, threads);
     let mut best: Option<(usize, Caches)> = None;
     for layout in TcacheLayout::ALL {
         let sizes = layout.chunks(machine);
         let right = |unit: &Unit| {
             unit.state == State::Used && unit.arena.is_some() && sizes.contains(&unit.range.len())
         };
-        let units: Vec<Unit> = blocks.units().filter(right).collect();
-        if units.is_empty() {
+        let first: Vec<Unit> = blocks.units().filter(right).take(COUNTED).collect();
+        if first.is_empty() {
             continue;
         }
-        let fill =
-            if layout.down { fill.or_else(|| largest_count(peek, layout, machine, &units)) } else { fill };
-        let fill = fill.unwrap_or(0);
-        let looks: BTreeMap<u64, (usize, Look)> = units
-            .iter()
-            .filter_map(|unit| {
-                let at = unit.block().start();
-                Some((at, (unit.index, look(peek, blocks, layout, machine, fill, at)?)))
-            })
-            .collect();
-        let led = led_to(peek, &looks, threads);
+        let count = fill.or_else(|| largest_count(peek, layout, machine, &first));
+        let fill = count.filter(|_| layout.down).or(fill).unwrap_or(0);
+        let mut looks: BTreeMap<u64, (usize, Look)> = BTreeMap::new();
+        for (number, unit) in blocks.units().filter(right).enumerate() {
+            if number % ASK == 0 {
+                job.check()?;
+            }
+            let at = unit.block().start();
+            let look = look(peek, blocks, layout, machine, fill, at);
+            // A program may have millions of blocks of this size that are zeros.
+            if look == Some(Look::Full) || (look.is_some() && statics.contains_key(&at)) {
+                looks.extend(look.map(|look| (at, (unit.index, look))));
+            }
+        }
+        let led = led_to(&statics, &looks);
         let agreeing = looks.values().filter(|(_, look)| *look == Look::Full).count();
         let taken = |(at, (unit, look)): (&u64, &(usize, Look))| {
             let thread = led.get(at).copied();
@@ -167,14 +182,13 @@ pub(super) fn find(
             best = Some((weight, Caches { layout, found, fill }));
         }
     }
-    best.map(|(_, caches)| caches)
+    Ok(best.map(|(_, caches)| caches))
 }
 
 /// How many blocks a list may have: what most counts of empty lists say.
 fn largest_count(peek: &mut Peek<'_>, layout: TcacheLayout, machine: Machine, units: &[Unit]) -> Option<u64> {
-    const LOOKED_AT: usize = 1000;
     let mut counts: BTreeMap<u64, u64> = BTreeMap::new();
-    for unit in units.iter().take(LOOKED_AT) {
+    for unit in units {
         let Some(table) = table(peek, layout, machine, unit.block().start()) else { continue };
         let empty = table.counts.iter().zip(&table.heads).filter(|(count, head)| **head == 0 && **count != 0);
         for (count, _) in empty {
@@ -185,37 +199,45 @@ fn largest_count(peek: &mut Peek<'_>, layout: TcacheLayout, machine: Machine, un
     counts.into_iter().max_by_key(|(_, seen)| *seen).map(|(count, _)| count)
 }
 
-/// A block that a thread's variable leads to, and the thread.
-type Led = (u64, Option<i32>);
+/// Where a thread's static variable lies: how far from its control block, and whose it is.
+type Place = (u64, Option<i32>);
+
+/// The words among threads' static variables, and where each stands.
+fn statics(peek: &Peek<'_>, threads: &[ControlBlock]) -> BTreeMap<u64, Vec<Place>> {
+    let format = peek.format();
+    let mut words: BTreeMap<u64, Vec<Place>> = BTreeMap::new();
+    for thread in threads {
+        let mut bytes = Vec::new();
+        let _ = peek.memory().append(thread.statics, &mut bytes);
+        for (at, word) in (thread.statics.start()..).step_by(format.size).zip(bytes.chunks_exact(format.size))
+        {
+            if let Some(word) = format.read(word).filter(|word| *word != 0) {
+                words.entry(word).or_default().push((thread.address.wrapping_sub(at), thread.id));
+            }
+        }
+    }
+    words
+}
 
 /// Which of these blocks threads' static variables lead to, and which threads.
 ///
 /// The variable has one place in every thread; the place is that from which most
 /// threads lead to a block that looks like a cache, a full one first.
 fn led_to(
-    peek: &mut Peek<'_>,
+    statics: &BTreeMap<u64, Vec<Place>>,
     looks: &BTreeMap<u64, (usize, Look)>,
-    threads: &[ControlBlock],
 ) -> BTreeMap<u64, Option<i32>> {
     // By the distance from the control block: how many full ones, and all.
-    let mut places: BTreeMap<u64, (usize, Vec<Led>)> = BTreeMap::new();
-    for thread in threads {
-        let reach = thread.statics.len().min(STATIC);
-        let start = thread.statics.end().saturating_sub(reach);
-        let mut bytes = Vec::new();
-        let range = crate::range::AddressRange::saturating(start, reach);
-        let _ = peek.memory().append(range, &mut bytes);
-        let format = peek.format();
-        for (at, word) in (start..).step_by(format.size).zip(bytes.chunks_exact(format.size)) {
-            let Some(word) = format.read(word) else { continue };
-            let Some((_, look)) = looks.get(&word) else { continue };
-            let (full, led) = places.entry(thread.address.wrapping_sub(at)).or_default();
+    let mut places: BTreeMap<u64, (usize, BTreeMap<u64, Option<i32>>)> = BTreeMap::new();
+    for (at, (_, look)) in looks {
+        for (distance, thread) in statics.get(at).into_iter().flatten() {
+            let (full, led) = places.entry(*distance).or_default();
             *full = full.saturating_add(usize::from(*look == Look::Full));
-            led.push((word, thread.id));
+            led.insert(*at, *thread);
         }
     }
     let best = places.into_values().max_by_key(|(full, led)| (*full, led.len()));
-    best.map(|(_, led)| led.into_iter().collect()).unwrap_or_default()
+    best.map(|(_, led)| led).unwrap_or_default()
 }
 
 /// A block in a cache: its number, and the number of the cache.
@@ -229,6 +251,7 @@ pub(super) struct Follow<'f, 'm> {
     /// Whether the links are masked with the place where they stand, since 2.32.
     pub masked: bool,
     pub harm: &'f mut Harm,
+    pub job: &'f Job,
 }
 
 /// Whether the links of lists are masked (`PROTECT_PTR`), told from the lists themselves.
@@ -276,9 +299,14 @@ pub(super) struct Followed {
 
 impl Follow<'_, '_> {
     /// Marks all blocks that the caches hold.
-    pub(super) fn caches(&mut self, caches: &Caches) -> Followed {
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Interrupted`] when the job was stopped.
+    pub(super) fn caches(&mut self, caches: &Caches) -> Result<Followed, Error> {
         let mut followed = Followed::default();
         for (number, cache) in (0_u32..).zip(&caches.found) {
+            self.job.check()?;
             self.blocks.set_state(cache.unit, State::Allocator);
             let Some(table) = table(self.peek, caches.layout, self.machine, cache.address) else { continue };
             for (index, head) in (0..).zip(&table.heads) {
@@ -301,9 +329,9 @@ impl Follow<'_, '_> {
                 }
             }
         }
-        self.by_key(caches, &mut followed);
+        self.by_key(caches, &mut followed)?;
         followed.held.sort_unstable();
-        followed
+        Ok(followed)
     }
 
     /// One list: how many blocks it has, and whether it ends as a list does.
@@ -364,9 +392,9 @@ impl Follow<'_, '_> {
     ///
     /// glibc 2.29 to 2.33, malloc/malloc.c, `tcache_entry`: the second word of a block in a cache is
     /// the cache's address; since 2.34 a random number that is the same in all of the process.
-    fn by_key(&mut self, caches: &Caches, followed: &mut Followed) {
+    fn by_key(&mut self, caches: &Caches, followed: &mut Followed) -> Result<(), Error> {
         if followed.broken.is_empty() {
-            return;
+            return Ok(());
         }
         let key_of = |follow: &mut Self, unit: usize| {
             let block = follow.blocks.unit(unit)?.block().start();
@@ -383,7 +411,7 @@ impl Follow<'_, '_> {
         let addresses: BTreeMap<u64, u32> =
             (0..).zip(&caches.found).map(|(number, cache)| (cache.address, number)).collect();
         let random = keys.iter().max_by_key(|(_, (_, seen))| *seen).map(|(key, _)| *key);
-        let Some(random) = random else { return };
+        let Some(random) = random else { return Ok(()) };
         let by_address = addresses.contains_key(&random);
         let broken: BTreeSet<u64> = followed.broken.iter().map(|(_, index)| *index).collect();
         let suspects: Vec<Unit> = self
@@ -394,7 +422,10 @@ impl Follow<'_, '_> {
                 caches.layout.bin(self.machine, unit.range.len()).is_some_and(|index| broken.contains(&index))
             })
             .collect();
-        for unit in suspects {
+        for (number, unit) in suspects.into_iter().enumerate() {
+            if number % ASK == 0 {
+                self.job.check()?;
+            }
             let Some(key) = self.peek.word_at(unit.block().start(), 1) else { continue };
             let index = caches.layout.bin(self.machine, unit.range.len()).unwrap_or(0);
             let owner = if by_address {
@@ -409,5 +440,6 @@ impl Follow<'_, '_> {
                 self.mark(unit.index, owner, followed);
             }
         }
+        Ok(())
     }
 }

@@ -15,7 +15,7 @@ use crate::range::AddressRange;
 use super::boundary;
 use super::chunk::{Broken, Chunk, Rules};
 use super::harm::Harm;
-use super::layout::{Machine, PAGE, PREV_INUSE};
+use super::layout::{Machine, PAGE, PREV_INUSE, up};
 
 /// How many chunks are gone over before somebody may ask to stop.
 const ASK: u32 = 1 << 16;
@@ -232,7 +232,7 @@ impl<'w> Walk<'w> {
         // Folklore: on i386 blocks are aligned to twice a header, and one header's
         // room is left behind the marks. Seen: tests/fixtures/heap_nobrk.c, gcc -m32.
         let end = at.saturating_add(header.saturating_mul(2));
-        let end = end.next_multiple_of(self.rules.machine.align).min(self.stretch.limit);
+        let end = up(end, self.rules.machine.align).min(self.stretch.limit);
         part.push(end, State::Overhead);
         true
     }
@@ -244,7 +244,7 @@ impl<'w> Walk<'w> {
     /// CHUNK_HDR_SZ`). Seen: `tests/fixtures/heap_traffic.c` with hugetlb=2, glibc 2.41.
     fn last_mark(&self, part: &mut Part, at: u64, chunk: Chunk) -> bool {
         let machine = self.rules.machine;
-        let end = at.saturating_add(machine.header()).next_multiple_of(machine.align);
+        let end = up(at.saturating_add(machine.header()), machine.align);
         if self.stretch.main || chunk.head != PREV_INUSE || end != self.stretch.limit {
             return false;
         }
