@@ -93,8 +93,14 @@ def held(request: Request) -> Target:
     return target
 
 
-def opened(request: Request, target: Target, notes: list[str]) -> "Optional[Heap]":
-    """Return the heap of TARGET, None where it has none that is known; NOTES get what it lacks."""
+def opened(
+    request: Request, target: Target, notes: list[str], damage: bool = True
+) -> "Optional[Heap]":
+    """Return the heap of TARGET, None where it has none that is known.
+
+    NOTES get what it lacks, with the first of its DAMAGE where the answer has no
+    list of it.
+    """
     heap = _native.open_heap(target.memory, request.session.progress("reading the heap"))
     others = _native.other_allocators(target.memory)
     if others:
@@ -107,6 +113,8 @@ def opened(request: Request, target: Target, notes: list[str]) -> "Optional[Heap
         )
         return None
     notes.extend(heap.notes)
+    if not damage:
+        return heap
     for address, value, rule, skipped in heap.damage[:_DAMAGE_NOTES]:
         lost = f"; {units.size_text(skipped)} skipped" if skipped else ""
         notes.append(f"damaged heap: at {address:#x} stands {value:#x}: {rule}{lost}")

@@ -21,7 +21,7 @@ pub const STEP: u64 = 8;
 /// Pages of the table that leads from addresses to units.
 const PAGE: u64 = 4096;
 
-/// The most bytes of one span: its units' starts are kept in 32 bits.
+/// How far from its span's start a unit can start: starts are kept in 32 bits.
 pub const MOST_SPAN: u64 = STEP << 32;
 
 /// What a unit is to its allocator.
@@ -140,8 +140,8 @@ pub struct Span {
     first: usize,
     /// The number after its last unit.
     last: usize,
-    /// Where its part of the page table starts.
-    pages: usize,
+    /// Where its part of the page table starts, where it has one.
+    pages: Option<usize>,
 }
 
 /// One unit of a span.
@@ -192,10 +192,10 @@ impl Part {
         self.range.end()
     }
 
-    /// Whether the span cannot take a unit that ends at `end`.
+    /// Whether the span can take no more units: the next would start too far from its start.
     #[must_use]
-    pub fn full(&self, end: u64) -> bool {
-        end.saturating_sub(self.range.start()) > MOST_SPAN
+    pub fn full(&self) -> bool {
+        self.range.len() >= MOST_SPAN
     }
 
     /// Adds a unit behind the last one, up to `end`; nothing where that is not behind it.
@@ -254,8 +254,9 @@ impl Part {
 
 /// All units of a heap in address order.
 ///
-/// Memory: five bytes for each unit, four for each page of the spans, and 64
-/// for each span.
+/// Memory: five bytes for each unit, 64 for each span, and four for each page of
+/// the spans that have more units than pages; in the others, where blocks are
+/// large, units are searched for instead.
 #[derive(Clone, Default, Debug)]
 pub struct Blocks {
     spans: Vec<Span>,
@@ -269,15 +270,17 @@ pub struct Blocks {
 impl Blocks {
     /// The units of these spans, put into address order.
     ///
-    /// A span that overlaps one before it is left out.
+    /// A span that overlaps one before it is left out; comes back with where these were.
     #[must_use]
-    pub fn new(mut parts: Vec<Part>) -> Self {
+    pub fn new(mut parts: Vec<Part>) -> (Self, Vec<AddressRange>) {
         parts.retain(|part| !part.starts.is_empty());
         parts.sort_by_key(|part| part.range);
         let mut blocks = Self::default();
+        let mut dropped = Vec::new();
         for mut part in parts {
             let before = blocks.spans.last().map_or(0, |span| span.range.end());
             if part.range.start() < before {
+                dropped.push(part.range);
                 continue;
             }
             let first = blocks.starts.len();
@@ -291,11 +294,15 @@ impl Blocks {
             }
             let last = blocks.starts.len();
             let (range, shape, arena) = (part.range, part.shape, part.arena);
-            let pages = blocks.pages.len();
+            let count = range.len().div_ceil(PAGE);
+            let dense = last.saturating_sub(first) as u64 > count;
+            let pages = dense.then_some(blocks.pages.len());
             blocks.spans.push(Span { range, shape, arena, first, last, pages });
-            blocks.index_pages(first, last, range.len().div_ceil(PAGE));
+            if dense {
+                blocks.index_pages(first, last, count);
+            }
         }
-        blocks
+        (blocks, dropped)
     }
 
     fn index_pages(&mut self, first: usize, last: usize, pages: u64) {
@@ -375,15 +382,8 @@ impl Blocks {
     pub fn unit_at(&self, address: u64) -> Option<Unit> {
         let span = self.span_at(address)?;
         let offset = address.saturating_sub(span.range.start());
-        let page = usize::try_from(offset / PAGE).ok()?;
-        let pages = self.pages.get(span.pages..)?;
-        let from = span.first.saturating_add(usize::try_from(*pages.get(page)?).ok()?);
-        let next = self.pages_of(span).get(page.saturating_add(1)).copied();
-        let to = match next {
-            Some(next) => span.first.saturating_add(usize::try_from(next).ok()?),
-            None => span.last,
-        };
         let wanted = offset / STEP;
+        let (from, to) = self.around(span, offset / PAGE)?;
         let here = self.starts.get(from..to)?;
         let behind = here.partition_point(|start| u64::from(*start) <= wanted);
         // Where none starts in the page before it, it is the last of an earlier page.
@@ -391,10 +391,17 @@ impl Blocks {
         self.unit_in(span, index)
     }
 
-    fn pages_of(&self, span: &Span) -> &[u32] {
-        let count = usize::try_from(span.range.len().div_ceil(PAGE)).unwrap_or(usize::MAX);
-        let end = span.pages.saturating_add(count);
-        self.pages.get(span.pages..end).unwrap_or_default()
+    /// The units that start in a page of a span, the first and the one after the last.
+    fn around(&self, span: &Span, page: u64) -> Option<(usize, usize)> {
+        let Some(pages) = span.pages else { return Some((span.first, span.last)) };
+        let page = usize::try_from(page).ok()?;
+        let place = |page: usize| {
+            let number = *self.pages.get(pages.checked_add(page)?)?;
+            span.first.checked_add(usize::try_from(number).ok()?)
+        };
+        let next = page.saturating_add(1);
+        let last = next as u64 >= span.range.len().div_ceil(PAGE);
+        Some((place(page)?, if last { span.last } else { place(next)? }))
     }
 
     /// The unit that starts at `address`.

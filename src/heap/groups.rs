@@ -22,8 +22,8 @@ use crate::range::AddressRange;
 /// Units that one worker takes at a time.
 const SLICE: usize = 1 << 15;
 
-/// Slices of which results wait to be put together.
-const BATCH: usize = 64;
+/// Slices of which results wait to be put together, for each thread.
+const AHEAD: usize = 4;
 
 /// Groups that are told apart; what comes later has its text left out.
 const MOST: usize = 1 << 20;
@@ -175,13 +175,19 @@ fn slices(blocks: &Blocks) -> Vec<Range<usize>> {
         .collect()
 }
 
+/// How many slices are worked on at once.
+fn batch() -> usize {
+    rayon::current_num_threads().saturating_mul(AHEAD).max(1)
+}
+
 fn needs_contents(by: By, wanted: &Wanted) -> bool {
     wanted.kind.is_some() || matches!(by, By::All | By::Kind | By::Text)
 }
 
 /// The blocks that are wanted, in groups.
 ///
-/// Memory: a row for each group, a million at the most.
+/// Memory: a row for each group, a million at the most, and those of a few slices of
+/// 32,768 units for each thread.
 ///
 /// # Errors
 ///
@@ -197,7 +203,7 @@ pub fn groups(
     let mut all: HashMap<Key, Growing> = HashMap::new();
     let mut found = Groups::default();
     let slices = slices(blocks);
-    for batch in slices.chunks(BATCH) {
+    for batch in slices.chunks(batch()) {
         let work = |slice: &Range<usize>| {
             let mut table = Table::new(by);
             if !job.stopped() {
@@ -212,6 +218,7 @@ pub fn groups(
         let tables: Vec<Table> = batch.par_iter().map(work).collect();
         job.check()?;
         for table in tables {
+            job.check()?;
             for (key, growing) in table.rows() {
                 merge(&mut all, &mut found, key, growing);
             }
@@ -399,7 +406,7 @@ pub fn list(
 ) -> Result<Listed, Error> {
     let mut listed = Listed::default();
     let slices = slices(blocks);
-    for batch in slices.chunks(BATCH) {
+    for batch in slices.chunks(batch()) {
         let room = limit.saturating_sub(listed.blocks.len());
         let work = |slice: &Range<usize>| {
             let mut part = Listed::default();

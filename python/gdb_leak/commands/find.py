@@ -82,17 +82,14 @@ COMMAND = Command(
 def run(request: Request) -> Result:
     """Return the matches of a needle in a place."""
     session = request.session
-    target = session.target()
+    state = request.parsed.choice("state", "")
+    target = heaps.held(request) if state else session.target()
     needle = _needle(request, target)
     align = request.parsed.count("align", None)
     if align is not None and not 0 < align < 1 << 63:
         raise UsageError(f"-align {align}: not a number from 1 up")
     limit = request.parsed.count("limit", _LISTED)
     notes = target.all_notes()
-    state = request.parsed.choice("state", "")
-    if state:
-        target = heaps.held(request)
-        notes = target.all_notes()
     place = operands.prepared_place(request, "writable")
     heap = heaps.opened(request, target, notes) if state else None
     if state and heap is None:

@@ -61,7 +61,7 @@ def run(request: Request) -> Result:
     """Return the account of all writable memory."""
     target = heaps.held(request)
     notes = target.all_notes()
-    heap = heaps.opened(request, target, notes)
+    heap = heaps.opened(request, target, notes, damage=False)
     data = _Data(heap, *heaps.summarised(request, target, heap))
     summary = data.summary
     mapped = Count(data.mapped.of("used", "tcache").blocks, _all_bytes(data.mapped))

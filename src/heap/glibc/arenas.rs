@@ -44,8 +44,10 @@ impl ArenaState {
         let lock = order.value(peek.bytes(address, 4)?);
         let (first, second) = peek.two(address.checked_add(layout.system(false))?)?;
         // Up to 2.22 the two sizes stand where since 2.23 the number of threads
-        // and the first size do. A number of threads is no size of whole pages.
-        let attached = !(first >= PAGE && first % PAGE == 0 && second >= first);
+        // and the first size do. A number of threads is no size of whole pages;
+        // from 2.27 on there is nothing to decide.
+        let newer = layout.fast_flag || !layout.fast;
+        let attached = newer || !(first >= PAGE && first % PAGE == 0 && second >= first);
         let system = if attached { second } else { first };
         Some(Self { address, main, top, system, locked: lock != 0, attached })
     }
@@ -273,7 +275,7 @@ impl Ground<'_> {
     /// Comes back with the heaps and the size of the header, which tells versions apart.
     pub(super) fn thread(&mut self, state: ArenaState, arena: u32) -> Result<Option<u64>, Error> {
         let mut peek = Peek::new(self.memory);
-        let Some((reach, first)) = own_heap(&mut peek, state.address) else {
+        let Some((reach, first)) = own_heap(&mut peek, state.address, state.top) else {
             self.harm.note(state.address, 0, 0, "the arena lies in no heap of its own");
             return Ok(None);
         };
@@ -320,7 +322,7 @@ impl Ground<'_> {
         let mapped = run_of(self.memory, heap).map_or(heap, AddressRange::end);
         let size = peek.word_at(heap, 2).unwrap_or(0);
         let end = heap.saturating_add(size);
-        let fits = size % PAGE == 0 && size > 0 && size <= reach && end <= mapped;
+        let fits = size % PAGE == 0 && size > 0 && end <= mapped;
         if !fits {
             self.harm.note(heap, size, 0, format!("heap's size {size:#x} does not fit its mapping"));
         }
@@ -386,15 +388,26 @@ const FIRST: u64 = 0x80;
 /// What heaps are aligned to, and where the first heap of the arena at `state` lies.
 ///
 /// glibc, malloc/arena.c, `HEAP_MAX_SIZE`: 64 MiB, 1 MiB on 32-bit machines; since 2.35 four huge
-/// pages where `glibc.malloc.hugetlb` asks for them: 8 MiB on x86-64, up to 4 GiB.
-pub(super) fn own_heap(peek: &mut Peek<'_>, state: u64) -> Option<(u64, u64)> {
-    let usual: &[u64] = if peek.size() == 8 { &[26, 23, 32, 31, 27, 25, 24] } else { &[20, 21, 23] };
-    usual.iter().find_map(|shift| {
+/// pages where `glibc.malloc.hugetlb` asks for them: 8 MiB on x86-64, up to 4 GiB. The least
+/// that leads from `top` to a heap of the arena as well: a heap may happen to be
+/// aligned to more than it has to be.
+pub(super) fn own_heap(peek: &mut Peek<'_>, state: u64, top: u64) -> Option<(u64, u64)> {
+    let shifts = if peek.size() == 8 { 23..=32 } else { 20..=23 };
+    let own = |peek: &mut Peek<'_>, address: u64| peek.word(address) == Some(state);
+    let mut first = None;
+    for shift in shifts {
         let reach = 1_u64 << shift;
         let heap = align_down(state, reach);
-        let near = state.saturating_sub(heap) <= FIRST;
-        (near && peek.word(heap) == Some(state)).then_some((reach, heap))
-    })
+        if state.saturating_sub(heap) > FIRST || !own(peek, heap) {
+            continue;
+        }
+        if own(peek, align_down(top, reach)) {
+            return Some((reach, heap));
+        }
+        // Where `top` is damaged, heaps as they usually are.
+        first = Some((if peek.size() == 8 { 1 << 26 } else { 1 << 20 }, heap));
+    }
+    first
 }
 
 const fn align_down(address: u64, to: u64) -> u64 {

@@ -16,6 +16,9 @@ use super::chunk::{Chunk, Rules};
 /// How many chunks have to follow each other.
 const CHAIN: usize = 24;
 
+/// How many chunks are looked at from places before that where no chunk is, and per MiB behind it.
+const STEPS: u64 = 1 << 20;
+
 /// What a search goes over.
 pub(super) struct Seek<'s> {
     pub memory: &'s dyn Memory,
@@ -24,7 +27,7 @@ pub(super) struct Seek<'s> {
     pub top: Option<u64>,
     /// Where the stretch ends.
     pub limit: u64,
-    /// Where no chunk is: no chain may lead there.
+    /// Where no chunk is: no chain may lead there, and one from before it has to pass it.
     pub avoid: u64,
     pub job: &'s Job,
 }
@@ -41,8 +44,12 @@ impl Seek<'_> {
         let mut peek = Peek::new(self.memory);
         let mut buffer = Buffer::default();
         let mut at = machine.first_chunk(from);
+        let mut steps = STEPS;
         while at < self.limit {
             self.job.check()?;
+            if at >= self.avoid || self.avoid == u64::MAX {
+                steps = STEPS;
+            }
             // Pieces of 1 MiB: whoever asks to stop is heard between them.
             let range = AddressRange::saturating(at, self.limit.saturating_sub(at).min(1 << 20));
             let view = self.memory.view(range, &mut buffer);
@@ -61,7 +68,10 @@ impl Seek<'_> {
                 let head = words.get(format.size..).and_then(|rest| format.read(rest)).unwrap_or(0);
                 let chunk = Chunk { previous: 0, head };
                 let room = self.limit.saturating_sub(looked);
-                if head != 0 && self.rules.check(chunk, room).is_ok() && self.chain(&mut peek, looked) {
+                if head != 0
+                    && self.rules.check(chunk, room).is_ok()
+                    && self.chain(&mut peek, looked, &mut steps)
+                {
                     return Ok(Some(looked));
                 }
                 looked = looked.saturating_add(machine.align);
@@ -72,13 +82,18 @@ impl Seek<'_> {
     }
 
     /// Whether chunks follow each other from `start` on.
-    fn chain(&self, peek: &mut Peek<'_>, start: u64) -> bool {
+    fn chain(&self, peek: &mut Peek<'_>, start: u64, steps: &mut u64) -> bool {
         let mut at = start;
         let mut last = None;
-        for length in 0..CHAIN {
-            if at == self.avoid {
+        let mut length = 0_usize;
+        // Folklore: what a block holds may look like chunks to its very end. Of a chain that
+        // starts inside of it only what lies behind the place where no chunk is counts.
+        let mut counted = 0_usize;
+        while counted < CHAIN {
+            if at == self.avoid || *steps == 0 {
                 return false;
             }
+            *steps = steps.saturating_sub(1);
             if Some(at) == self.top {
                 return true;
             }
@@ -94,6 +109,8 @@ impl Seek<'_> {
             }
             last = Some(chunk.size());
             at = at.saturating_add(chunk.size());
+            length = length.saturating_add(1);
+            counted = counted.saturating_add(usize::from(self.avoid == u64::MAX || at > self.avoid));
         }
         true
     }

@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 use crate::heap::allocator::{Check, Count, Trim};
-use crate::heap::block::{Blocks, State};
+use crate::heap::block::{Blocks, State, Unit};
 use crate::heap::summary::Tally;
 use crate::pass::Job;
 
@@ -135,7 +135,7 @@ fn counts(seen: &Seen<'_>) -> Result<Check, String> {
 fn mapped_chunks(params: Params, (chunks, bytes): (u64, u64), drifts: bool) -> Check {
     // Folklore: see params.rs; since 2.43 the sum drifts by two words for each realloc.
     let drift = params.mapped_bytes.checked_sub(bytes).filter(|drift| *drift == 0 || drifts);
-    let holds = params.mapped == chunks && drift.is_some_and(|drift| drift < PAGE);
+    let holds = params.mapped == chunks && drift.is_some_and(|drift| drift % 8 == 0);
     let detail = match drift {
         Some(0) if holds => {
             format!("{} with {bytes} bytes, as malloc counts", counted(chunks, "mapped chunk"))
@@ -155,10 +155,11 @@ fn mapped_chunks(params: Params, (chunks, bytes): (u64, u64), drifts: bool) -> C
 
 /// What `malloc_trim(0)` could give back at most, and what pins the end of the main arena.
 ///
-/// glibc 2.17 to 2.43, malloc/malloc.c, `mtrim`: the whole pages behind the first six words of each
-/// chunk on the unsorted list and on the lists of a page and more; `systrim`: of the
-/// main arena's top chunk all whole pages but for the smallest chunk and a byte.
-/// Some of these pages may be given back already.
+/// glibc 2.17 to 2.43, malloc/malloc.c, `mtrim`: up to 2.42 chunks in fastbins are merged with
+/// their free neighbours first (`malloc_consolidate`); then the whole pages behind the first
+/// six words of each chunk on the unsorted list and on the lists of a page and more;
+/// `systrim`: of the main arena's top chunk all whole pages but for the smallest
+/// chunk and a byte. Some of these pages may be given back already.
 ///
 /// # Errors
 ///
@@ -176,24 +177,57 @@ pub(super) fn trim(
     for span in blocks.spans() {
         job.check()?;
         let mut last_used = None;
+        // Free chunks without a used one between, and whether one is in a fastbin.
+        let mut run = Run::default();
         for unit in blocks.units_of(span) {
-            let size = unit.range.len();
-            if unit.state.used() || matches!(unit.state, State::Tcache | State::Fast) {
-                last_used = Some(unit.index);
-            }
-            let listed = matches!(unit.state, State::Unsorted)
-                || (matches!(unit.state, State::Small | State::Large) && machine.bin(size) >= least);
-            if listed && size > PAGE.saturating_add(head).saturating_sub(1) {
-                let first = up(unit.range.start().saturating_add(head), PAGE);
-                let whole = unit.range.end().saturating_sub(first) & !(PAGE.wrapping_sub(1));
-                trim.bytes = trim.bytes.saturating_add(whole);
+            if unit.state.free() && unit.state != State::Tcache {
+                run.add(&unit);
+                continue;
             }
             if unit.state == State::Top && unit.range.start() == state.top {
-                let area = size.saturating_sub(machine.smallest()).saturating_sub(1);
+                let whole = unit.range.len().saturating_add(run.bytes);
+                let area = whole.saturating_sub(machine.smallest()).saturating_sub(1);
                 trim.bytes = trim.bytes.saturating_add(area & !(PAGE.wrapping_sub(1)));
                 trim.pin = last_used;
+                run = Run::default();
+            }
+            trim.bytes = trim.bytes.saturating_add(run.pages(head, |size| machine.bin(size) >= least));
+            run = Run::default();
+            if unit.state.used() || unit.state == State::Tcache {
+                last_used = Some(unit.index);
             }
         }
+        trim.bytes = trim.bytes.saturating_add(run.pages(head, |size| machine.bin(size) >= least));
     }
     Ok(trim)
+}
+
+/// Free chunks that lie side by side.
+#[derive(Default)]
+struct Run {
+    start: u64,
+    bytes: u64,
+    /// Whether they are looked at whatever their size: on the unsorted list, or put there when
+    /// fastbins are emptied.
+    unsorted: bool,
+}
+
+impl Run {
+    fn add(&mut self, unit: &Unit) {
+        if self.bytes == 0 {
+            self.start = unit.range.start();
+        }
+        self.bytes = self.bytes.saturating_add(unit.range.len());
+        self.unsorted |= matches!(unit.state, State::Fast | State::Unsorted);
+    }
+
+    /// The bytes of its whole pages behind the first `head` bytes.
+    fn pages(&self, head: u64, large: impl Fn(u64) -> bool) -> u64 {
+        let looked_at = self.unsorted || large(self.bytes);
+        if !looked_at || self.bytes < PAGE.saturating_add(head) {
+            return 0;
+        }
+        let first = up(self.start.saturating_add(head), PAGE);
+        self.start.saturating_add(self.bytes).saturating_sub(first) & !(PAGE.wrapping_sub(1))
+    }
 }

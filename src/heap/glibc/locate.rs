@@ -55,6 +55,14 @@ pub(super) fn rings(memory: &dyn Memory, job: &Job) -> Result<Vec<Ring>, Error> 
     for data in places {
         for cluster in empty_lists(memory, &data.ranges, job)? {
             job.check()?;
+            let inside = |ring: &Ring| {
+                let size = ring.layout.size(true);
+                let place = cluster.first().copied().unwrap_or(0);
+                ring.states.iter().any(|state| place.wrapping_sub(*state) < size)
+            };
+            if found.iter().any(inside) {
+                continue;
+            }
             let Some(ring) = ring_at(&mut peek, &cluster, &data) else { continue };
             let ring = main_first(&mut peek, ring);
             let state = ring.states.first();
@@ -68,7 +76,7 @@ pub(super) fn rings(memory: &dyn Memory, job: &Job) -> Result<Vec<Ring>, Error> 
 
 /// The same ring from its main arena on: the one that lies in no heap of its own.
 fn main_first(peek: &mut Peek<'_>, mut ring: Ring) -> Ring {
-    let main = ring.states.iter().position(|state| own_heap(peek, *state).is_none());
+    let main = ring.states.iter().position(|state| own_heap(peek, *state, *state).is_none());
     ring.states.rotate_left(main.unwrap_or(0));
     ring
 }

@@ -203,6 +203,9 @@ fn find_in(
     for region in anonymous {
         ranges.extend(region.range.without(taken));
     }
+    // Folklore: a mapping of one chunk is several regions where the program changed a part
+    // of it. Seen: numpy, which asks for huge pages inside of large arrays (madvise).
+    let ranges = AddressRange::merge(ranges);
     let mut peek = Peek::new(memory);
     let mut found: Vec<Mapped> = Vec::new();
     let Candidates { bases, aligned } = candidates(memory, machine, &ranges, job)?;

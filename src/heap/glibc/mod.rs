@@ -77,7 +77,7 @@ impl Found {
             }
         }
         let main = states.first().copied();
-        let params = main.and_then(|main| params::find(memory, main.address, main.top));
+        let params = main.and_then(|main| params::find(memory, ring.layout, main.address, main.top));
         Self { ring, states, params }
     }
 }
@@ -123,8 +123,11 @@ impl Glibc {
 
         let mut ground = Ground { memory, job, layout, heaps: &heaps, parts: Vec::new(), harm, caught: 0 };
         let walked = walk_all(&mut ground, &libcs)?;
-        let Ground { parts, harm, caught, .. } = ground;
-        let mut blocks = Blocks::new(parts);
+        let Ground { parts, mut harm, caught, .. } = ground;
+        let (mut blocks, dropped) = Blocks::new(parts);
+        for range in dropped {
+            harm.note(range.start(), 0, range.len(), "two heaps claim this memory");
+        }
         let states = walked.states;
 
         let mut peek = Peek::new(memory);
@@ -175,7 +178,6 @@ impl Glibc {
         let mut notes = notes(&libcs, &states, banner.as_deref(), &traits);
         let checks = checks::checks(&seen, &mut notes);
         let trim = checks::trim(&blocks, states.first().copied(), job)?;
-        let mut harm = harm;
         harm.merge(links);
         let named =
             if module.is_empty() { "a program's data".to_owned() } else { format!("the data of {module}") };

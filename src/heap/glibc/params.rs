@@ -8,7 +8,7 @@ use crate::memory::Memory;
 use crate::peek::Peek;
 use crate::word::WordFormat;
 
-use super::layout::up;
+use super::layout::{StateLayout, up};
 
 /// What malloc says of itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,7 +39,7 @@ const FORMS: [(u64, bool, bool); 3] = [(20, false, true), (16, false, false), (1
 const NEAR: u64 = 16 << 10;
 
 /// The parameters of the malloc whose main arena is at `state` and its top chunk at `top`.
-pub(super) fn find(memory: &dyn Memory, state: u64, top: u64) -> Option<Params> {
+pub(super) fn find(memory: &dyn Memory, layout: StateLayout, state: u64, top: u64) -> Option<Params> {
     let format = memory.word_format();
     let size = format.size as u64;
     let mut peek = Peek::new(memory);
@@ -53,7 +53,7 @@ pub(super) fn find(memory: &dyn Memory, state: u64, top: u64) -> Option<Params> 
         if !memory.region_at(base).is_some_and(|region| region.permissions.writable()) {
             continue;
         }
-        let forms = FORMS.iter().filter_map(|form| read(&mut peek, format, at, base, *form));
+        let forms = FORMS.iter().filter_map(|form| read(&mut peek, format, at, base, layout.fast, *form));
         for params in forms {
             let same = region_start(memory, base) == region_start(memory, top);
             let likely = u32::from(params.tcache_count.is_some())
@@ -77,6 +77,7 @@ fn read(
     format: WordFormat,
     at: u64,
     base: u64,
+    exact: bool,
     (counts, total, huge): (u64, bool, bool),
 ) -> Option<Params> {
     let size = format.size as u64;
@@ -95,10 +96,11 @@ fn read(
     let agree = mapped <= most
         && mapped <= 1 << 24
         && mapped_bytes <= most_bytes
-        && (mapped == 0) == (mapped_bytes == 0)
+        && ((mapped == 0) == (mapped_bytes == 0) || !exact)
         && (most == 0) == (most_bytes == 0)
         // Folklore: whole pages up to 2.42. In 2.43 each realloc of a mapped chunk adds two
-        // words too many (malloc/malloc.c, mremap_chunk: `new_size - size - offset`).
+        // words too many (malloc/malloc.c, mremap_chunk: `new_size - size - offset`), which
+        // stay when the chunk goes.
         && (mapped_bytes | most_bytes) & size.saturating_mul(2).wrapping_sub(1) == 0
         && fixed <= 1;
     if !agree || !before_is_plausible(peek, thresholds, size, huge) {

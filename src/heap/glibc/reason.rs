@@ -58,7 +58,8 @@ fn used(heap: &Glibc, memory: &dyn Memory, unit: Unit) -> String {
             "the next chunk's PREV_INUSE is clear, but its prev_size {:#x} is not this chunk's size, and no list leads here",
             next.previous
         ),
-        _ => format!("the next chunk's PREV_INUSE is set, and {free}"),
+        Some(next) if next.previous_in_use() => format!("the next chunk's PREV_INUSE is set, and {free}"),
+        _ => format!("nothing says that it is free: {free}"),
     }
 }
 
@@ -71,8 +72,11 @@ fn thread_of(heap: &Glibc, index: usize) -> Option<i32> {
 fn in_cache(heap: &Glibc, unit: Unit) -> String {
     let machine = heap.layout.machine;
     let Some(caches) = &heap.caches else { return "in a thread's cache (tcache)".to_owned() };
-    let bin =
-        caches.layout.bin(machine, unit.range.len()).map_or_else(String::new, |bin| format!(" bin {bin}"));
+    // What was mapped on its own is larger than its size says.
+    let size = Some(unit.range.len()).filter(|_| unit.arena.is_some());
+    let bin = size
+        .and_then(|size| caches.layout.bin(machine, size))
+        .map_or_else(String::new, |bin| format!(" bin {bin}"));
     let held = &heap.followed.held;
     let cache = u32::try_from(unit.index).ok().and_then(|index| {
         let at = held.binary_search_by_key(&index, |(unit, _)| *unit).ok()?;

@@ -86,6 +86,9 @@ impl<'w> Walk<'w> {
         loop {
             self.job.check()?;
             let at = part.end();
+            if part.full() {
+                return Ok(End::Full);
+            }
             if Some(at) == self.stretch.top {
                 self.top(part, at);
                 return Ok(End::Top);
@@ -136,8 +139,11 @@ impl<'w> Walk<'w> {
             };
             let chunk = Chunk { previous, head };
             let next = at.wrapping_add(chunk.size());
-            if rules.check(chunk, end.wrapping_sub(at)).is_err() || part.full(next) {
+            if rules.check(chunk, end.wrapping_sub(at)).is_err() {
                 return Stop::Odd(chunk);
+            }
+            if part.full() {
+                return Stop::There;
             }
             if !chunk.previous_in_use() {
                 self.previous_free(part, at, chunk);
@@ -178,9 +184,6 @@ impl<'w> Walk<'w> {
         let room = self.stretch.limit.saturating_sub(at);
         let top = self.stretch.top.filter(|top| *top > at);
         let whole = self.rules.check(chunk, room).is_ok();
-        if whole && part.full(at.saturating_add(chunk.size())) {
-            return Ok(Some(End::Full));
-        }
         if let Some(top) = top.filter(|top| at.saturating_add(chunk.size()) > *top) {
             // Folklore: malloc moves `top` before it writes the sizes on both sides of
             // the new border, and free writes the size before it moves `top`. The
