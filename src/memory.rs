@@ -242,6 +242,11 @@ pub trait Memory: Send + Sync {
     /// Stops at the end of a piece or at a gap; `range` must not be empty.
     fn view<'a>(&'a self, range: AddressRange, buffer: &'a mut Buffer) -> View<'a>;
 
+    /// Whether views are lent from where the bytes are; else each costs a call of the system.
+    fn lends(&self) -> bool {
+        true
+    }
+
     /// Whether the memory is still what it was when it was opened; asked before each pass.
     ///
     /// # Errors

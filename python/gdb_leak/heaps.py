@@ -9,7 +9,7 @@ from gdb_leak.target import Request, Target, Value
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from gdb_leak._native import Block, Heap, HeapSummary, Region
+    from gdb_leak._native import Block, Heap, HeapSummary
 
 __all__ = [
     "LISTS",
@@ -29,8 +29,6 @@ __all__ = [
 
 #: The lists that a free block can be on, as JSON names them.
 LISTS = ("tcache", "fast", "unsorted", "small", "large")
-#: The kinds of regions in which blocks may lie.
-_WITH_BLOCKS = ("heap", "arena", "anon")
 
 
 class Count(NamedTuple):
@@ -128,20 +126,20 @@ def opened(
 _DAMAGE_NOTES = 3
 
 
-def covering(
-    request: Request, target: Target, regions: "Sequence[Optional[Region]]"
-) -> "Optional[Heap]":
-    """Return the heap, if one of REGIONS may hold blocks and nothing moves in it.
+def covering(request: Request, target: Target, addresses: "Sequence[int]") -> "Optional[Heap]":
+    """Return the heap, if one of ADDRESSES may lie in a block and nothing moves there.
 
     Where none of them may, the heap is not read at all.
     """
-    if not request.session.at_rest(target):
-        return None
-    if not any(region is not None and region.kind in _WITH_BLOCKS for region in regions):
+    session = request.session
+    if not addresses or not session.at_rest(target):
         return None
     if target.memory.source == "remote":
-        request.session.prepare("writable")
-    return _native.open_heap(target.memory, request.session.progress("reading the heap"))
+        session.prepare("writable")
+    progress = session.progress("reading the heap")
+    if not _native.may_hold_blocks(target.memory, addresses, progress):
+        return None
+    return _native.open_heap(target.memory, progress)
 
 
 def count_value(count: Count) -> Value:

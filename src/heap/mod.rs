@@ -11,12 +11,12 @@ use std::sync::Arc;
 
 use crate::error::Error;
 use crate::heap::block::{Blocks, State};
-use crate::memory::Memory;
+use crate::memory::{Memory, RegionKind};
 use crate::pass::Job;
-use crate::range::AddressRange;
 use crate::source::Thread;
 
 pub use allocator::Allocator;
+pub use glibc::Outside;
 
 /// The heap of a target; `None` where no allocator that is known has one.
 ///
@@ -28,13 +28,22 @@ pub fn open(memory: &dyn Memory, threads: &[Thread], job: &Job) -> Result<Option
     Ok(found.map(|heap| Arc::new(heap) as Arc<dyn Allocator>))
 }
 
-/// The blocks that were mapped on their own, without a walk over the heaps.
+/// Where blocks may lie outside of regions that are heaps, without a walk over these.
 ///
 /// # Errors
 ///
 /// [`Error::Interrupted`] when the job was stopped.
-pub fn mapped_blocks(memory: &dyn Memory, job: &Job) -> Result<Vec<AddressRange>, Error> {
-    glibc::mapped_blocks(memory, job)
+pub fn outside(memory: &dyn Memory, job: &Job) -> Result<Outside, Error> {
+    glibc::outside(memory, job)
+}
+
+/// Whether a block may lie at `address`, of a memory with these places outside of heaps.
+#[must_use]
+pub fn possible(memory: &dyn Memory, outside: &Outside, address: u64) -> bool {
+    let kind = memory.region_at(address).map(|region| region.kind);
+    let heap = matches!(kind, Some(RegionKind::Heap | RegionKind::Arena));
+    let mut places = outside.mapped.iter().chain(&outside.main);
+    heap || places.any(|range| range.contains(address))
 }
 
 /// Whether a place is left when only used memory counts, or only free memory.

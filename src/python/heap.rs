@@ -362,6 +362,19 @@ pub(super) fn open_heap(
 }
 
 #[pyfunction]
+#[pyo3(signature = (memory, addresses, progress = None))]
+pub(super) fn may_hold_blocks(
+    py: Python<'_>,
+    memory: &Memory,
+    addresses: Vec<u64>,
+    progress: Option<&Bound<'_, PyAny>>,
+) -> PyResult<bool> {
+    let outside = memory.outside(py, progress)?;
+    let own = memory.target.memory.as_ref();
+    Ok(addresses.into_iter().any(|address| heap::possible(own, &outside, address)))
+}
+
+#[pyfunction]
 pub(super) fn other_allocators(memory: &Memory) -> Vec<&'static str> {
     heap::others(memory.target.memory.as_ref())
 }

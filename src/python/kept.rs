@@ -4,20 +4,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use pyo3::PyResult;
 
-use crate::heap::Allocator;
-use crate::range::AddressRange;
+use crate::heap::{Allocator, Outside};
 
 /// The heap that was found, if there is one.
 type Found = Option<Arc<dyn Allocator>>;
 
-/// The heap of a target, and its mapped blocks, once somebody asked for them.
+/// The heap of a target, and where else blocks may lie, once somebody asked for them.
 ///
 /// The doors drop a target when the process runs on, and this with it.
 #[derive(Default)]
 pub(super) struct Kept {
     /// As an answer that may be that there is none.
     heap: Mutex<Option<Found>>,
-    mapped: Mutex<Option<Vec<AddressRange>>>,
+    outside: Mutex<Option<Arc<Outside>>>,
 }
 
 impl Kept {
@@ -26,12 +25,9 @@ impl Kept {
         kept(&self.heap, open)
     }
 
-    /// The mapped blocks, found by `find` where they are asked for the first time.
-    pub(super) fn mapped(
-        &self,
-        find: impl FnOnce() -> PyResult<Vec<AddressRange>>,
-    ) -> PyResult<Vec<AddressRange>> {
-        kept(&self.mapped, find)
+    /// Where blocks may lie outside of heaps, found by `find` where that is asked for the first time.
+    pub(super) fn outside(&self, find: impl FnOnce() -> PyResult<Outside>) -> PyResult<Arc<Outside>> {
+        kept(&self.outside, || find().map(Arc::new))
     }
 }
 

@@ -114,10 +114,19 @@ impl Memory {
         let memory = self.target.memory.as_ref();
         let mut ranges = place.ranges(memory);
         if place == Place::Heap {
-            let find = || call::run(py, progress, |job| heap::mapped_blocks(memory, job));
-            ranges.extend(self.kept.mapped(find)?);
+            ranges.extend(&self.outside(py, progress)?.mapped);
         }
         Ok(AddressRange::merge(ranges))
+    }
+
+    /// Where blocks may lie outside of heaps.
+    pub(super) fn outside(
+        &self,
+        py: Python<'_>,
+        progress: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Arc<heap::Outside>> {
+        let memory = self.target.memory.as_ref();
+        self.kept.outside(|| call::run(py, progress, |job| heap::outside(memory, job)))
     }
 }
 

@@ -20,7 +20,8 @@ mod _native {
     use super::changes::{Change, Contents, Difference, contents, diff};
     #[pymodule_export]
     use super::heap::{
-        Arena, Block, Group, Groups, Heap, HeapSummary, Listed, heap_summary, open_heap, other_allocators,
+        Arena, Block, Group, Groups, Heap, HeapSummary, Listed, heap_summary, may_hold_blocks, open_heap,
+        other_allocators,
     };
     #[pymodule_export]
     use super::look::{Dump, Strings, dump, strings, text_to_words, words_to_text, write_range};

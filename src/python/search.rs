@@ -103,17 +103,9 @@ impl Matches {
         pairs(self.found.gaps.iter().map(|gap| &gap.range))
     }
 
-    /// The regions of the matches that are listed, each once where they follow each other.
     #[getter]
-    fn regions(&self) -> Vec<Region> {
-        let mut regions: Vec<&crate::memory::Region> = Vec::new();
-        for found in &self.found.matches {
-            let inside = regions.last().is_some_and(|last| last.range.contains(found.address));
-            if !inside {
-                regions.extend(self.memory.region_at(found.address));
-            }
-        }
-        regions.into_iter().map(Region::from).collect()
+    fn addresses(&self) -> Vec<u64> {
+        self.found.matches.iter().map(|found| found.address).collect()
     }
 
     fn __len__(&self) -> usize {

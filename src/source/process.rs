@@ -244,7 +244,8 @@ impl Memory for Process {
         };
         let length = range.end().min(region.range.end()).saturating_sub(at).min(READ);
         let space = buffer.space(usize::try_from(length).unwrap_or_default());
-        if self.untouched(AddressRange::saturating(at, length), region) {
+        // Of a page nothing is saved by asking first.
+        if length > PAGE && self.untouched(AddressRange::saturating(at, length), region) {
             space.fill(0);
             return View { bytes: space, gap: None };
         }
@@ -266,6 +267,10 @@ impl Memory for Process {
             // one page at a time. Seen: Linux 6.18, every process's [vvar].
             Err(cause) => View { bytes: &[], gap: gap(Missing::Unreadable(reason(&cause))) },
         }
+    }
+
+    fn lends(&self) -> bool {
+        false
     }
 
     fn recheck(&self) -> Result<(), Error> {

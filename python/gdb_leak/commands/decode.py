@@ -96,7 +96,7 @@ def run(request: Request) -> Result:
     notes = target.all_notes() if target else []
     header = None
     if start is not None and target is not None:
-        heap = heaps.covering(request, target, [target.memory.region_at(start)])
+        heap = heaps.covering(request, target, [start])
         unit = heap.unit_at(start) if heap is not None else None
         if heap is not None and unit is not None:
             values["chunk"] = heaps.chunk_value(heap, unit)

@@ -167,8 +167,7 @@ def _groups(request: Request, difference: "Difference", after: Target) -> "list[
     ranges = _new_ranges(difference)
     if not ranges or after.memory.source not in _WITH_BYTES:
         return []
-    regions = [after.memory.region_at(start) for start, _ in ranges]
-    heap = heaps.covering(request, after, regions)
+    heap = heaps.covering(request, after, [start for start, _ in ranges])
     if heap is None:
         return []
     progress = request.session.progress("reading blocks")

@@ -99,7 +99,7 @@ def run(request: Request) -> Result:
         target.memory, needle, place, align, limit, heap, free, session.progress("searching")
     )
     if heap is None and len(matches):
-        heap = heaps.covering(request, target, matches.regions)
+        heap = heaps.covering(request, target, matches.addresses)
     session.set_variable("_", matches.last, pointer=True)
     session.set_variable("numfound", matches.count)
     values: dict[str, Value] = {

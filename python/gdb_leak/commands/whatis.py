@@ -40,7 +40,7 @@ def run(request: Request) -> Result:
     memory = target.memory
     region = memory.region_at(address)
     heap = unit = kind = spelled = why = None
-    if region is not None and region.kind in ("heap", "arena", "anon", "thread-stack", "data"):
+    if region is not None and heaps.covering(request, target, [address]) is not None:
         heap = heaps.opened(request, target, notes)
     if heap is not None:
         unit = heap.block_at(address) or heap.unit_at(address)

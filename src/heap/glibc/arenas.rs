@@ -415,7 +415,7 @@ const fn align_down(address: u64, to: u64) -> u64 {
 }
 
 /// The writable memory around `address` that has no hole.
-fn run_of(memory: &dyn Memory, address: u64) -> Option<AddressRange> {
+pub(super) fn run_of(memory: &dyn Memory, address: u64) -> Option<AddressRange> {
     let regions = memory.regions();
     let at = regions.partition_point(|region| region.range.end() <= address);
     let region =

@@ -139,7 +139,7 @@ fn empty_lists(memory: &dyn Memory, ranges: &[AddressRange], job: &Job) -> Resul
             buffer,
         )
     };
-    pass::in_order(ranges, CHUNK, job, work, |_, places| {
+    pass::in_order(ranges, CHUNK, job, work, |chunk, (places, behind)| {
         for place in places {
             match groups.last_mut() {
                 Some(group) if group.first().is_some_and(|first| place.saturating_sub(*first) < reach) => {
@@ -148,17 +148,19 @@ fn empty_lists(memory: &dyn Memory, ranges: &[AddressRange], job: &Job) -> Resul
                 _ => groups.push(vec![place]),
             }
         }
-        Ok(None)
+        Ok(behind.filter(|behind| *behind > chunk.own.end()))
     })?;
     Ok(groups)
 }
 
 /// Where in `range` the heads of empty lists are: two equal words that name their own place.
-fn heads(memory: &dyn Memory, range: AddressRange, buffer: &mut Buffer) -> Vec<u64> {
+///
+/// Comes back with the end of the last gap too.
+fn heads(memory: &dyn Memory, range: AddressRange, buffer: &mut Buffer) -> (Vec<u64>, Option<u64>) {
     let format = memory.word_format();
     let size = format.size as u64;
     let mut places = Vec::new();
-    let (mut at, mut last) = (range.start(), 0);
+    let (mut at, mut last, mut behind) = (range.start(), 0, None);
     while at < range.end() {
         let view = memory.view(AddressRange::saturating(at, range.end().saturating_sub(at)), buffer);
         let mut here = at;
@@ -171,12 +173,15 @@ fn heads(memory: &dyn Memory, range: AddressRange, buffer: &mut Buffer) -> Vec<u
             here = here.saturating_add(size);
         }
         at = match (here > at, view.gap) {
-            (_, Some(gap)) => gap.range.end().max(here),
+            (_, Some(gap)) => {
+                behind = Some(gap.range.end());
+                gap.range.end().max(here)
+            }
             (true, None) => here,
             (false, None) => break,
         };
     }
-    places
+    (places, behind)
 }
 
 /// The arena that has these empty lists, with the layout that its ring confirms.

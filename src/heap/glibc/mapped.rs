@@ -34,6 +34,8 @@ struct Candidates {
     bases: Vec<u64>,
     /// Chunks right before the end of a page, by the start of the mapping that they name.
     aligned: BTreeMap<u64, u64>,
+    /// Where a gap ends that goes on behind the chunk that was looked at.
+    beyond: Option<u64>,
 }
 
 /// The places in `ranges` where a page starts or ends as a mapped chunk does.
@@ -78,6 +80,7 @@ fn candidates(
             }
             let seen = view.bytes.len() as u64;
             let behind = view.gap.map(|gap| gap.range.end());
+            found.beyond = behind.filter(|behind| *behind > chunk.own.end());
             at = match (seen, behind) {
                 (_, Some(behind)) => behind.max(at.saturating_add(seen)),
                 (0, None) => break,
@@ -90,7 +93,7 @@ fn candidates(
     pass::in_order(ranges, CHUNK, job, work, |_, found| {
         all.bases.extend(found.bases);
         all.aligned.extend(found.aligned);
-        Ok(None)
+        Ok(found.beyond)
     })?;
     Ok(all)
 }
@@ -208,7 +211,7 @@ fn find_in(
     let ranges = AddressRange::merge(ranges);
     let mut peek = Peek::new(memory);
     let mut found: Vec<Mapped> = Vec::new();
-    let Candidates { bases, aligned } = candidates(memory, machine, &ranges, job)?;
+    let Candidates { bases, aligned, .. } = candidates(memory, machine, &ranges, job)?;
     for base in bases {
         let end = found.last().map_or(0, |last| last.range.end());
         let range = ranges.partition_point(|range| range.end() <= base);

@@ -82,24 +82,37 @@ impl Found {
     }
 }
 
-/// The mapped chunks of a process, without a walk over its heaps.
+/// Where blocks may lie outside of regions that are heaps, without a walk over these.
+#[derive(Clone, Default, Debug)]
+pub struct Outside {
+    /// Chunks with mappings of their own.
+    pub mapped: Vec<AddressRange>,
+    /// The memory around the main arena's first chunk and its top.
+    pub main: Vec<AddressRange>,
+}
+
+/// Where blocks may lie outside of heaps.
 ///
 /// # Errors
 ///
 /// [`Error::Interrupted`] when the job was stopped.
-pub fn mapped_blocks(memory: &dyn Memory, job: &Job) -> Result<Vec<AddressRange>, Error> {
+pub fn outside(memory: &dyn Memory, job: &Job) -> Result<Outside, Error> {
     let mut harm = Harm::default();
-    let mut found = Vec::new();
+    let mut found = Outside::default();
     for ring in locate::rings(memory, job)? {
         let libc = Found::read(memory, ring, &Heaps::default(), &mut harm);
+        let main = libc.states.first().map(|state| state.top);
+        let ends = main.into_iter().chain(libc.params.map(|params| params.base));
+        found.main.extend(ends.filter_map(|address| arenas::run_of(memory, address)));
         if libc.params.is_some_and(|params| params.mapped == 0) {
             continue;
         }
         let count = libc.params.map(|params| (params.mapped, params.mapped_bytes));
         let mapped = mapped::find(memory, libc.ring.layout.machine, &[], count, job)?;
-        found.extend(mapped.iter().map(|mapped| mapped.range));
+        found.mapped.extend(mapped.iter().map(|mapped| mapped.range));
     }
-    Ok(AddressRange::merge(found))
+    let Outside { mapped, main } = found;
+    Ok(Outside { mapped: AddressRange::merge(mapped), main: AddressRange::merge(main) })
 }
 
 impl Glibc {

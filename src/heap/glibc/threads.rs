@@ -17,7 +17,7 @@ pub(super) struct ControlBlock {
 }
 
 /// Regions larger than this are looked at near their end only.
-const WHOLE: u64 = 1 << 20;
+const WHOLE: u64 = 256 << 10;
 const TAIL: u64 = 64 << 10;
 
 /// Static variables may lie this far from the control block.
