@@ -36,8 +36,12 @@ def test_blocks_that_stay_are_in_use_in_a_core_taken_at_any_moment(stop: Stop) -
         cores.gcore(stop.process.pid, stop.core)
         wrong = held_differences(stop.folder, used(str(stop.core)))
         assert not wrong, f"{len(wrong)} blocks: {wrong[:10]}"
-        answer = shell("heap", str(stop.core), "-json")
-        assert answer.status == 0, answer.stderr
+        answer = shell("heap", str(stop.core), "-json").json()
+        locked = [arena for arena in answer["arenas"] if arena["locked"]]
+        # A call changes a border and a list or two, each in its own arena.
+        assert answer["damages"] <= 3 * len(locked), answer["damage"]
+        for check in answer["checks"]:
+            assert check["holds"] or "in the middle of a call" in check["detail"], check
 
 
 def test_blocks_that_stay_are_in_use_in_a_process_stopped_at_any_moment(stop: Stop) -> None:
