@@ -143,20 +143,27 @@ pub(super) fn find(
     job: &Job,
 ) -> Result<Option<Caches>, Error> {
     let statics = statics(peek, threads);
+    // One pass for all layouts: the blocks in use whose size is that of some cache.
+    let mut sizes: Vec<u64> = TcacheLayout::ALL.iter().flat_map(|layout| layout.chunks(machine)).collect();
+    sizes.sort_unstable();
+    sizes.dedup();
+    let of_size =
+        |unit: &Unit| unit.state == State::Used && unit.arena.is_some() && sizes.contains(&unit.range.len());
+    let possible: Vec<u32> =
+        blocks.units().filter(of_size).filter_map(|unit| u32::try_from(unit.index).ok()).collect();
+    let unit = |index: &u32| blocks.unit(usize::try_from(*index).ok()?);
     let mut best: Option<(usize, Caches)> = None;
     for layout in TcacheLayout::ALL {
-        let sizes = layout.chunks(machine);
-        let right = |unit: &Unit| {
-            unit.state == State::Used && unit.arena.is_some() && sizes.contains(&unit.range.len())
-        };
-        let first: Vec<Unit> = blocks.units().filter(right).take(COUNTED).collect();
+        let chunks = layout.chunks(machine);
+        let right = |unit: &Unit| chunks.contains(&unit.range.len());
+        let first: Vec<Unit> = possible.iter().filter_map(unit).filter(right).take(COUNTED).collect();
         if first.is_empty() {
             continue;
         }
         let count = fill.or_else(|| largest_count(peek, layout, machine, &first));
         let fill = count.filter(|_| layout.down).or(fill).unwrap_or(0);
         let mut looks: BTreeMap<u64, (usize, Look)> = BTreeMap::new();
-        for (number, unit) in blocks.units().filter(right).enumerate() {
+        for (number, unit) in possible.iter().filter_map(unit).filter(right).enumerate() {
             if number % ASK == 0 {
                 job.check()?;
             }
