@@ -24,6 +24,8 @@ const IN_VAIN: u64 = 4;
 const MOST_HEAPS: usize = 1 << 20;
 
 /// An arena's `struct malloc_state`, as far as it is read at once.
+// Each a fact of its own that is read at one place.
+#[allow(clippy::struct_excessive_bools)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct ArenaState {
     pub address: u64,
@@ -34,6 +36,8 @@ pub(super) struct ArenaState {
     pub locked: bool,
     /// Whether `attached_threads` is there: since 2.23.
     pub attached: bool,
+    /// Whether its memory is not in one piece (`NONCONTIGUOUS_BIT`).
+    pub scattered: bool,
 }
 
 impl ArenaState {
@@ -44,12 +48,13 @@ impl ArenaState {
         let lock = order.value(peek.bytes(address, 4)?);
         let (first, second) = peek.two(address.checked_add(layout.system(false))?)?;
         // Up to 2.22 the two sizes stand where since 2.23 the number of threads
-        // and the first size do. A number of threads is no size of whole pages;
+        // and the first size do. A number of threads is smaller than a page;
         // from 2.27 on there is nothing to decide.
         let newer = layout.fast_flag || !layout.fast;
-        let attached = newer || !(first >= PAGE && first % PAGE == 0 && second >= first);
+        let attached = newer || first < PAGE || second < first;
+        let flags = order.value(peek.bytes(address.checked_add(4)?, 4)?);
         let system = if attached { second } else { first };
-        Some(Self { address, main, top, system, locked: lock != 0, attached })
+        Some(Self { address, main, top, system, locked: lock != 0, attached, scattered: flags & 2 != 0 })
     }
 }
 
@@ -118,9 +123,10 @@ impl Ground<'_> {
         if let Some(base) = base {
             top_seen = self.brk(base, state, arena)?;
         }
-        if !top_seen || self.claimed(arena) < state.system {
+        if !top_seen || self.claimed(arena, state.scattered) < state.system {
             self.elsewhere(state, arena, top_seen)?;
         }
+        self.let_go_of_foreign(state, arena);
         let found = self.parts.iter().any(|part| part.range().contains(state.top));
         if !found {
             let lost = top_run.map_or(0, AddressRange::len);
@@ -141,13 +147,16 @@ impl Ground<'_> {
             return Ok(false);
         };
         let machine = self.machine();
+        let kind = self.memory.region_at(base).map(|region| region.kind);
+        let brk = matches!(kind, Some(RegionKind::Heap | RegionKind::Data));
         let mut start = base;
         let mut first = machine.first_chunk(base);
         loop {
             let top = (first..run.end()).contains(&state.top).then_some(state.top);
             let stretch = Stretch { limit: run.end(), top, main: true, open: true };
             let (end, at) = self.walk(start, first.saturating_sub(start), stretch, arena)?;
-            if end != End::Fence {
+            // Only brk gives what touches to others: behind a mapping lies another's.
+            if end != End::Fence || !brk {
                 return Ok(end == End::Top);
             }
             // Folklore: a program that calls sbrk itself takes what lies behind the
@@ -199,7 +208,7 @@ impl Ground<'_> {
                 let mut left = free.len().saturating_mul(IN_VAIN);
                 while at < free.end() && left > 0 {
                     self.job.check()?;
-                    if top_seen && self.claimed(arena) >= state.system {
+                    if top_seen && self.claimed(arena, state.scattered) >= state.system {
                         return Ok(());
                     }
                     let first = self.machine().first_chunk(at);
@@ -264,10 +273,31 @@ impl Ground<'_> {
         Some(inside.map_or(run.start(), |heap| heap.range.start()))
     }
 
-    /// The bytes that were found to belong to an arena.
-    pub(super) fn claimed(&self, arena: u32) -> u64 {
-        let own = self.parts.iter().filter(|part| part.arena() == Some(arena));
-        own.map(|part| part.range().len()).fold(0, u64::saturating_add)
+    /// The bytes that were found to belong to an arena, with or without what others took between.
+    fn claimed(&self, arena: u32, own_only: bool) -> u64 {
+        let counts = |part: &&Part| {
+            part.arena() == Some(arena) && !(own_only && part.last_state() == Some(State::Foreign))
+        };
+        self.parts.iter().filter(counts).map(|part| part.range().len()).fold(0, u64::saturating_add)
+    }
+
+    /// Leaves out what others took that malloc does not count as its own, from the end on.
+    ///
+    /// glibc, malloc/malloc.c, `sysmalloc`: only while its memory is in one piece
+    /// (`contiguous (av)`) "Count foreign sbrk as `system_mem`".
+    fn let_go_of_foreign(&mut self, state: ArenaState, arena: u32) {
+        let mut extra = self.claimed(arena, false).saturating_sub(state.system);
+        let foreign = |part: &Part| part.arena() == Some(arena) && part.last_state() == Some(State::Foreign);
+        while extra > 0 {
+            let last = self.parts.iter().enumerate().filter(|(_, part)| foreign(part));
+            let last = last.max_by_key(|(_, part)| part.range().start());
+            let Some((index, size)) = last.map(|(index, part)| (index, part.range().len())) else { return };
+            if size > extra {
+                return;
+            }
+            self.parts.remove(index);
+            extra = extra.saturating_sub(size);
+        }
     }
 
     /// An arena of a further thread: all of its heaps, each a `heap_info` and chunks behind it.
@@ -336,6 +366,27 @@ impl Ground<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether chunks of this layout lead from where the main arena's memory starts to its top.
+pub(super) fn tiles(
+    memory: &dyn Memory,
+    layout: StateLayout,
+    state: ArenaState,
+    params: Option<Params>,
+) -> bool {
+    let machine = layout.machine;
+    let base = params.map_or(state.top, |params| params.base);
+    let first = machine.first_chunk(base);
+    let Some(run) = run_of(memory, base) else { return machine.first_chunk(state.top) == state.top };
+    let top = (first..run.end()).contains(&state.top).then_some(state.top);
+    let stretch = Stretch { limit: run.end(), top, main: true, open: true };
+    let job = Job::default();
+    let mut walk = Walk::new(memory, machine, stretch, &job);
+    walk.strict = true;
+    let mut part = Part::new(first, Shape { lead: 0, cost: 0 }, None);
+    let end = walk.units(&mut part);
+    matches!(end, Ok(End::Top | End::Fence)) && machine.first_chunk(state.top) == state.top
 }
 
 /// Where heaps start that name an arena as theirs, by that arena.

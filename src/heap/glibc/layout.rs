@@ -175,17 +175,29 @@ pub(super) struct TcacheLayout {
     pub count: u64,
     /// Since 2.42: the counts (`num_slots`) say how many more there may be.
     pub down: bool,
+    /// From which size lists for large chunks are counted: since 2.43 a chunk's, before a block's.
+    pub from_chunk: bool,
     /// The first version that has it, and the last.
     pub versions: (u32, u32),
 }
 
 impl TcacheLayout {
     /// Every layout that there was.
-    pub(super) const ALL: [Self; 3] = [
-        Self { bins: 76, count: 2, down: true, versions: (42, NEWEST) },
-        Self { bins: 64, count: 2, down: false, versions: (30, 41) },
-        Self { bins: 64, count: 1, down: false, versions: (26, 29) },
+    pub(super) const ALL: [Self; 4] = [
+        Self { bins: 76, count: 2, down: true, from_chunk: true, versions: (43, NEWEST) },
+        Self { bins: 76, count: 2, down: true, from_chunk: false, versions: (42, 42) },
+        Self { bins: 64, count: 2, down: false, from_chunk: false, versions: (30, 41) },
+        Self { bins: 64, count: 1, down: false, from_chunk: false, versions: (26, 29) },
     ];
+
+    /// Whether it can be that of a malloc whose arenas have this layout.
+    pub(super) fn goes_with(self, layout: StateLayout) -> bool {
+        match (layout.fast, layout.fast_flag) {
+            (false, _) => self.versions.0 >= 43,
+            (true, true) => self.versions.0 < 43 && self.versions.1 >= 27,
+            (true, false) => self.versions.0 <= 26,
+        }
+    }
 
     /// Where the heads of the lists start.
     pub(super) fn entries(self, machine: Machine) -> u64 {
@@ -214,10 +226,11 @@ impl TcacheLayout {
         if index < 64 {
             return Some(index);
         }
-        // glibc 2.42, malloc/malloc.c: one list for each doubling beyond the
-        // largest small size (`MAX_TCACHE_SMALL_SIZE`).
+        // glibc 2.42, malloc/malloc.c: one list for each doubling beyond the largest
+        // small size (`MAX_TCACHE_SMALL_SIZE`), which 2.43 made that of a chunk.
         let largest = machine.align.saturating_mul(63).saturating_add(machine.smallest());
-        let largest = u32::try_from(largest.saturating_sub(machine.word)).ok()?;
+        let largest = if self.from_chunk { largest } else { largest.saturating_sub(machine.word) };
+        let largest = u32::try_from(largest).ok()?;
         let doublings = largest.leading_zeros().checked_sub(u32::try_from(size).ok()?.leading_zeros())?;
         let index = 64_u64.saturating_add(u64::from(doublings));
         (index < self.bins).then_some(index)
@@ -245,7 +258,7 @@ mod tests {
     #[test]
     fn tcache_structures_have_the_chunks_that_were_seen() {
         let chunks = TcacheLayout::ALL.map(|layout| layout.chunks(WIDE));
-        assert_eq!(chunks, [[0x300, 0x310], [0x290; 2], [0x250; 2]]);
+        assert_eq!(chunks, [[0x300, 0x310], [0x300, 0x310], [0x290; 2], [0x250; 2]]);
     }
 
     #[test]

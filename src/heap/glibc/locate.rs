@@ -28,6 +28,8 @@ const MOST_ARENAS: usize = 1 << 16;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Ring {
     pub layout: StateLayout,
+    /// Another layout with its parts at the same places, and chunks aligned to less.
+    pub looser: Option<StateLayout>,
     /// The arenas' addresses, the main one first, then in the ring's order.
     pub states: Vec<u64>,
     /// Whether the ring leads back to where it started.
@@ -200,6 +202,7 @@ fn ring_at(peek: &mut Peek<'_>, empty: &[u64], data: &Data) -> Option<Ring> {
             let (states, closed) = follow(peek, *layout, state);
             let ring = Ring {
                 layout: *layout,
+                looser: looser(&layouts, *layout),
                 states,
                 closed,
                 consistent,
@@ -219,6 +222,18 @@ fn ring_at(peek: &mut Peek<'_>, empty: &[u64], data: &Data) -> Option<Ring> {
         }
     }
     open
+}
+
+/// The layout that only chunks tell from this one.
+///
+/// Folklore: on 32-bit machines an arena of i386 in 2.26 and one of arm since 2.27 have their
+/// parts at the same places, and so have both in 2.43.
+fn looser(layouts: &[StateLayout], layout: StateLayout) -> Option<StateLayout> {
+    let alike = |other: &&StateLayout| {
+        other.machine.align < layout.machine.align
+            && (other.top(), other.bins(), other.fast) == (layout.top(), layout.bins(), layout.fast)
+    };
+    layouts.iter().find(alike).copied()
 }
 
 /// How many of the lists whose heads start at `bins` are consistent; `None` where they are too few.

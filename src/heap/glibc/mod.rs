@@ -78,6 +78,12 @@ impl Found {
         }
         let main = states.first().copied();
         let params = main.and_then(|main| params::find(memory, ring.layout, main.address, main.top));
+        let mut ring = ring;
+        if let Some((looser, main)) = ring.looser.zip(main) {
+            if !arenas::tiles(memory, ring.layout, main, params) {
+                ring.layout = looser;
+            }
+        }
         Self { ring, states, params }
     }
 }
@@ -148,11 +154,8 @@ impl Glibc {
         // Before 2.26 nobody counts for a cache.
         let before = layout.fast && !layout.fast_flag && fill.is_none();
         let control = threads::control_blocks(memory, threads);
-        let caches = if before {
-            None
-        } else {
-            tcache::find(&mut peek, &blocks, layout.machine, fill, &control, job)?
-        };
+        let caches =
+            if before { None } else { tcache::find(&mut peek, &blocks, layout, fill, &control, job)? };
         let by_cache =
             caches.as_ref().and_then(|caches| tcache::masked(&mut peek, caches, &blocks, layout.machine));
         let traits = Traits {
@@ -161,7 +164,7 @@ impl Glibc {
             tcache: caches.as_ref().map(|caches| caches.layout),
             masked: by_cache.or_else(|| free_lists::masked(&mut peek, &blocks, &states)),
             heap_header: walked.header.and_then(|bytes| bytes.checked_div(layout.machine.word)),
-            huge_pages: params.map(|params| params.huge_pages),
+            huge_pages: params.and_then(|params| params.huge_pages),
         };
         let banner = version::banner(memory, &module, job)?;
         let mut marks = Marks {

@@ -6,6 +6,7 @@
 
 use crate::memory::Memory;
 use crate::peek::Peek;
+use crate::range::AddressRange;
 use crate::word::WordFormat;
 
 use super::layout::{StateLayout, up};
@@ -23,8 +24,8 @@ pub(super) struct Params {
     pub base: u64,
     /// How many chunks a list of a thread's cache may have (`tcache_count`), since 2.26.
     pub tcache_count: Option<u64>,
-    /// Whether there are parameters for huge pages: since 2.35.
-    pub huge_pages: bool,
+    /// Whether there are parameters for huge pages, since 2.35; `None` where nothing tells.
+    pub huge_pages: Option<bool>,
 }
 
 /// Where the counts lie before `mmapped_mem`, and whether `max_total_mem` follows it.
@@ -46,7 +47,9 @@ pub(super) fn find(memory: &dyn Memory, layout: StateLayout, state: u64, top: u6
     let start = up(state.saturating_sub(NEAR), size);
     let mut best: Option<(u32, Params)> = None;
     let end = start.saturating_add(NEAR.saturating_mul(2));
-    for at in (start..end).step_by(format.size) {
+    // The arena's own words may look like them: `top` is an address where memory starts too.
+    let arena = AddressRange::saturating(state, layout.size(true));
+    for at in (start..end).step_by(format.size).filter(|at| !arena.contains(*at)) {
         let Some(base) = peek.word(at) else { continue };
         // Folklore: it is no aligned address where a program called sbrk before its
         // first malloc. Seen: tests/fixtures/heap_foreign.c.
@@ -54,6 +57,14 @@ pub(super) fn find(memory: &dyn Memory, layout: StateLayout, state: u64, top: u6
             continue;
         }
         let forms = FORMS.iter().filter_map(|form| read(&mut peek, format, at, base, layout.fast, *form));
+        let mut forms: Vec<Params> = forms.collect();
+        let huge = forms.first().map(|first| first.huge_pages);
+        if forms.iter().any(|params| Some(params.huge_pages) != huge) {
+            // More than one form agrees: what it says of the version is nothing.
+            for params in &mut forms {
+                params.huge_pages = None;
+            }
+        }
         for params in forms {
             let same = region_start(memory, base) == region_start(memory, top);
             let likely = u32::from(params.tcache_count.is_some())
@@ -110,7 +121,14 @@ fn read(
     let behind = [1, 2, 3].map(|words| peek.word_at(at, words).unwrap_or(0));
     let [bins, bytes, count] = behind;
     let tcache = (1..=128).contains(&bins) && (1..=1 << 23).contains(&bytes) && count <= 0xffff;
-    Some(Params { at, mapped, mapped_bytes, base, tcache_count: tcache.then_some(count), huge_pages: huge })
+    Some(Params {
+        at,
+        mapped,
+        mapped_bytes,
+        base,
+        tcache_count: tcache.then_some(count),
+        huge_pages: Some(huge),
+    })
 }
 
 /// Whether thresholds and limits stand before the counts at `counts`.

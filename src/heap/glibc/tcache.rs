@@ -15,7 +15,7 @@ use crate::pass::Job;
 use crate::peek::Peek;
 
 use super::harm::Harm;
-use super::layout::{Machine, TcacheLayout};
+use super::layout::{Machine, StateLayout, TcacheLayout};
 use super::threads::ControlBlock;
 
 /// How many blocks are looked at for the count that empty lists have.
@@ -137,11 +137,12 @@ fn look(
 pub(super) fn find(
     peek: &mut Peek<'_>,
     blocks: &Blocks,
-    machine: Machine,
+    state: StateLayout,
     fill: Option<u64>,
     threads: &[ControlBlock],
     job: &Job,
 ) -> Result<Option<Caches>, Error> {
+    let machine = state.machine;
     let statics = statics(peek, threads);
     // One pass for all layouts: the blocks in use whose size is that of some cache.
     let mut sizes: Vec<u64> = TcacheLayout::ALL.iter().flat_map(|layout| layout.chunks(machine)).collect();
@@ -153,7 +154,7 @@ pub(super) fn find(
         blocks.units().filter(of_size).filter_map(|unit| u32::try_from(unit.index).ok()).collect();
     let unit = |index: &u32| blocks.unit(usize::try_from(*index).ok()?);
     let mut best: Option<(usize, Caches)> = None;
-    for layout in TcacheLayout::ALL {
+    for layout in TcacheLayout::ALL.into_iter().filter(|layout| layout.goes_with(state)) {
         let chunks = layout.chunks(machine);
         let right = |unit: &Unit| chunks.contains(&unit.range.len());
         let first: Vec<Unit> = possible.iter().filter_map(unit).filter(right).take(COUNTED).collect();

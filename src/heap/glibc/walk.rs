@@ -235,7 +235,14 @@ impl<'w> Walk<'w> {
         // Folklore: on i386 blocks are aligned to twice a header, and one header's
         // room is left behind the marks. Seen: tests/fixtures/heap_nobrk.c, gcc -m32.
         let end = at.saturating_add(header.saturating_mul(2));
-        let end = up(end, self.rules.machine.align).min(self.stretch.limit);
+        let mut end = up(end, self.rules.machine.align).min(self.stretch.limit);
+        // Folklore: of a top chunk of six words two are left for itself, which are no chunk and
+        // become a third mark (malloc/malloc.c, `sysmalloc`: `set_head (old_top, old_size | PREV_INUSE)`).
+        let third = end.saturating_add(header);
+        let marked = |chunk: Chunk| chunk.fencepost(self.rules.machine);
+        if self.stretch.main && third % PAGE == 0 && self.chunk(end).is_some_and(marked) {
+            end = third.min(self.stretch.limit);
+        }
         part.push(end, State::Overhead);
         true
     }
