@@ -17,6 +17,9 @@ use super::locate::Ring;
 use super::params::Params;
 use super::walk::{End, Stretch, Walk};
 
+/// Fewer bytes than this no arena ever has, and few arenas have more threads.
+const THREADS: u64 = 512;
+
 /// How often the same memory may be walked in vain while stretches are looked for.
 const IN_VAIN: u64 = 4;
 
@@ -48,10 +51,10 @@ impl ArenaState {
         let lock = order.value(peek.bytes(address, 4)?);
         let (first, second) = peek.two(address.checked_add(layout.system(false))?)?;
         // Up to 2.22 the two sizes stand where since 2.23 the number of threads
-        // and the first size do. A number of threads is smaller than a page;
-        // from 2.27 on there is nothing to decide.
+        // and the first size do. A number of threads is small, and a size is no more
+        // than the largest it had. From 2.27 on there is nothing to decide.
         let newer = layout.fast_flag || !layout.fast;
-        let attached = newer || first < PAGE || second < first;
+        let attached = newer || first < THREADS || second < first;
         let flags = order.value(peek.bytes(address.checked_add(4)?, 4)?);
         let system = if attached { second } else { first };
         Some(Self { address, main, top, system, locked: lock != 0, attached, scattered: flags & 2 != 0 })
@@ -172,14 +175,17 @@ impl Ground<'_> {
                 job: self.job,
             };
             let Some(next) = seek.next(at)? else { return Ok(false) };
+            // On i386 the first chunk of a page does not start at its first byte.
+            let page = at.max(next.saturating_sub(next % PAGE));
+            let own = if machine.first_chunk(page) == next { page } else { next };
             let mut part = Part::new(at, self.shape(), Some(arena));
             let mut gap = at;
-            while gap < next {
-                gap = next.min(gap.saturating_add(MOST_SPAN));
+            while gap < own {
+                gap = own.min(gap.saturating_add(MOST_SPAN));
                 part.push(gap, State::Foreign);
                 self.parts.push(std::mem::replace(&mut part, Part::new(gap, self.shape(), Some(arena))));
             }
-            (start, first) = (next, next);
+            (start, first) = (own, next);
         }
     }
 
@@ -192,6 +198,8 @@ impl Ground<'_> {
     /// alignment of the first one only. Seen: `tests/fixtures/heap_nobrk.c`, glibc 2.36.
     fn elsewhere(&mut self, state: ArenaState, arena: u32, top_seen: bool) -> Result<(), Error> {
         let mut top_seen = top_seen;
+        // Of the tries that would have led to top, the one that led farthest.
+        let mut best: Option<(u64, u64, AddressRange)> = None;
         let regions = self.memory.regions();
         let anonymous = regions.iter().filter(|region| {
             let kind = !matches!(region.kind, RegionKind::Stack | RegionKind::Special);
@@ -218,11 +226,22 @@ impl Ground<'_> {
                         top_seen |= top.is_some_and(|top| (at..end).contains(&top));
                         at = up(end.max(at.saturating_add(1)), PAGE);
                     } else {
+                        let length = end.saturating_sub(first);
+                        let most = best.map_or(0, |(most, ..)| most);
+                        if top.is_some() && length > most {
+                            best = Some((length, at, free));
+                        }
                         left = left.saturating_sub(end.saturating_sub(at));
                         at = at.saturating_add(PAGE);
                     }
                 }
             }
+        }
+        if let Some((_, start, free)) = best.filter(|_| !top_seen) {
+            // Damage: what leads to top is walked all the same, over what is broken.
+            let first = self.machine().first_chunk(start);
+            let stretch = Stretch { limit: free.end(), top: Some(state.top), main: true, open: true };
+            self.walk(start, first.saturating_sub(start), stretch, arena)?;
         }
         Ok(())
     }
@@ -368,25 +387,28 @@ impl Ground<'_> {
     }
 }
 
-/// Whether chunks of this layout lead from where the main arena's memory starts to its top.
-pub(super) fn tiles(
+/// Whether chunks of this layout lead from where the main arena's memory starts to a proper end,
+/// and how far they lead.
+pub(super) fn reach(
     memory: &dyn Memory,
     layout: StateLayout,
     state: ArenaState,
     params: Option<Params>,
-) -> bool {
+) -> (bool, u64) {
     let machine = layout.machine;
     let base = params.map_or(state.top, |params| params.base);
     let first = machine.first_chunk(base);
-    let Some(run) = run_of(memory, base) else { return machine.first_chunk(state.top) == state.top };
+    let Some(run) = run_of(memory, base) else { return (false, 0) };
     let top = (first..run.end()).contains(&state.top).then_some(state.top);
     let stretch = Stretch { limit: run.end(), top, main: true, open: true };
     let job = Job::default();
     let mut walk = Walk::new(memory, machine, stretch, &job);
     walk.strict = true;
     let mut part = Part::new(first, Shape { lead: 0, cost: 0 }, None);
+    // Only a job that was stopped is an error.
     let end = walk.units(&mut part);
-    matches!(end, Ok(End::Top | End::Fence)) && machine.first_chunk(state.top) == state.top
+    let proper = matches!(end, Ok(End::Top | End::Fence)) && machine.first_chunk(state.top) == state.top;
+    (proper, part.range().len())
 }
 
 /// Where heaps start that name an arena as theirs, by that arena.

@@ -12,6 +12,7 @@ use crate::peek::Peek;
 use crate::range::AddressRange;
 
 use super::chunk::{Chunk, Rules};
+use super::layout::{PREV_INUSE, up};
 
 /// How many chunks have to follow each other.
 const CHAIN: usize = 24;
@@ -105,7 +106,10 @@ impl Seek<'_> {
             let disagrees = last.is_some_and(|size| !chunk.previous_in_use() && previous != size);
             if disagrees || self.rules.check(chunk, self.limit.saturating_sub(at)).is_err() {
                 // The marks at the end of a stretch are no plain chunks.
-                return length > 0 && chunk.fencepost(self.rules.machine) && !disagrees;
+                let machine = self.rules.machine;
+                let last = !self.rules.main && chunk.head == PREV_INUSE;
+                let ends = up(at.saturating_add(machine.header()), machine.align) == self.limit;
+                return length > 0 && !disagrees && (chunk.fencepost(machine) || (last && ends));
             }
             last = Some(chunk.size());
             at = at.saturating_add(chunk.size());

@@ -16,7 +16,7 @@ use crate::peek::Peek;
 use crate::range::AddressRange;
 
 use super::arenas::own_heap;
-use super::layout::{BINS, StateLayout};
+use super::layout::{BINS, PAGE, StateLayout};
 
 /// How many of the 127 lists have to be consistent.
 const CONSISTENT: u64 = 100;
@@ -213,9 +213,15 @@ fn ring_at(peek: &mut Peek<'_>, empty: &[u64], data: &Data) -> Option<Ring> {
                 return Some(ring);
             }
             // Folklore: damage to `next` must not cost the whole heap. Of the layouts
-            // that are left, the one whose arena has its memory in whole pages.
+            // that are left, one whose arena has sizes that can be, and of these the one
+            // that finds most lists in the arenas that it leads to.
             let plausible = plausible_sizes(peek, *layout, state);
-            let better = open.as_ref().is_none_or(|open| open.consistent < consistent);
+            let lists = ring
+                .states
+                .iter()
+                .map(|state| consistent_lists(peek, state.wrapping_add(layout.bins())).unwrap_or(0));
+            let ring = Ring { consistent: lists.fold(0, u64::saturating_add), ..ring };
+            let better = open.as_ref().is_none_or(|open| open.consistent < ring.consistent);
             if plausible && better {
                 open = Some(ring);
             }
@@ -290,6 +296,13 @@ pub(super) fn looks_like_state(peek: &mut Peek<'_>, layout: StateLayout, state: 
 
 /// Whether the arena's sizes are what sizes of memory from the system are.
 fn plausible_sizes(peek: &mut Peek<'_>, layout: StateLayout, state: u64) -> bool {
-    let Some((system, most)) = peek.two(state.wrapping_add(layout.system(true))) else { return false };
-    system >= 0x1000 && system <= most && system % 0x1000 == 0
+    let whole = |attached| {
+        let sizes = peek.two(state.wrapping_add(layout.system(attached)));
+        sizes.is_some_and(|(system, most)| (PAGE..=most).contains(&system))
+    };
+    let [newer, older] = [true, false].map(whole);
+    // Before the sizes is a number of threads, since 2.23.
+    let threads = peek.word(state.wrapping_add(layout.system(false)));
+    let newer = newer && threads.is_some_and(|threads| threads < PAGE);
+    newer || (older && layout.fast && !layout.fast_flag)
 }

@@ -80,7 +80,8 @@ impl Found {
         let params = main.and_then(|main| params::find(memory, ring.layout, main.address, main.top));
         let mut ring = ring;
         if let Some((looser, main)) = ring.looser.zip(main) {
-            if !arenas::tiles(memory, ring.layout, main, params) {
+            let reach = |layout| arenas::reach(memory, layout, main, params);
+            if reach(looser) > reach(ring.layout) {
                 ring.layout = looser;
             }
         }
@@ -107,8 +108,14 @@ pub fn outside(memory: &dyn Memory, job: &Job) -> Result<Outside, Error> {
     let mut found = Outside::default();
     for ring in locate::rings(memory, job)? {
         let libc = Found::read(memory, ring, &Heaps::default(), &mut harm);
-        let main = libc.states.first().map(|state| state.top);
-        let ends = main.into_iter().chain(libc.params.map(|params| params.base));
+        let main = libc.states.first();
+        if main.is_some_and(|main| main.scattered) {
+            // It lives in whatever mappings it was given.
+            let given = memory.regions().iter().filter(|region| region.anonymous());
+            let given = given.filter(|region| region.permissions.writable());
+            found.main.extend(given.map(|region| region.range));
+        }
+        let ends = main.map(|main| main.top).into_iter().chain(libc.params.map(|params| params.base));
         found.main.extend(ends.filter_map(|address| arenas::run_of(memory, address)));
         if libc.params.is_some_and(|params| params.mapped == 0) {
             continue;

@@ -416,10 +416,11 @@ impl Follow<'_, '_> {
             let seen = keys.entry(key).or_default();
             *seen = seen.saturating_add(1);
         }
-        // Folklore: before 2.29 there is no key, and what stands there is the program's.
+        // Folklore: before 2.29 there is no key, and what stands there is the program's, be it
+        // the same in all of them: only where links are masked there may be a random one.
         let nearly_all = |seen: usize| seen.saturating_mul(10) >= followed.held.len().saturating_mul(9);
-        let random =
-            keys.into_iter().filter(|(key, seen)| *key != 0 && nearly_all(*seen)).map(|(key, _)| key).next();
+        let random = keys.into_iter().filter(|(key, seen)| self.masked && *key != 0 && nearly_all(*seen));
+        let random = random.map(|(key, _)| key).next();
         let by_address = nearly_all(own);
         if followed.held.len() < 2 || (random.is_none() && !by_address) {
             return Ok(());
