@@ -234,7 +234,7 @@ def mapped_bytes(answer: dict[str, Any]) -> int:
     drift = mapped["counted"]["bytes"] - mapped["bytes"]
     # `2.43`, or what the structures allow: `2.43 or newer`, `2.35 to 2.41`.
     (minor,) = re.findall(r"^2\.(\d+)", answer["allocator"]["version"])
-    assert drift == 0 or (int(minor) >= 43 and 0 < drift and drift % 16 == 0)
+    assert drift == 0 or (int(minor) >= 43 and drift > 0 and drift % 16 == 0)
     counted: int = mapped["counted"]["bytes"]
     return counted
 
