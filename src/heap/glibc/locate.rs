@@ -15,7 +15,7 @@ use crate::pass::{self, CHUNK, Job};
 use crate::peek::Peek;
 use crate::range::AddressRange;
 
-use super::arenas::own_heap;
+use super::heaps::own_heap;
 use super::layout::{BINS, PAGE, StateLayout};
 
 /// How many of the 127 lists have to be consistent.
