@@ -14,6 +14,7 @@ use super::chunk::{Chunk, Rules};
 use super::harm::Harm;
 use super::heaps::{Heaps, align_down, own_heap};
 use super::layout::{Machine, PAGE, StateLayout, up};
+use super::mapped;
 use super::params::Params;
 use super::walk::{End, Stretch, Walk};
 
@@ -59,6 +60,15 @@ impl ArenaState {
         let system = if attached { second } else { first };
         Some(Self { address, main, top, system, locked: lock != 0, attached, scattered: flags & 2 != 0 })
     }
+}
+
+/// What is known so far while the main arena's mappings are looked for.
+struct Search {
+    state: ArenaState,
+    arena: u32,
+    top_seen: bool,
+    /// Of the tries that would have led to top, the one that led farthest, with its memory.
+    best: Option<(u64, u64, AddressRange)>,
 }
 
 /// The units of all arenas as they are found.
@@ -197,51 +207,101 @@ impl Ground<'_> {
     /// Folklore: they are not at least 1 MiB (`MMAP_AS_MORECORE_SIZE`): from 2.35 on that is the
     /// alignment of the first one only. Seen: `tests/fixtures/heap_nobrk.c`, glibc 2.36.
     fn elsewhere(&mut self, state: ArenaState, arena: u32, top_seen: bool) -> Result<(), Error> {
-        let mut top_seen = top_seen;
-        // Of the tries that would have led to top, the one that led farthest.
-        let mut best: Option<(u64, u64, AddressRange)> = None;
+        // Folklore: the last page of a chunk with its own mapping may hold bytes that lead right
+        // into the stretch behind it; and one that `realloc` shrank may still say its old length
+        // at its start. Neither way is always right, and what the arena counts tells which was.
+        // Seen: `tests/fixtures/heap_traffic.c` with hugetlb=2, glibc 2.36.
+        let known = self.parts.len();
+        let mut search = Search { state, arena, top_seen, best: None };
+        self.runs(true, &mut search)?;
+        self.runs(false, &mut search)?;
+        let missed = self.missed(&search);
+        if missed == 0 {
+            return Ok(());
+        }
+        let first = self.parts.split_off(known);
+        let mut plain = Search { state, arena, top_seen, best: None };
+        self.runs(false, &mut plain)?;
+        if self.missed(&plain) < missed {
+            return Ok(());
+        }
+        self.parts.truncate(known);
+        self.parts.extend(first);
+        if let Some((_, start, free)) = search.best.filter(|_| !search.top_seen) {
+            // Damage: what leads to top is walked all the same, over what is broken.
+            let first = self.machine().first_chunk(start);
+            let stretch = Stretch { limit: free.end(), top: Some(state.top), main: true, open: true };
+            self.walk(start, first.saturating_sub(start), stretch, arena)?;
+        }
+        Ok(())
+    }
+
+    /// Looks for stretches in all mappings without a file, where nothing was found yet.
+    fn runs(&mut self, over_mapped: bool, search: &mut Search) -> Result<(), Error> {
         let regions = self.memory.regions();
         let anonymous = regions.iter().filter(|region| {
             let kind = !matches!(region.kind, RegionKind::Stack | RegionKind::Special);
             kind && region.permissions.writable() && region.anonymous()
         });
-        let runs = AddressRange::merge(anonymous.map(|region| region.range).collect());
-        for run in runs {
+        for run in AddressRange::merge(anonymous.map(|region| region.range).collect()) {
             let taken = self.parts.iter().map(Part::range).filter(|range| run.intersection(*range).is_some());
             let taken = AddressRange::merge(taken.collect());
             for free in run.without(&taken) {
-                let mut at = up(free.start(), PAGE);
-                // Folklore: bytes may look like chunks from every page on, up to one and
-                // the same break. What was walked in vain is bounded by the memory's size.
-                let mut left = free.len().saturating_mul(IN_VAIN);
-                while at < free.end() && left > 0 {
-                    self.job.check()?;
-                    if top_seen && self.claimed(arena, state.scattered) >= state.system {
-                        return Ok(());
-                    }
-                    let first = self.machine().first_chunk(at);
-                    let top = (first..free.end()).contains(&state.top).then_some(state.top);
-                    let (end, whole) = self.try_stretch(at, first, free.end(), top, arena)?;
-                    if whole {
-                        top_seen |= top.is_some_and(|top| (at..end).contains(&top));
-                        at = up(end.max(at.saturating_add(1)), PAGE);
-                    } else {
-                        let length = end.saturating_sub(first);
-                        let most = best.map_or(0, |(most, ..)| most);
-                        if top.is_some() && length > most {
-                            best = Some((length, at, free));
-                        }
-                        left = left.saturating_sub(end.saturating_sub(at));
-                        at = at.saturating_add(PAGE);
-                    }
+                if self.complete(search) {
+                    return Ok(());
                 }
+                self.pages(free, over_mapped, search)?;
             }
         }
-        if let Some((_, start, free)) = best.filter(|_| !top_seen) {
-            // Damage: what leads to top is walked all the same, over what is broken.
-            let first = self.machine().first_chunk(start);
-            let stretch = Stretch { limit: free.end(), top: Some(state.top), main: true, open: true };
-            self.walk(start, first.saturating_sub(start), stretch, arena)?;
+        Ok(())
+    }
+
+    /// Whether all that the arena took from the system was found.
+    fn complete(&self, search: &Search) -> bool {
+        search.top_seen && self.claimed(search.arena, search.state.scattered) >= search.state.system
+    }
+
+    /// How many bytes less or more were found than the arena took from the system.
+    ///
+    /// What others took counts or not: it does while the arena's memory is in one piece.
+    fn missed(&self, search: &Search) -> u64 {
+        let [own, all] = [true, false].map(|own_only| self.claimed(search.arena, own_only));
+        let system = search.state.system;
+        if search.top_seen { own.saturating_sub(system).max(system.saturating_sub(all)) } else { u64::MAX }
+    }
+
+    /// Tries a stretch at each page of `free`, or at each behind what looks like a mapped chunk.
+    fn pages(&mut self, free: AddressRange, over_mapped: bool, search: &mut Search) -> Result<(), Error> {
+        let machine = self.machine();
+        let memory = self.memory;
+        let mut peek = Peek::new(memory);
+        let mut at = up(free.start(), PAGE);
+        // Folklore: bytes may look like chunks from every page on, up to one and
+        // the same break. What was walked in vain is bounded by the memory's size.
+        let mut left = free.len().saturating_mul(IN_VAIN);
+        while at < free.end() && left > 0 && !self.complete(search) {
+            self.job.check()?;
+            let mapped = if over_mapped { mapped::length_at(&mut peek, machine, at) } else { None };
+            let behind = mapped.and_then(|length| at.checked_add(length));
+            if let Some(behind) = behind.filter(|behind| *behind <= free.end()) {
+                at = behind;
+                continue;
+            }
+            let first = machine.first_chunk(at);
+            let top = (first..free.end()).contains(&search.state.top).then_some(search.state.top);
+            let (end, whole) = self.try_stretch(at, first, free.end(), top, search.arena)?;
+            if whole {
+                search.top_seen |= top.is_some_and(|top| (at..end).contains(&top));
+                at = up(end.max(at.saturating_add(1)), PAGE);
+            } else {
+                let length = end.saturating_sub(first);
+                let most = search.best.map_or(0, |(most, ..)| most);
+                if top.is_some() && length > most {
+                    search.best = Some((length, at, free));
+                }
+                left = left.saturating_sub(end.saturating_sub(at));
+                at = at.saturating_add(PAGE);
+            }
         }
         Ok(())
     }

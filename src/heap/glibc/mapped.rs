@@ -98,6 +98,12 @@ fn candidates(
     Ok(all)
 }
 
+/// How long the mapping at `base` is, if it starts as that of a chunk does.
+pub(super) fn length_at(peek: &mut Peek<'_>, machine: Machine, base: u64) -> Option<u64> {
+    let (previous, head) = peek.two(base.checked_add(padding(machine))?)?;
+    total(machine, Chunk { previous, head }, padding(machine)).map(|(length, _)| length)
+}
+
 /// How far behind its mapping's start a chunk starts that needed no alignment.
 ///
 /// glibc, malloc/malloc.c, `sysmalloc_mmap`: where blocks are aligned to more than two words.
