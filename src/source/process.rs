@@ -244,8 +244,7 @@ impl Memory for Process {
         };
         let length = range.end().min(region.range.end()).saturating_sub(at).min(READ);
         let space = buffer.space(usize::try_from(length).unwrap_or_default());
-        // Of a page nothing is saved by asking first.
-        if length > PAGE && self.untouched(AddressRange::saturating(at, length), region) {
+        if self.untouched(AddressRange::saturating(at, length), region) {
             space.fill(0);
             return View { bytes: space, gap: None };
         }
