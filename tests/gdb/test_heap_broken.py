@@ -8,7 +8,6 @@ import pytest
 from harness import heaps
 from harness.glibc import Glibc
 from harness.heap_stops import (
-    FORMS,
     Scenario,
     Stop,
     covering,
@@ -51,12 +50,6 @@ stop = pytest.fixture(broken, params=scenarios(*HEADERS, *LINKS), **_names)
 stop_of_a_header = pytest.fixture(broken, params=scenarios(*HEADERS), **_names)
 stop_of_a_link = pytest.fixture(broken, params=scenarios(*LINKS), **_names)
 sound = pytest.fixture(broken, params=scenarios("none"), **_names)
-
-
-@pytest.fixture(params=FORMS)
-def form(request: pytest.FixtureRequest) -> str:
-    found: str = request.param
-    return found
 
 
 def near(stop: Stop) -> set[int]:

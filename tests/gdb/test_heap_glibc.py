@@ -9,7 +9,6 @@ import pytest
 from harness import cores, glibc
 from harness.glibc import Glibc
 from harness.heap_stops import (
-    FORMS,
     Scenario,
     Stop,
     arenas_as_said,
@@ -94,12 +93,6 @@ def stop(
     program = fixture_on(library, scenario.fixture, *scenario.flags)
     with stopped(library, scenario, program, tmp_path_factory.mktemp("heap") / "run") as made:
         yield made
-
-
-@pytest.fixture(params=FORMS)
-def form(request: pytest.FixtureRequest) -> str:
-    found: str = request.param
-    return found
 
 
 def test_the_sums_over_arenas_equal_mallinfo(stop: Stop, form: str) -> None:

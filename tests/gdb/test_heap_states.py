@@ -7,7 +7,7 @@ from typing import Callable
 
 import pytest
 from harness.glibc import Glibc
-from harness.heap_stops import FORMS, Scenario, Stop, stopped
+from harness.heap_stops import Scenario, Stop, stopped
 
 MAPPED = {"mmapped", "mapped64", "mapped4096", "mapped1m", "mremapped"}
 #: By name of a place: the state, and what the reason must name.
@@ -42,12 +42,6 @@ def stop(
             {"fastbin"} if library.minor >= 43 else set()
         )
         yield made
-
-
-@pytest.fixture(params=FORMS)
-def form(request: pytest.FixtureRequest) -> str:
-    found: str = request.param
-    return found
 
 
 def expected(stop: Stop) -> Iterator[tuple[str, int, int]]:
