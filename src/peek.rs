@@ -128,7 +128,14 @@ impl<'m> Peek<'m> {
         if slot.as_ref().is_none_or(|(kept, _)| *kept != start) {
             let whole = AddressRange::with_length(start, PAGE as u64).ok()?;
             let bytes = self.memory.view(whole, &mut self.buffer).bytes;
-            *slot = (bytes.len() == PAGE).then(|| (start, bytes.into()));
+            match slot {
+                _ if bytes.len() != PAGE => *slot = None,
+                Some((kept, page)) => {
+                    page.copy_from_slice(bytes);
+                    *kept = start;
+                }
+                None => *slot = Some((start, bytes.into())),
+            }
         }
         slot.as_ref()?.1.get(offset..end)
     }

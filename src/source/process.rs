@@ -27,8 +27,9 @@ use crate::source::elf::Image;
 use crate::source::file;
 use crate::source::kinds::{self, Clues};
 use crate::source::maps;
+use crate::source::pagemap::Touched;
 use crate::source::{Origin, SourceKind, Target, Thread};
-use crate::word::{ByteOrder, WordFormat};
+use crate::word::WordFormat;
 
 const PAGE: u64 = 4096;
 
@@ -43,8 +44,7 @@ pub(super) const NO_MEMORY: &str = "has no memory of its own: it ended or is a k
 struct Process {
     pid: i32,
     memory: File,
-    /// `/proc/PID/pagemap`, where it may be read.
-    pages: Option<File>,
+    touched: Touched,
     /// Whether its number is the same process to the system's calls as it is in /proc.
     direct: bool,
     /// When it started, in ticks since the machine did: its number may be given away again.
@@ -79,8 +79,8 @@ pub fn open(pid: i32, usage: bool) -> Result<Target, Error> {
     let format = image.as_ref().map_or(WordFormat::LITTLE_64, |image| image.format);
     let proc = Proc::new(pid).ok();
     let started = proc.as_ref().and_then(|proc| proc.stat().ok()).map(|stat| stat.starttime);
-    let pages = File::open(folder.join("pagemap")).ok();
-    let mut process = Process { pid, memory, pages, direct: false, started, format, regions };
+    let touched = Touched::open(&folder);
+    let mut process = Process { pid, memory, touched, direct: false, started, format, regions };
     process.direct = process.same_in_calls();
     let threads = proc.as_ref().map(threads).unwrap_or_default();
     let clues = Clues { threads: &threads, ..Clues::default() };
@@ -195,33 +195,12 @@ impl Process {
         read.ok().filter(|read| *read > 0)
     }
 
-    /// Whether no page of the range was ever touched, so that all of it reads as zeros.
-    ///
-    /// Folklore: the kernel answers whoever reads such a page with zeros, and
-    /// writes down in the process's page tables that it did. Reading the 14 TiB
-    /// that an address sanitizer reserves would cost the process 28 GiB of them.
-    fn untouched(&self, range: AddressRange, region: &Region) -> bool {
-        // In a smaller region the tables are there, or are nothing.
-        const LARGE: u64 = 64 << 20;
-        // One entry of 8 bytes a page, of which bit 63 says present and bit 62
-        // swapped out (Linux, Documentation/admin-guide/mm/pagemap.rst).
-        const MOST: usize = 257;
-        const TOUCHED: u64 = 0b11 << 62;
-        let large = region.range.len() >= LARGE && region.anonymous();
-        let Some(pages) = self.pages.as_ref().filter(|_| large) else { return false };
-        let first = range.start() / PAGE;
-        let count = usize::try_from(range.end().div_ceil(PAGE).saturating_sub(first)).unwrap_or(MOST);
-        let mut entries = [0; MOST * 8];
-        let Some(entries) = entries.get_mut(..count.min(MOST).saturating_mul(8)) else { return false };
-        let whole = entries.len();
-        let read = file::read_at(pages, entries, first.saturating_mul(8));
-        let mut entries = entries.chunks_exact(8);
-        read.ok() == Some(whole) && entries.all(|entry| ByteOrder::Little.value(entry) & TOUCHED == 0)
-    }
-
     /// Reads up to as many bytes as `space` has.
+    ///
+    /// A single page comes sooner from the file: the call asks each time whether it may.
     fn read(&self, space: &mut [u8], at: u64) -> io::Result<usize> {
-        match self.direct.then(|| self.call(space, at)).flatten() {
+        let many = space.len() as u64 > PAGE;
+        match (self.direct && many).then(|| self.call(space, at)).flatten() {
             Some(read) => Ok(read),
             None => file::read_at(&self.memory, space, at),
         }
@@ -244,7 +223,7 @@ impl Memory for Process {
         };
         let length = range.end().min(region.range.end()).saturating_sub(at).min(READ);
         let space = buffer.space(usize::try_from(length).unwrap_or_default());
-        if self.untouched(AddressRange::saturating(at, length), region) {
+        if self.touched.none(AddressRange::saturating(at, length), region) {
             space.fill(0);
             return View { bytes: space, gap: None };
         }
@@ -329,7 +308,7 @@ mod tests {
         let mut process = Process {
             pid,
             memory: File::open(folder.join("mem")).unwrap(),
-            pages: None,
+            touched: Touched::open(&folder),
             direct: false,
             started: None,
             format: WordFormat::LITTLE_64,
