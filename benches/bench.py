@@ -78,6 +78,7 @@ def _rows(gib: float, runs: int, only: str) -> "list[Row]":
         take("and of four such heaps", heap_rows.heap_as_a_whole, 4 * gib, min(runs, 3))
     elif only in heap_rows.heap_as_a_whole.__name__:
         found.append(Row(f"{4 * gib:g} GiB of blocks", "left out: --gib is less than 1"))
+    take("counting those of a process", heap_rows.heap_of_a_process, gib, runs)
     take("listing the blocks of a heap", heap_rows.heap_in_lines, runs)
     return found
 
@@ -107,7 +108,8 @@ def _record(found: "list[Row]", told: "list[str]") -> None:
     path = ROOT / "benches" / "record" / f"{today}.md"
     path.parent.mkdir(exist_ok=True)
     listed = "\n".join(f"- {fact}" for fact in told)
-    text = f"# {today}\n\n`make bench`.\n\n{as_markdown(found)}\n\n{_NOTE}\n\n{listed}\n"
+    command = " ".join(["benches/bench.py", *sys.argv[1:]])
+    text = f"# {today}\n\n`{command}`\n\n{as_markdown(found)}\n\n{_NOTE}\n\n{listed}\n"
     path.write_text(text, encoding="utf-8")
     print(f"\nwritten to {path.relative_to(ROOT)}")
 

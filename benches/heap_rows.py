@@ -45,6 +45,19 @@ def heap_as_a_whole(gib: float, runs: int) -> list[Row]:
         ]
 
 
+def heap_of_a_process(gib: float, runs: int) -> list[Row]:
+    """Measure what ``gdb-leak heap`` takes while a process is held for it."""
+    what = f"gdb-leak heap, {_size(gib)} of a process"
+    if available_memory() < 1.5 * gib * (1 << 30):
+        return [Row(what, f"left out: less memory than {1.5 * gib:g} GiB")]
+    taken = Samples()
+    with subjects.heap_process(gib) as (pid, held):
+        for _ in range(runs):
+            said = json.loads(whole_process(taken, GDB_LEAK, "heap", pid, "-json"))
+            _check(said["total"]["in_use"]["blocks"], held)
+    return [figure(what, taken)]
+
+
 def heap_in_lines(runs: int) -> list[Row]:
     """Compare printing 100,000 chunks in gdb, a line or more of each, with GEF."""
     ours = "leak-blocks -list -state all -limit unlimited"
@@ -86,8 +99,12 @@ class _Blocks:
         self.used: int = total["in_use"]["blocks"]
         self.in_tcache: int = free["tcache"]
         self.all: int = self.used + sum(free.values())
-        if self.used != heap.held + _OWN_BLOCKS:
-            raise BenchError(f"{self.used} blocks in use where {heap.held} and glibc's own are")
+        _check(self.used, heap.held)
+
+
+def _check(used: int, held: int) -> None:
+    if used != held + _OWN_BLOCKS:
+        raise BenchError(f"{used} blocks in use where {held} and glibc's own are")
 
 
 def _commands(heap: Heap, blocks: _Blocks, runs: int, theirs: "Optional[Watched]") -> list[Row]:

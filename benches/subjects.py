@@ -59,14 +59,20 @@ def big(gib: float) -> Iterator[Subject]:
 
 
 @contextmanager
+def heap_process(gib: float) -> Iterator["tuple[int, int]"]:
+    """Yield the number of a process with GIB gibibytes of small blocks, and how many it holds."""
+    with _running(_compiled("heap_big"), str(gib)) as process:
+        yield process.pid, int(_said(process)["held"].split()[0])
+
+
+@contextmanager
 def heap(gib: float) -> Iterator[Heap]:
     """Yield the core of a program with GIB gibibytes of small blocks."""
     program, core = _compiled("heap_big"), WORK / f"core.heap-{gib:g}"
     try:
-        with _running(program, str(gib)) as process:
-            said = _said(process)
-            _take_core(process.pid, core)
-        yield Heap(program, core, None, gib, int(said["held"].split()[0]))
+        with heap_process(gib) as (pid, held):
+            _take_core(pid, core)
+        yield Heap(program, core, None, gib, held)
     finally:
         # Of several gibibytes, so not kept until all is done. With it goes
         # what others write beside a core.
