@@ -164,9 +164,10 @@ fn mapped_chunks(params: Params, (chunks, bytes): (u64, u64), drifts: bool) -> C
 ///
 /// glibc 2.17 to 2.43, malloc/malloc.c, `mtrim`: up to 2.42 chunks in fastbins are merged with
 /// their free neighbours first (`malloc_consolidate`); then the whole pages behind the first
-/// six words of each chunk on the unsorted list and on the lists of a page and more;
-/// `systrim`: of the main arena's top chunk all whole pages but for the smallest
-/// chunk and a byte. Some of these pages may be given back already.
+/// six words of each chunk on the unsorted list and on the lists of a page and more (what
+/// borders on a top chunk became part of that); `systrim`: of the main arena's top chunk
+/// all whole pages but for the smallest chunk and a byte. Some of these pages may be
+/// given back already.
 ///
 /// # Errors
 ///
@@ -191,11 +192,13 @@ pub(super) fn trim(
                 run.add(&unit);
                 continue;
             }
-            if unit.state == State::Top && unit.range.start() == state.top {
-                let whole = unit.range.len().saturating_add(run.bytes);
-                let area = whole.saturating_sub(machine.smallest()).saturating_sub(1);
-                trim.bytes = trim.bytes.saturating_add(area & !(PAGE.wrapping_sub(1)));
-                trim.pin = last_used;
+            if unit.state == State::Top {
+                if unit.range.start() == state.top {
+                    let whole = unit.range.len().saturating_add(run.bytes);
+                    let area = whole.saturating_sub(machine.smallest()).saturating_sub(1);
+                    trim.bytes = trim.bytes.saturating_add(area & !(PAGE.wrapping_sub(1)));
+                    trim.pin = last_used;
+                }
                 run = Run::default();
             }
             trim.bytes = trim.bytes.saturating_add(run.pages(head, |size| machine.bin(size) >= least));
