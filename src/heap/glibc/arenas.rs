@@ -12,7 +12,8 @@ use crate::range::AddressRange;
 use super::boundary::Seek;
 use super::chunk::{Chunk, Rules};
 use super::harm::Harm;
-use super::heaps::{Heaps, align_down, own_heap};
+use super::heaps::{Heaps, align_down, own_heap, run_of};
+use super::known::Known;
 use super::layout::{Machine, PAGE, StateLayout, up};
 use super::mapped;
 use super::params::Params;
@@ -77,6 +78,7 @@ pub(super) struct Ground<'g> {
     pub job: &'g Job,
     pub layout: StateLayout,
     pub heaps: &'g Heaps,
+    pub known: &'g Known,
     pub parts: Vec<Part>,
     pub harm: Harm,
     pub caught: u64,
@@ -95,7 +97,7 @@ impl Ground<'_> {
 
     /// Walks one stretch, in as many spans as it needs.
     fn walk(&mut self, start: u64, overhead: u64, stretch: Stretch, arena: u32) -> Result<(End, u64), Error> {
-        let mut walk = Walk::new(self.memory, self.machine(), stretch, self.job);
+        let mut walk = Walk::new(self.memory, self.machine(), stretch, self.known, self.job);
         let mut part = Part::new(start, self.shape(), Some(arena));
         let first = start.saturating_add(overhead);
         part.push(first, State::Overhead);
@@ -182,6 +184,7 @@ impl Ground<'_> {
                 top,
                 limit: run.end(),
                 avoid: u64::MAX,
+                known: self.known,
                 job: self.job,
             };
             let Some(next) = seek.next(at)? else { return Ok(false) };
@@ -327,7 +330,7 @@ impl Ground<'_> {
             return Ok((start, false));
         }
         let stretch = Stretch { limit, top, main: true, open: true };
-        let mut walk = Walk::new(self.memory, machine, stretch, self.job);
+        let mut walk = Walk::new(self.memory, machine, stretch, self.known, self.job);
         walk.strict = true;
         let mut part = Part::new(start, self.shape(), Some(arena));
         part.push(first, State::Overhead);
@@ -462,35 +465,13 @@ pub(super) fn reach(
     let top = (first..run.end()).contains(&state.top).then_some(state.top);
     let stretch = Stretch { limit: run.end(), top, main: true, open: true };
     let job = Job::default();
-    let mut walk = Walk::new(memory, machine, stretch, &job);
+    let mut walk = Walk::new(memory, machine, stretch, Known::NONE, &job);
     walk.strict = true;
     let mut part = Part::new(first, Shape { lead: 0, cost: 0 }, None);
     // Only a job that was stopped is an error.
     let end = walk.units(&mut part);
     let proper = matches!(end, Ok(End::Top | End::Fence)) && machine.first_chunk(state.top) == state.top;
     (proper, part.range().len())
-}
-
-/// The writable memory around `address` that has no hole.
-pub(super) fn run_of(memory: &dyn Memory, address: u64) -> Option<AddressRange> {
-    let regions = memory.regions();
-    let at = regions.partition_point(|region| region.range.end() <= address);
-    let region =
-        regions.get(at).filter(|region| region.range.contains(address) && region.permissions.writable())?;
-    let (mut start, mut end) = (region.range.start(), region.range.end());
-    for region in regions.get(at.saturating_add(1)..).unwrap_or_default() {
-        if region.range.start() != end || !region.permissions.writable() || !region.anonymous() {
-            break;
-        }
-        end = region.range.end();
-    }
-    for region in regions.get(..at).unwrap_or_default().iter().rev() {
-        if region.range.end() != start || !region.permissions.writable() || !region.anonymous() {
-            break;
-        }
-        start = region.range.start();
-    }
-    AddressRange::new(start, end).ok()
 }
 
 /// A number of the layout, all of which are small.

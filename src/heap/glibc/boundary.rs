@@ -12,6 +12,7 @@ use crate::peek::Peek;
 use crate::range::AddressRange;
 
 use super::chunk::{Chunk, Rules};
+use super::known::Known;
 use super::layout::{PREV_INUSE, up};
 
 /// How many chunks have to follow each other.
@@ -30,6 +31,8 @@ pub(super) struct Seek<'s> {
     pub limit: u64,
     /// Where no chunk is: no chain may lead there, and one from before it has to pass it.
     pub avoid: u64,
+    /// Where chunks start: no chain may lead over one.
+    pub known: &'s Known,
     pub job: &'s Job,
 }
 
@@ -71,7 +74,7 @@ impl Seek<'_> {
                 let room = self.limit.saturating_sub(looked);
                 if head != 0
                     && self.rules.check(chunk, room).is_ok()
-                    && self.chain(&mut peek, looked, &mut steps)
+                    && (self.known.contains(looked) || self.chain(&mut peek, looked, &mut steps))
                 {
                     return Ok(Some(looked));
                 }
@@ -99,7 +102,7 @@ impl Seek<'_> {
                 return true;
             }
             if at >= self.limit {
-                return at == self.limit && length > 1;
+                return at == self.limit && (length > 1 || self.known.contains(at));
             }
             let Some((previous, head)) = peek.two(at) else { return false };
             let chunk = Chunk { previous, head };
@@ -111,8 +114,12 @@ impl Seek<'_> {
                 let ends = up(at.saturating_add(machine.header()), machine.align) == self.limit;
                 return length > 0 && !disagrees && (chunk.fencepost(machine) || (last && ends));
             }
+            let next = at.saturating_add(chunk.size());
+            if self.known.within(at, next).is_some() {
+                return false;
+            }
             last = Some(chunk.size());
-            at = at.saturating_add(chunk.size());
+            at = next;
             length = length.saturating_add(1);
             counted = counted.saturating_add(usize::from(self.avoid == u64::MAX || at > self.avoid));
         }

@@ -6,6 +6,7 @@ use crate::pass::Job;
 use crate::peek::Peek;
 
 use super::arenas::ArenaState;
+use super::chunk::Chunk;
 use super::harm::Harm;
 use super::layout::{BINS, SMALL_BINS, StateLayout};
 
@@ -59,6 +60,9 @@ impl Lists<'_, '_> {
                     Some(_) => None,
                 };
                 if let Some(rule) = rule {
+                    if unit.is_none() && self.passed_over(at, |size| machine.fast_bin(size) == index) {
+                        self.harm.astray(at);
+                    }
                     self.harm.note(
                         from,
                         at,
@@ -124,6 +128,10 @@ impl Lists<'_, '_> {
                 }
             };
             if let Some(broken) = broken {
+                let other_list = |size| index > 1 && machine.bin(size) != index;
+                if self.passed_over(at, |size| !other_list(size)) && self.linked(at) {
+                    self.harm.astray(at);
+                }
                 if way == Way::Forward {
                     let told = name(index);
                     self.harm.note(from.wrapping_add(header), at, 0, format!("{told} {broken}"));
@@ -142,6 +150,21 @@ impl Lists<'_, '_> {
             at = next;
         }
         Ok(true)
+    }
+
+    /// Whether the size at `at` is right for the list there, though the walk found no chunk.
+    fn passed_over(&mut self, at: u64, right: impl Fn(u64) -> bool) -> bool {
+        let Some((previous, head)) = self.peek.two(at) else { return false };
+        self.blocks.unit_from(at).is_none() && right(Chunk { previous, head }.size())
+    }
+
+    /// Whether both neighbours on a list lead back to `at`.
+    fn linked(&mut self, at: u64) -> bool {
+        let header = self.layout.machine.header();
+        let links = |peek: &mut Peek<'_>, chunk: u64| peek.two(chunk.wrapping_add(header));
+        let Some((forward, back)) = links(self.peek, at) else { return false };
+        links(self.peek, forward).is_some_and(|(_, back)| back == at)
+            && links(self.peek, back).is_some_and(|(forward, _)| forward == at)
     }
 
     fn ask(&self, length: u64) -> Result<(), Error> {

@@ -3,7 +3,8 @@
 //! Symbols of libc are not needed, and no version is asked for. [`locate`] finds
 //! the arenas in libc's data, [`arenas`] the memory of each, [`walk`] cuts it into
 //! chunks, [`mapped`] adds those with mappings of their own; [`tcache`] and
-//! [`free_lists`] tell which of the chunks are free, and where they are kept.
+//! [`free_lists`] tell which of the chunks are free, and where they are kept;
+//! [`reading`] puts these steps together.
 //! Each of these holds the structures to what malloc would have made of them;
 //! the first of what breaks a rule is kept, and the rest goes on.
 
@@ -14,10 +15,12 @@ mod chunk;
 mod free_lists;
 mod harm;
 mod heaps;
+mod known;
 mod layout;
 mod locate;
 mod mapped;
 mod params;
+mod reading;
 mod reason;
 mod tcache;
 mod threads;
@@ -26,7 +29,7 @@ mod walk;
 
 use crate::error::Error;
 use crate::heap::allocator::{Allocator, Arena, Check, Count, Damage, Header, Trim};
-use crate::heap::block::{Blocks, Part};
+use crate::heap::block::Blocks;
 use crate::heap::summary::Tally;
 use crate::memory::Memory;
 use crate::pass::Job;
@@ -34,14 +37,14 @@ use crate::peek::Peek;
 use crate::range::AddressRange;
 use crate::source::Thread;
 
-use arenas::{ArenaState, Ground};
-use free_lists::Lists;
+use arenas::ArenaState;
 use harm::Harm;
 use heaps::Heaps;
 use layout::StateLayout;
 use locate::Ring;
 use params::Params;
-use tcache::{Caches, Follow, Followed};
+use reading::{Reading, Subject};
+use tcache::{Caches, Followed};
 use version::Traits;
 
 /// A heap of glibc's malloc.
@@ -118,7 +121,7 @@ pub fn outside(memory: &dyn Memory, job: &Job) -> Result<Outside, Error> {
             found.main.extend(given.map(|region| region.range));
         }
         let ends = main.map(|main| main.top).into_iter().chain(libc.params.map(|params| params.base));
-        found.main.extend(ends.filter_map(|address| arenas::run_of(memory, address)));
+        found.main.extend(ends.filter_map(|address| heaps::run_of(memory, address)));
         if libc.params.is_some_and(|params| params.mapped == 0) {
             continue;
         }
@@ -149,49 +152,17 @@ impl Glibc {
         let (layout, params, module) = (first.ring.layout, first.params, first.ring.module.clone());
         let consistent = first.ring.consistent;
 
-        let mut ground = Ground { memory, job, layout, heaps: &heaps, parts: Vec::new(), harm, caught: 0 };
-        let walked = walk_all(&mut ground, &libcs)?;
-        let Ground { parts, mut harm, caught, .. } = ground;
-        let (mut blocks, dropped) = Blocks::new(parts);
-        for range in dropped {
-            harm.note(range.start(), 0, range.len(), "two heaps claim this memory");
-        }
-        let states = walked.states;
-
-        let mut peek = Peek::new(memory);
-        let fill = params.and_then(|params| params.tcache_count);
-        // Before 2.26 nobody counts for a cache.
-        let before = layout.fast && !layout.fast_flag && fill.is_none();
-        let control = threads::control_blocks(memory, threads);
-        let caches =
-            if before { None } else { tcache::find(&mut peek, &blocks, layout, fill, &control, job)? };
-        let by_cache =
-            caches.as_ref().and_then(|caches| tcache::masked(&mut peek, caches, &blocks, layout.machine));
-        let traits = Traits {
-            layout,
-            attached: states.first().is_some_and(|(_, state)| state.attached),
-            tcache: caches.as_ref().map(|caches| caches.layout),
-            masked: by_cache.or_else(|| free_lists::masked(&mut peek, &blocks, &states)),
-            heap_header: walked.header.and_then(|bytes| bytes.checked_div(layout.machine.word)),
-            huge_pages: params.and_then(|params| params.huge_pages),
-        };
+        let subject = Subject { memory, threads, libcs: &libcs, heaps: &heaps, layout, params, job };
+        let read = subject.read()?;
+        let Reading { blocks, states, mapped, traits, caches, followed, walks, links, caught } = read;
+        harm.merge(walks);
         let banner = version::banner(memory, &module, job)?;
-        let mut marks = Marks {
-            peek,
-            blocks: &mut blocks,
-            // Without a list to tell there is nothing to unmask.
-            masked: traits.masked.unwrap_or_else(|| traits.versions().0 >= 32),
-            harm: Harm::default(),
-        };
-        let followed = marks.all(caches.as_ref(), &states, job)?;
-        let links = marks.harm;
-
         let tally = Tally::of(&blocks, states.len(), job)?;
         let seen = checks::Seen {
             states: &states,
             params,
             layout,
-            mapped: walked.mapped,
+            mapped,
             followed: &followed,
             caches: caches.as_ref(),
             walk: harm.count,
@@ -221,96 +192,6 @@ impl Glibc {
             caches,
             followed,
         }))
-    }
-}
-
-/// What walking over all arenas of all libcs found beside units.
-struct Walked {
-    /// The arenas, in the order of their numbers.
-    states: Vec<(StateLayout, ArenaState)>,
-    /// The bytes of a heap's header, where there is a further arena.
-    header: Option<u64>,
-    /// How many mapped chunks there are, and their bytes.
-    mapped: (u64, u64),
-}
-
-fn walk_all(ground: &mut Ground<'_>, libcs: &[Found]) -> Result<Walked, Error> {
-    let mut walked = Walked { states: Vec::new(), header: None, mapped: (0, 0) };
-    for libc in libcs {
-        ground.layout = libc.ring.layout;
-        if !libc.ring.closed {
-            let last = libc.ring.states.last().copied().unwrap_or(0);
-            ground.harm.note(last, 0, 0, "the ring of arenas does not lead back to the main one");
-        }
-        let first = walked.states.len();
-        walked.states.extend(libc.states.iter().map(|state| (libc.ring.layout, *state)));
-        let number = |index: usize| u32::try_from(first.saturating_add(index)).unwrap_or(u32::MAX);
-        // The main arena last: where it lives in mappings it has what no other heap does.
-        for (index, state) in libc.states.iter().enumerate().filter(|(_, state)| !state.main) {
-            walked.header = walked.header.or(ground.thread(*state, number(index))?);
-        }
-        for (index, state) in libc.states.iter().enumerate().filter(|(_, state)| state.main) {
-            ground.main(*state, libc.params, number(index))?;
-        }
-    }
-    let none = libcs.iter().all(|libc| libc.params.is_some_and(|params| params.mapped == 0));
-    if !none {
-        let taken = AddressRange::merge(ground.parts.iter().map(Part::range).collect());
-        let machine = ground.layout.machine;
-        let count = libcs.first().and_then(|libc| libc.params);
-        let count = count.map(|params| (params.mapped, params.mapped_bytes));
-        let found = mapped::find(ground.memory, machine, &taken, count, ground.job)?;
-        let bytes = found.iter().map(|mapped| mapped.range.len()).fold(0, u64::saturating_add);
-        walked.mapped = (found.len() as u64, bytes);
-        ground.parts.extend(found.iter().map(|mapped| mapped::part(machine, mapped)));
-    }
-    Ok(walked)
-}
-
-/// Free blocks as they are marked.
-struct Marks<'m> {
-    peek: Peek<'m>,
-    blocks: &'m mut Blocks,
-    masked: bool,
-    harm: Harm,
-}
-
-impl Marks<'_> {
-    /// Follows all caches of threads, then the lists of all arenas.
-    fn all(
-        &mut self,
-        caches: Option<&Caches>,
-        states: &[(StateLayout, ArenaState)],
-        job: &Job,
-    ) -> Result<Followed, Error> {
-        let mut followed = Followed::default();
-        if let (Some(caches), Some((layout, _))) = (caches, states.first()) {
-            let mut follow = Follow {
-                peek: &mut self.peek,
-                blocks: self.blocks,
-                machine: layout.machine,
-                masked: self.masked,
-                harm: &mut self.harm,
-                job,
-            };
-            followed = follow.caches(caches)?;
-        }
-        for (layout, state) in states {
-            let mut lists = Lists {
-                peek: &mut self.peek,
-                blocks: self.blocks,
-                layout: *layout,
-                state: *state,
-                masked: self.masked,
-                harm: &mut self.harm,
-                job,
-            };
-            if layout.fast {
-                lists.fast()?;
-            }
-            lists.bins()?;
-        }
-        Ok(followed)
     }
 }
 

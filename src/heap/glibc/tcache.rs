@@ -14,6 +14,7 @@ use crate::heap::block::{Blocks, State, Unit};
 use crate::pass::Job;
 use crate::peek::Peek;
 
+use super::chunk::Chunk;
 use super::harm::Harm;
 use super::layout::{Machine, StateLayout, TcacheLayout};
 use super::threads::ControlBlock;
@@ -362,6 +363,12 @@ impl Follow<'_, '_> {
                     "list {index} of the cache at {:#x} leads to no block of its size",
                     cache.address
                 );
+                let chunk = at.wrapping_sub(self.machine.header());
+                let size = self.peek.two(chunk).map(|(previous, head)| Chunk { previous, head }.size());
+                let right = size.and_then(|size| caches.layout.bin(self.machine, size)) == Some(index);
+                if right && self.blocks.unit_from(chunk).is_none() {
+                    self.harm.astray(chunk);
+                }
                 self.harm.note(from, at, 0, rule);
                 return (length, false);
             };

@@ -15,6 +15,7 @@ use crate::range::AddressRange;
 use super::boundary;
 use super::chunk::{Broken, Chunk, Rules};
 use super::harm::Harm;
+use super::known::Known;
 use super::layout::{Machine, PAGE, PREV_INUSE, up};
 
 /// How many chunks are gone over before somebody may ask to stop.
@@ -51,6 +52,8 @@ pub(super) struct Walk<'w> {
     pub memory: &'w dyn Memory,
     pub rules: Rules,
     pub stretch: Stretch,
+    /// Where chunks start whatever the sizes before say.
+    pub known: &'w Known,
     pub job: &'w Job,
     pub harm: Harm,
     /// How often malloc was caught moving the border between a chunk and top.
@@ -70,9 +73,15 @@ enum Stop {
 }
 
 impl<'w> Walk<'w> {
-    pub(super) fn new(memory: &'w dyn Memory, machine: Machine, stretch: Stretch, job: &'w Job) -> Self {
+    pub(super) fn new(
+        memory: &'w dyn Memory,
+        machine: Machine,
+        stretch: Stretch,
+        known: &'w Known,
+        job: &'w Job,
+    ) -> Self {
         let rules = Rules { machine, main: stretch.main };
-        Self { memory, rules, stretch, job, harm: Harm::default(), caught: 0, strict: false }
+        Self { memory, rules, stretch, known, job, harm: Harm::default(), caught: 0, strict: false }
     }
 
     /// Adds the units from the end of `part` on.
@@ -125,6 +134,7 @@ impl<'w> Walk<'w> {
         let top = self.stretch.top.unwrap_or(u64::MAX);
         // The next place at which a plain chunk may not start or reach over.
         let end = self.stretch.limit.min(if top > base { top } else { u64::MAX });
+        let end = end.min(self.known.behind(base).unwrap_or(u64::MAX));
         let mut at = base;
         for _ in 0..ASK {
             if at >= end {
@@ -159,6 +169,8 @@ impl<'w> Walk<'w> {
     fn previous_free(&mut self, part: &mut Part, at: u64, chunk: Chunk) {
         let size = match (part.last_start(), part.last_state()) {
             (Some(start), Some(State::Used)) => at.wrapping_sub(start),
+            // What lies there was told broken already.
+            (_, Some(State::Damaged)) => return,
             _ => 0,
         };
         if size == chunk.previous && size != 0 {
@@ -184,6 +196,9 @@ impl<'w> Walk<'w> {
         let room = self.stretch.limit.saturating_sub(at);
         let top = self.stretch.top.filter(|top| *top > at);
         let whole = self.rules.check(chunk, room).is_ok();
+        if let Some(place) = self.known.within(at, at.saturating_add(chunk.size())).filter(|_| whole) {
+            return self.over(part, chunk, place);
+        }
         if let Some(top) = top.filter(|top| at.saturating_add(chunk.size()) > *top) {
             // Folklore: malloc moves `top` before it writes the sizes on both sides of
             // the new border, and free writes the size before it moves `top`. The
@@ -276,6 +291,7 @@ impl<'w> Walk<'w> {
     fn straddling(&mut self, part: &mut Part, at: u64, gap: Option<Gap>) -> Result<Option<End>, Error> {
         if let Some(chunk) = self.chunk(at) {
             let end = self.stretch.top.filter(|top| *top > at).unwrap_or(u64::MAX).min(self.stretch.limit);
+            let end = end.min(self.known.behind(at).unwrap_or(u64::MAX));
             if self.rules.check(chunk, end.saturating_sub(at)).is_err() {
                 return self.odd(part, chunk);
             }
@@ -309,6 +325,7 @@ impl<'w> Walk<'w> {
             top,
             limit: stop,
             avoid: at,
+            known: self.known,
             job: self.job,
         };
         let found = seek.next(from)?;
@@ -331,6 +348,36 @@ impl<'w> Walk<'w> {
         self.harm.note(at, value, skipped, rule);
         part.push(place, State::Damaged);
         Ok((found.is_none() && top.is_none()).then_some(End::Limit))
+    }
+
+    /// The chunk at the end of `part` would reach over `place`, where one starts.
+    fn over(&mut self, part: &mut Part, chunk: Chunk, place: u64) -> Result<Option<End>, Error> {
+        if self.strict {
+            return Ok(Some(End::Limit));
+        }
+        let at = part.end();
+        let smallest = self.rules.machine.smallest();
+        let seek = boundary::Seek {
+            memory: self.memory,
+            rules: self.rules,
+            top: None,
+            limit: place,
+            avoid: u64::MAX,
+            known: self.known,
+            job: self.job,
+        };
+        let next = seek.next(at.saturating_add(smallest))?.map_or(place, |next| next.min(place));
+        if !chunk.previous_in_use() {
+            self.previous_free(part, at, chunk);
+        }
+        let size = chunk.size();
+        let rule = format!(
+            "size {size:#x} leads over {place:#x}, where a list has a chunk; the next one is at {next:#x}"
+        );
+        self.harm.note(at, chunk.head, 0, rule);
+        let room = next.saturating_sub(at);
+        part.push(next, if room < smallest { State::Damaged } else { State::Used });
+        Ok(None)
     }
 
     /// The top chunk, from `at` to the end of the arena's memory.

@@ -156,7 +156,7 @@ fn names(built: &Built, heap: &dyn Allocator, hit: &Chunk) -> bool {
 ///
 /// Behind memory of others as many as 24 that follow each other tell where that is: a damaged one
 /// ends that memory later.
-fn begins_again(built: &Built, number: usize) -> bool {
+pub(crate) fn begins_again(built: &Built, number: usize) -> bool {
     let follows = |number: usize| number > 0 && built.chunks[number - 1].end() == built.chunks[number].start;
     let start = (0..=number).rev().find(|number| !follows(*number)).unwrap_or(0);
     start > 0 && built.chunks[number].arena == 0 && number - start < 24
@@ -164,7 +164,7 @@ fn begins_again(built: &Built, number: usize) -> bool {
 
 /// Whether a chunk of the main arena lies in memory that `mmap` gave: damage there may cost a
 /// whole mapping, which docs/limits.md says.
-fn is_mapped(chunk: &Chunk) -> bool {
+pub(crate) fn is_mapped(chunk: &Chunk) -> bool {
     chunk.arena == 0 && chunk.start > 0x7000_0000_0000
 }
 

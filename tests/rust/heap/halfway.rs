@@ -1,0 +1,66 @@
+//! Heaps of a process that was stopped within malloc, between two of its stores.
+
+use std::collections::BTreeSet;
+
+use crate::answer::Answer;
+use crate::builder::{Built, Chunk, build};
+use crate::damage::{begins_again, by_brk, is_mapped, others_are_right};
+use crate::figures::Kind;
+use crate::plan::Plan;
+use gdb_leak::heap::block::State;
+use proptest::prelude::*;
+
+/// The first chunk behind chunk `number` that is on a list, where one follows the other up to it
+/// and one more.
+fn listed_behind(built: &Built, number: usize) -> Option<Chunk> {
+    let follows = |pair: &&[Chunk]| pair[0].end() == pair[1].start;
+    let pairs = built.chunks[number..].windows(2).take_while(follows);
+    let on_list = |chunk: &Chunk| chunk.merged() || matches!(chunk.state, State::Tcache | State::Fast);
+    pairs.skip(1).map(|pair| pair[0]).find(on_list)
+}
+
+/// malloc/malloc.c, `_int_malloc`: a free chunk is cut in two, and its first part is off its list
+/// and has its size; where the rest starts stands what a block held, a size that leads on to `end`.
+fn cut(built: &mut Built, chunk: &Chunk, end: u64) {
+    let (word, header) = (built.target.word(), built.target.header());
+    let other = if chunk.arena == 0 { 0 } else { 4 };
+    let links = chunk.start + header;
+    let (forward, back) = (built.image.read(links), built.image.read(links + word));
+    built.image.word(forward + header + word, back);
+    built.image.word(back + header, forward);
+    let size = built.target.smallest();
+    built.image.word(chunk.start + word, size | other | 1);
+    let rest = chunk.start + size;
+    let noise = built.dice.roll();
+    built.image.words(rest, &[noise, (end - rest) | other | 1]);
+}
+
+fn is_read(plan: &Plan, pick: u64) -> Result<(), TestCaseError> {
+    let mut built = build(plan);
+    let candidates: Vec<(Chunk, Chunk)> = (0..built.chunks.len())
+        .filter(|number| !is_mapped(&built.chunks[*number]) && !begins_again(&built, *number))
+        .map(|number| (number, built.chunks[number]))
+        .filter(|(_, chunk)| chunk.merged() && chunk.size >= 2 * built.target.smallest())
+        .filter_map(|(number, chunk)| Some((chunk, listed_behind(&built, number)?)))
+        .collect();
+    let Some(at) = usize::try_from(pick).unwrap().checked_rem(candidates.len()) else { return Ok(()) };
+    let (chunk, listed) = candidates[at];
+    cut(&mut built, &chunk, listed.end());
+    let Answer { heap, .. } = built.open();
+    let Some(heap) = heap.as_deref() else { return Err(TestCaseError::fail("no heap was found")) };
+    let told = |error: TestCaseError| TestCaseError::fail(format!("{chunk:x?} up to {listed:x?}: {error}"));
+    others_are_right(&built, heap, &BTreeSet::from([chunk.start])).map_err(told)?;
+    prop_assert!(heap.damages() > 0);
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(150))]
+
+    #[test]
+    fn a_size_not_written_yet_costs_no_block_up_to_the_next_listed_one(
+        plan in by_brk(Kind::X86), pick in any::<u64>(),
+    ) {
+        is_read(&plan, pick)?;
+    }
+}
