@@ -450,30 +450,6 @@ impl Ground<'_> {
     }
 }
 
-/// Whether chunks of this layout lead from where the main arena's memory starts to a proper end,
-/// and how far they lead.
-pub(super) fn reach(
-    memory: &dyn Memory,
-    layout: StateLayout,
-    state: ArenaState,
-    params: Option<Params>,
-) -> (bool, u64) {
-    let machine = layout.machine;
-    let base = params.map_or(state.top, |params| params.base);
-    let first = machine.first_chunk(base);
-    let Some(run) = run_of(memory, base) else { return (false, 0) };
-    let top = (first..run.end()).contains(&state.top).then_some(state.top);
-    let stretch = Stretch { limit: run.end(), top, main: true, open: true };
-    let job = Job::default();
-    let mut walk = Walk::new(memory, machine, stretch, Known::NONE, &job);
-    walk.strict = true;
-    let mut part = Part::new(first, Shape { lead: 0, cost: 0 }, None);
-    // Only a job that was stopped is an error.
-    let end = walk.units(&mut part);
-    let proper = matches!(end, Ok(End::Top | End::Fence)) && machine.first_chunk(state.top) == state.top;
-    (proper, part.range().len())
-}
-
 /// A number of the layout, all of which are small.
 fn byte(number: u64) -> u8 {
     u8::try_from(number).unwrap_or(u8::MAX)

@@ -12,6 +12,7 @@ mod arenas;
 mod boundary;
 mod checks;
 mod chunk;
+mod fit;
 mod free_lists;
 mod harm;
 mod heaps;
@@ -84,8 +85,8 @@ impl Found {
         let main = states.first().copied();
         let params = main.and_then(|main| params::find(memory, ring.layout, main.address, main.top));
         let mut ring = ring;
-        if let Some((looser, main)) = ring.looser.zip(main) {
-            let reach = |layout| arenas::reach(memory, layout, main, params);
+        if let Some(looser) = ring.looser {
+            let reach = |layout| fit::reach(memory, layout, &states, params);
             if reach(looser) > reach(ring.layout) {
                 ring.layout = looser;
             }

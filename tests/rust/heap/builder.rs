@@ -242,7 +242,7 @@ impl Built {
         }
         // The end is a page's; a used block keeps the top chunk as small as planned.
         let shortest = smallest + (align - at % align) % align;
-        let (filler, size) = match stretch.top {
+        let (mut filler, size) = match stretch.top {
             None => (0, up(at + shortest, PAGE) - at),
             Some(steps) => {
                 let size = shortest + steps * align;
@@ -250,6 +250,10 @@ impl Built {
                 (if (1..smallest).contains(&filler) { filler + PAGE } else { filler }, size)
             }
         };
+        // malloc/malloc.c, sysmalloc: what is asked of `brk` is a page at least.
+        if arena == 0 && at + filler + size - start < PAGE {
+            filler += PAGE;
+        }
         if filler > 0 {
             chunks.push(Chunk { start: at, size: filler, state: State::Used, arena, cached: None });
             at += filler;
