@@ -428,8 +428,9 @@ impl Follow<'_, '_> {
         let nearly_all = |seen: usize| seen.saturating_mul(10) >= followed.held.len().saturating_mul(9);
         let random = keys.into_iter().filter(|(key, seen)| self.masked && *key != 0 && nearly_all(*seen));
         let random = random.map(|(key, _)| key).next();
-        let by_address = nearly_all(own);
-        if followed.held.len() < 2 || (random.is_none() && !by_address) {
+        // One block that has the cache's own address tells; a random number is known by two.
+        let by_address = own > 0 && nearly_all(own);
+        if !by_address && (random.is_none() || followed.held.len() < 2) {
             return Ok(());
         }
         let broken: BTreeSet<u64> = followed.broken.iter().map(|(_, index)| *index).collect();

@@ -105,9 +105,16 @@ fn overwrite(built: &mut Built, harm: Harm, chunk: &Chunk) {
     }
 }
 
+/// How many blocks in caches are told without the end of a list, which `lost` is.
+fn reached(built: &Built, lost: &[u64]) -> usize {
+    let cached = |chunk: &&Chunk| chunk.state == State::Tcache && !lost.contains(&chunk.start);
+    built.chunks.iter().filter(cached).count()
+}
+
 /// The chunks of which nothing is asked when those in `hit` are damaged.
 ///
-/// Their direct neighbours; and what lies behind any of these on a fastbin, or in a cache without keys.
+/// Their direct neighbours; and what lies behind any of these on a fastbin, or in a cache whose keys
+/// tell nothing.
 fn excused(built: &Built, hit: &Chunk) -> BTreeSet<u64> {
     let near =
         |chunk: &&Chunk| chunk.start == hit.start || chunk.end() == hit.start || chunk.start == hit.end();
@@ -116,7 +123,12 @@ fn excused(built: &Built, hit: &Chunk) -> BTreeSet<u64> {
         let first = list.iter().position(|start| excused.contains(start));
         let Some(first) = first else { continue };
         let fast = built.chunks.iter().any(|chunk| chunk.start == list[first] && chunk.state == State::Fast);
-        if fast || built.target.key() == Key::None {
+        let known = match built.target.key() {
+            Key::None => false,
+            Key::Address => reached(built, &list[first..]) >= 1,
+            Key::Random => reached(built, &list[first..]) >= 2,
+        };
+        if fast || !known {
             excused.extend(&list[first..]);
         }
     }
