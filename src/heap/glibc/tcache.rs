@@ -122,10 +122,10 @@ fn look(
     match (good, bad) {
         (0, 0) => Some(Look::Blank),
         (_, 0) => Some(Look::Full),
-        (good, bad) if bad <= 2 && good >= bad => Some(Look::Damaged),
         // Folklore: of a cache that had one list, damage to it leaves nothing that
-        // fits. Only a thread's variable tells that it is one.
-        (0, 1) => Some(Look::Damaged),
+        // fits; and what overruns its block hits the last list. Only a thread's
+        // variable tells that it is one.
+        (_, 1 | 2) => Some(Look::Damaged),
         _ => None,
     }
 }
