@@ -5,7 +5,7 @@ use crate::error::Error;
 /// The bytes that a text with C escapes stands for.
 ///
 /// `\n \t \r \a \b \f \v \e \\ \" \'`, octal `\0` to `\377`, `\xH` or `\xHH`
-/// for one byte, `\uXXXX` for a character as UTF-8. Unlike in C, `\x` takes at
+/// for one byte, `\uHHHH` for a character as UTF-8. Unlike in C, `\x` takes at
 /// most two digits, so that `\x00leak` means what it says (in C `\x00` would
 /// go on for as long as hex digits follow).
 ///
@@ -76,7 +76,7 @@ pub fn unescape(raw: &[u8]) -> Result<Vec<u8>, Error> {
             letter => {
                 let letter = letter.escape_ascii();
                 return Err(refuse(format!(
-                    r#"unknown escape \{letter} (\n \t \r \a \b \f \v \e \\ \" \' \0 \377 \xHH \uXXXX)"#
+                    r#"unknown escape \{letter} (\n \t \r \a \b \f \v \e \\ \" \' \0 \377 \xHH \uHHHH)"#
                 )));
             }
         }
