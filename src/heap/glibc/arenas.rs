@@ -12,7 +12,7 @@ use crate::range::AddressRange;
 use super::boundary::Seek;
 use super::chunk::{Chunk, Rules};
 use super::harm::Harm;
-use super::heaps::{Heaps, align_down, own_heap, run_of};
+use super::heaps::{Heaps, align_down, own_heap};
 use super::known::Known;
 use super::layout::{Machine, PAGE, StateLayout, up};
 use super::mapped;
@@ -322,8 +322,7 @@ impl Ground<'_> {
     ) -> Result<(u64, bool), Error> {
         let machine = self.machine();
         let mut peek = Peek::new(self.memory);
-        let Some((previous, head)) = peek.two(first) else { return Ok((start, false)) };
-        let chunk = Chunk { previous, head };
+        let Some(chunk) = Chunk::read(&mut peek, first) else { return Ok((start, false)) };
         let rules = Rules { machine, main: true };
         let starts = chunk.previous_in_use() && rules.check(chunk, limit.saturating_sub(first)).is_ok();
         if !starts && top != Some(first) {
@@ -448,6 +447,28 @@ impl Ground<'_> {
         }
         Ok(())
     }
+}
+
+/// The writable memory around `address` that has no hole.
+pub(super) fn run_of(memory: &dyn Memory, address: u64) -> Option<AddressRange> {
+    let regions = memory.regions();
+    let at = regions.partition_point(|region| region.range.end() <= address);
+    let region =
+        regions.get(at).filter(|region| region.range.contains(address) && region.permissions.writable())?;
+    let (mut start, mut end) = (region.range.start(), region.range.end());
+    for region in regions.get(at.saturating_add(1)..).unwrap_or_default() {
+        if region.range.start() != end || !region.permissions.writable() || !region.anonymous() {
+            break;
+        }
+        end = region.range.end();
+    }
+    for region in regions.get(..at).unwrap_or_default().iter().rev() {
+        if region.range.end() != start || !region.permissions.writable() || !region.anonymous() {
+            break;
+        }
+        start = region.range.start();
+    }
+    AddressRange::new(start, end).ok()
 }
 
 /// A number of the layout, all of which are small.

@@ -104,9 +104,8 @@ impl Seek<'_> {
             if at >= self.limit {
                 return at == self.limit && (length > 1 || self.known.contains(at));
             }
-            let Some((previous, head)) = peek.two(at) else { return false };
-            let chunk = Chunk { previous, head };
-            let disagrees = last.is_some_and(|size| !chunk.previous_in_use() && previous != size);
+            let Some(chunk) = Chunk::read(peek, at) else { return false };
+            let disagrees = last.is_some_and(|size| !chunk.previous_in_use() && chunk.previous != size);
             if disagrees || self.rules.check(chunk, self.limit.saturating_sub(at)).is_err() {
                 // The marks at the end of a stretch are no plain chunks.
                 let machine = self.rules.machine;

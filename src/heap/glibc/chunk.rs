@@ -1,5 +1,7 @@
 //! A chunk's header, and the rules that it must keep.
 
+use crate::peek::Peek;
+
 use super::layout::{FLAGS, IS_MMAPPED, Machine, NON_MAIN_ARENA, PREV_INUSE};
 
 /// The two words at the start of a chunk.
@@ -12,6 +14,12 @@ pub(super) struct Chunk {
 }
 
 impl Chunk {
+    /// The chunk at `address`; `None` where its header is missing.
+    pub(super) fn read(peek: &mut Peek<'_>, address: u64) -> Option<Self> {
+        let (previous, head) = peek.two(address)?;
+        Some(Self { previous, head })
+    }
+
     /// Its size, header included (`chunksize`).
     pub(super) const fn size(self) -> u64 {
         self.head & !FLAGS

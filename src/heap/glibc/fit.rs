@@ -5,8 +5,8 @@ use crate::memory::Memory;
 use crate::pass::Job;
 use crate::peek::Peek;
 
-use super::arenas::ArenaState;
-use super::heaps::{own_heap, run_of};
+use super::arenas::{ArenaState, run_of};
+use super::heaps::own_heap;
 use super::known::Known;
 use super::layout::StateLayout;
 use super::params::Params;

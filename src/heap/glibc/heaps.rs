@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::memory::{Memory, RegionKind};
 use crate::peek::Peek;
-use crate::range::AddressRange;
 
 use super::locate::{Ring, looks_like_state};
 
@@ -82,26 +81,4 @@ pub(super) fn own_heap(peek: &mut Peek<'_>, state: u64, top: u64) -> Option<(u64
 
 pub(super) const fn align_down(address: u64, to: u64) -> u64 {
     address & !to.wrapping_sub(1)
-}
-
-/// The writable memory around `address` that has no hole.
-pub(super) fn run_of(memory: &dyn Memory, address: u64) -> Option<AddressRange> {
-    let regions = memory.regions();
-    let at = regions.partition_point(|region| region.range.end() <= address);
-    let region =
-        regions.get(at).filter(|region| region.range.contains(address) && region.permissions.writable())?;
-    let (mut start, mut end) = (region.range.start(), region.range.end());
-    for region in regions.get(at.saturating_add(1)..).unwrap_or_default() {
-        if region.range.start() != end || !region.permissions.writable() || !region.anonymous() {
-            break;
-        }
-        end = region.range.end();
-    }
-    for region in regions.get(..at).unwrap_or_default().iter().rev() {
-        if region.range.end() != start || !region.permissions.writable() || !region.anonymous() {
-            break;
-        }
-        start = region.range.start();
-    }
-    AddressRange::new(start, end).ok()
 }

@@ -100,8 +100,8 @@ fn candidates(
 
 /// How long the mapping at `base` is, if it starts as that of a chunk does.
 pub(super) fn length_at(peek: &mut Peek<'_>, machine: Machine, base: u64) -> Option<u64> {
-    let (previous, head) = peek.two(base.checked_add(padding(machine))?)?;
-    total(machine, Chunk { previous, head }, padding(machine)).map(|(length, _)| length)
+    let chunk = Chunk::read(peek, base.checked_add(padding(machine))?)?;
+    total(machine, chunk, padding(machine)).map(|(length, _)| length)
 }
 
 /// How far behind its mapping's start a chunk starts that needed no alignment.
@@ -152,9 +152,9 @@ fn chunk_at(
     room: u64,
 ) -> Option<Mapped> {
     let mut read = |place: u64| {
-        let (previous, head) = peek.two(place)?;
+        let chunk = Chunk::read(peek, place)?;
         let offset = place.checked_sub(base)?;
-        let (length, new) = total(machine, Chunk { previous, head }, offset)?;
+        let (length, new) = total(machine, chunk, offset)?;
         Some(Mapped { range: AddressRange::saturating(base, length), chunk: place, new })
     };
     let fits = |mapped: &Mapped| {

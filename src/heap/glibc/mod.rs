@@ -4,9 +4,9 @@
 //! the arenas in libc's data, [`arenas`] the memory of each, [`walk`] cuts it into
 //! chunks, [`mapped`] adds those with mappings of their own; [`tcache`] and
 //! [`free_lists`] tell which of the chunks are free, and where they are kept;
-//! [`reading`] puts these steps together.
-//! Each of these holds the structures to what malloc would have made of them;
-//! the first of what breaks a rule is kept, and the rest goes on.
+//! [`reading`] puts these steps together. Each of them holds the structures to what
+//! malloc would have made of them; the first of what breaks a rule is kept, and the
+//! rest goes on.
 
 mod arenas;
 mod boundary;
@@ -18,6 +18,7 @@ mod harm;
 mod heaps;
 mod known;
 mod layout;
+mod libc;
 mod locate;
 mod mapped;
 mod params;
@@ -39,10 +40,11 @@ use crate::range::AddressRange;
 use crate::source::Thread;
 
 use arenas::ArenaState;
+use chunk::Chunk;
 use harm::Harm;
 use heaps::Heaps;
 use layout::StateLayout;
-use locate::Ring;
+use libc::Libc;
 use params::Params;
 use reading::{Reading, Subject};
 use tcache::{Caches, Followed};
@@ -64,37 +66,6 @@ pub struct Glibc {
     followed: Followed,
 }
 
-/// One libc's arenas, before its memory is gone over.
-struct Found {
-    ring: Ring,
-    states: Vec<ArenaState>,
-    params: Option<Params>,
-}
-
-impl Found {
-    fn read(memory: &dyn Memory, ring: Ring, heaps: &Heaps, harm: &mut Harm) -> Self {
-        let mut peek = Peek::new(memory);
-        let mut states = Vec::new();
-        let outside = heaps.outside(memory, &ring);
-        for (index, address) in ring.states.iter().chain(&outside).enumerate() {
-            match ArenaState::read(&mut peek, ring.layout, *address, index == 0) {
-                Some(state) => states.push(state),
-                None => harm.note(*address, 0, 0, "the arena's structure cannot be read"),
-            }
-        }
-        let main = states.first().copied();
-        let params = main.and_then(|main| params::find(memory, ring.layout, main.address, main.top));
-        let mut ring = ring;
-        if let Some(looser) = ring.looser {
-            let reach = |layout| fit::reach(memory, layout, &states, params);
-            if reach(looser) > reach(ring.layout) {
-                ring.layout = looser;
-            }
-        }
-        Self { ring, states, params }
-    }
-}
-
 /// Where blocks may lie outside of regions that are heaps, without a walk over these.
 #[derive(Clone, Default, Debug)]
 pub struct Outside {
@@ -113,7 +84,7 @@ pub fn outside(memory: &dyn Memory, job: &Job) -> Result<Outside, Error> {
     let mut harm = Harm::default();
     let mut found = Outside::default();
     for ring in locate::rings(memory, job)? {
-        let libc = Found::read(memory, ring, &Heaps::default(), &mut harm);
+        let libc = Libc::read(memory, ring, &Heaps::default(), &mut harm);
         let main = libc.states.first();
         if main.is_some_and(|main| main.scattered) {
             // It lives in whatever mappings it was given.
@@ -122,7 +93,7 @@ pub fn outside(memory: &dyn Memory, job: &Job) -> Result<Outside, Error> {
             found.main.extend(given.map(|region| region.range));
         }
         let ends = main.map(|main| main.top).into_iter().chain(libc.params.map(|params| params.base));
-        found.main.extend(ends.filter_map(|address| heaps::run_of(memory, address)));
+        found.main.extend(ends.filter_map(|address| arenas::run_of(memory, address)));
         if libc.params.is_some_and(|params| params.mapped == 0) {
             continue;
         }
@@ -146,15 +117,14 @@ impl Glibc {
         let mut harm = Harm::default();
         let rings = locate::rings(memory, job)?;
         let heaps = Heaps::in_regions(memory);
-        let mut libcs: Vec<Found> =
-            rings.into_iter().map(|ring| Found::read(memory, ring, &heaps, &mut harm)).collect();
+        let mut libcs: Vec<Libc> =
+            rings.into_iter().map(|ring| Libc::read(memory, ring, &heaps, &mut harm)).collect();
         libcs.retain(|libc| !libc.states.is_empty());
         let Some(first) = libcs.first() else { return Ok(None) };
         let (layout, params, module) = (first.ring.layout, first.params, first.ring.module.clone());
         let consistent = first.ring.consistent;
 
-        let subject = Subject { memory, threads, libcs: &libcs, heaps: &heaps, layout, params, job };
-        let read = subject.read()?;
+        let read = Subject { memory, threads, first, libcs: &libcs, heaps: &heaps, job }.read()?;
         let Reading { blocks, states, mapped, traits, caches, followed, walks, links, caught } = read;
         harm.merge(walks);
         let banner = version::banner(memory, &module, job)?;
@@ -198,7 +168,7 @@ impl Glibc {
 
 /// What makes the heap less than whole, or is not as usual.
 fn notes(
-    libcs: &[Found],
+    libcs: &[Libc],
     states: &[(StateLayout, ArenaState)],
     banner: Option<&str>,
     traits: &Traits,
@@ -291,8 +261,7 @@ impl Allocator for Glibc {
 
     fn header(&self, memory: &dyn Memory, address: u64) -> Option<Header> {
         let mut peek = Peek::new(memory);
-        let (previous, head) = peek.two(address)?;
-        let chunk = chunk::Chunk { previous, head };
-        Some(Header { address, size: chunk.size(), previous_size: previous, flags: chunk.flags() })
+        let chunk = Chunk::read(&mut peek, address)?;
+        Some(Header { address, size: chunk.size(), previous_size: chunk.previous, flags: chunk.flags() })
     }
 }

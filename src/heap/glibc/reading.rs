@@ -14,15 +14,14 @@ use crate::peek::Peek;
 use crate::range::AddressRange;
 use crate::source::Thread;
 
-use super::Found;
 use super::arenas::{ArenaState, Ground};
 use super::free_lists::{self, Lists};
 use super::harm::Harm;
 use super::heaps::Heaps;
 use super::known::Known;
 use super::layout::StateLayout;
+use super::libc::Libc;
 use super::mapped;
-use super::params::Params;
 use super::tcache::{self, Caches, Follow, Followed};
 use super::threads;
 use super::version::Traits;
@@ -34,11 +33,10 @@ const READINGS: u32 = 4;
 pub(super) struct Subject<'s> {
     pub memory: &'s dyn Memory,
     pub threads: &'s [Thread],
-    pub libcs: &'s [Found],
+    /// The libc whose layout and parameters count for all.
+    pub first: &'s Libc,
+    pub libcs: &'s [Libc],
     pub heaps: &'s Heaps,
-    /// Of the first of the libcs.
-    pub layout: StateLayout,
-    pub params: Option<Params>,
     pub job: &'s Job,
 }
 
@@ -93,7 +91,8 @@ impl Subject<'_> {
 
     /// One reading, with chunks at the places that are known.
     fn once(&self, known: &Known) -> Result<Reading, Error> {
-        let Self { memory, heaps, layout, params, job, .. } = *self;
+        let Self { memory, first, heaps, job, .. } = *self;
+        let (layout, params) = (first.ring.layout, first.params);
         let harm = Harm::default();
         let mut ground = Ground { memory, job, layout, heaps, known, parts: Vec::new(), harm, caught: 0 };
         let walked = self.walk(&mut ground)?;
@@ -156,7 +155,7 @@ impl Subject<'_> {
         if !none {
             let taken = AddressRange::merge(ground.parts.iter().map(Part::range).collect());
             let machine = ground.layout.machine;
-            let count = self.params.map(|params| (params.mapped, params.mapped_bytes));
+            let count = self.first.params.map(|params| (params.mapped, params.mapped_bytes));
             let found = mapped::find(ground.memory, machine, &taken, count, ground.job)?;
             let bytes = found.iter().map(|mapped| mapped.range.len()).fold(0, u64::saturating_add);
             walked.mapped = (found.len() as u64, bytes);

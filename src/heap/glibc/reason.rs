@@ -50,7 +50,7 @@ fn damaged(heap: &Glibc, unit: Unit) -> String {
 
 fn used(heap: &Glibc, memory: &dyn Memory, unit: Unit) -> String {
     let mut peek = Peek::new(memory);
-    let next = peek.two(unit.range.end()).map(|(previous, head)| Chunk { previous, head });
+    let next = Chunk::read(&mut peek, unit.range.end());
     let free = "it is in no thread's cache and in no fastbin";
     let free = if heap.layout.fast { free } else { "it is in no thread's cache" };
     match next {

@@ -364,7 +364,7 @@ impl Follow<'_, '_> {
                     cache.address
                 );
                 let chunk = at.wrapping_sub(self.machine.header());
-                let size = self.peek.two(chunk).map(|(previous, head)| Chunk { previous, head }.size());
+                let size = Chunk::read(self.peek, chunk).map(Chunk::size);
                 let right = size.and_then(|size| caches.layout.bin(self.machine, size)) == Some(index);
                 if right && self.blocks.unit_from(chunk).is_none() {
                     self.harm.astray(chunk);

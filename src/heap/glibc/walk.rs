@@ -12,7 +12,7 @@ use crate::memory::{Buffer, Gap, Memory};
 use crate::pass::Job;
 use crate::range::AddressRange;
 
-use super::boundary;
+use super::boundary::Seek;
 use super::chunk::{Broken, Chunk, Rules};
 use super::harm::Harm;
 use super::known::Known;
@@ -283,8 +283,7 @@ impl<'w> Walk<'w> {
 
     fn chunk(&self, at: u64) -> Option<Chunk> {
         let mut peek = crate::peek::Peek::new(self.memory);
-        let (previous, head) = peek.two(at)?;
-        Some(Chunk { previous, head })
+        Chunk::read(&mut peek, at)
     }
 
     /// A header that does not lie in one piece of memory, or is missing.
@@ -305,6 +304,10 @@ impl<'w> Walk<'w> {
         self.recover(part, 0, told)
     }
 
+    fn seek(&self, top: Option<u64>, limit: u64, avoid: u64) -> Seek<'_> {
+        Seek { memory: self.memory, rules: self.rules, top, limit, avoid, known: self.known, job: self.job }
+    }
+
     /// Notes the damage at the end of `part`, and skips to the next place to trust.
     fn recover(&mut self, part: &mut Part, value: u64, rule: String) -> Result<Option<End>, Error> {
         let at = part.end();
@@ -319,16 +322,7 @@ impl<'w> Walk<'w> {
         // then chunks follow each other from within what it claims.
         let inside = last.map(|start| start.saturating_add(machine.smallest()));
         let from = inside.unwrap_or(at).min(at.saturating_add(machine.align));
-        let seek = boundary::Seek {
-            memory: self.memory,
-            rules: self.rules,
-            top,
-            limit: stop,
-            avoid: at,
-            known: self.known,
-            job: self.job,
-        };
-        let found = seek.next(from)?;
+        let found = self.seek(top, stop, at).next(from)?;
         if let Some((start, place)) = last.zip(found.filter(|place| *place < at)) {
             let state = part.last_state().unwrap_or(State::Used);
             let size = at.saturating_sub(start);
@@ -357,16 +351,7 @@ impl<'w> Walk<'w> {
         }
         let at = part.end();
         let smallest = self.rules.machine.smallest();
-        let seek = boundary::Seek {
-            memory: self.memory,
-            rules: self.rules,
-            top: None,
-            limit: place,
-            avoid: u64::MAX,
-            known: self.known,
-            job: self.job,
-        };
-        let next = seek.next(at.saturating_add(smallest))?.map_or(place, |next| next.min(place));
+        let next = self.seek(None, place, u64::MAX).next(at.saturating_add(smallest))?.unwrap_or(place);
         if !chunk.previous_in_use() {
             self.previous_free(part, at, chunk);
         }
