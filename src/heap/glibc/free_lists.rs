@@ -112,24 +112,30 @@ impl Lists<'_, '_> {
         let mut at = if way == Way::Forward { first } else { last };
         while at != head {
             self.ask(length)?;
+            let fits = |size| index == 1 || machine.bin(size) == index;
             let broken = match self.blocks.unit_from(at) {
                 None => Some("leads to no chunk".to_owned()),
                 Some(unit) if unit.state == state && way == Way::Back => return Ok(true),
                 Some(unit) if unit.state != State::Unlisted => {
                     Some(format!("leads to a block that is {}", described(unit.state)))
                 }
-                Some(unit) if index > 1 && machine.bin(unit.range.len()) != index => Some(format!(
+                Some(unit) if !fits(unit.range.len()) => Some(format!(
                     "leads to a chunk of {:#x} bytes, which is of another list",
                     unit.range.len()
                 )),
+                // Folklore: a chunk that malloc takes from one list to another has the links of the
+                // new one before the old one lets go of it, and leads from that into this one.
+                // Seen: tests/fixtures/heap_inside.c, glibc 2.36.
+                Some(_) if self.elsewhere(at, from, way) => {
+                    Some("leads to a chunk to which another leads, and which leads back there".to_owned())
+                }
                 Some(unit) => {
                     self.blocks.set_state(unit.index, state);
                     None
                 }
             };
             if let Some(broken) = broken {
-                let other_list = |size| index > 1 && machine.bin(size) != index;
-                if self.passed_over(at, |size| !other_list(size)) && self.linked(at) {
+                if self.passed_over(at, fits) && self.linked(at) {
                     self.harm.astray(at);
                 }
                 if way == Way::Forward {
@@ -138,8 +144,7 @@ impl Lists<'_, '_> {
                 }
                 return Ok(false);
             }
-            let Some((forward, back)) = self.peek.two(at.wrapping_add(header)) else { return Ok(false) };
-            let (next, before) = if way == Way::Forward { (forward, back) } else { (back, forward) };
+            let Some((next, before)) = self.links(at, way) else { return Ok(false) };
             if before != from && way == Way::Forward {
                 let told = name(index);
                 let rule = format!("{told}: the link back is not to {from:#x}, which leads here");
@@ -152,19 +157,33 @@ impl Lists<'_, '_> {
         Ok(true)
     }
 
-    /// Whether the size at `at` is right for the list there, though the walk found no chunk.
-    fn passed_over(&mut self, at: u64, right: impl Fn(u64) -> bool) -> bool {
-        let Some((previous, head)) = self.peek.two(at) else { return false };
-        self.blocks.unit_from(at).is_none() && right(Chunk { previous, head }.size())
+    /// Whether not `from`, which leads to `at`, but another chunk is its neighbour on a list.
+    fn elsewhere(&mut self, at: u64, from: u64, way: Way) -> bool {
+        let before = self.links(at, way).map(|(_, before)| before).filter(|before| *before != from);
+        before.is_some_and(|before| self.leads(before, at, way))
     }
 
-    /// Whether both neighbours on a list lead back to `at`.
+    /// The links of a chunk on a list: to the next one that way, and to the one before.
+    fn links(&mut self, chunk: u64, way: Way) -> Option<(u64, u64)> {
+        let (forward, back) = self.peek.two(chunk.wrapping_add(self.layout.machine.header()))?;
+        Some(if way == Way::Forward { (forward, back) } else { (back, forward) })
+    }
+
+    /// Whether `chunk`, that way, leads to `at`.
+    fn leads(&mut self, chunk: u64, at: u64, way: Way) -> bool {
+        self.links(chunk, way).is_some_and(|(next, _)| next == at)
+    }
+
+    /// Whether the size at `at` is right for the list there, though the walk found no chunk.
+    fn passed_over(&mut self, at: u64, fits: impl Fn(u64) -> bool) -> bool {
+        self.blocks.unit_from(at).is_none()
+            && Chunk::read(self.peek, at).is_some_and(|chunk| fits(chunk.size()))
+    }
+
+    /// Whether both neighbours on a list lead to `at`.
     fn linked(&mut self, at: u64) -> bool {
-        let header = self.layout.machine.header();
-        let links = |peek: &mut Peek<'_>, chunk: u64| peek.two(chunk.wrapping_add(header));
-        let Some((forward, back)) = links(self.peek, at) else { return false };
-        links(self.peek, forward).is_some_and(|(_, back)| back == at)
-            && links(self.peek, back).is_some_and(|(forward, _)| forward == at)
+        let Some((next, before)) = self.links(at, Way::Forward) else { return false };
+        self.leads(before, at, Way::Forward) && self.leads(next, at, Way::Back)
     }
 
     fn ask(&self, length: u64) -> Result<(), Error> {

@@ -54,6 +54,43 @@ fn is_read(plan: &Plan, pick: u64) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+/// malloc/malloc.c, `_int_malloc`: the last chunk of the unsorted list has the links of the list
+/// that it goes to, before `chunk` there, and neither its old neighbour nor its new ones let it in.
+fn take_over(built: &mut Built, last: &Chunk, chunk: &Chunk) {
+    let (word, header) = (built.target.word(), built.target.header());
+    let links = last.start + header;
+    let (head, before) = (built.image.read(links), built.image.read(links + word));
+    built.image.word(head + header + word, before);
+    let back = built.image.read(chunk.start + header + word);
+    built.image.words(links, &[chunk.start, back]);
+}
+
+fn lists_are_kept_apart(plan: &Plan, pick: u64) -> Result<(), TestCaseError> {
+    let mut built = build(plan);
+    let chunks = built.chunks.clone();
+    let is_chunk = |at: u64| chunks.iter().any(|chunk| chunk.start == at);
+    let binned = |chunk: &&Chunk| matches!(chunk.state, State::Small | State::Large);
+    let header = built.target.header();
+    let mut is_last = |chunk: &&Chunk| !is_chunk(built.image.read(chunk.start + header));
+    let lasts = chunks.iter().filter(|chunk| chunk.state == State::Unsorted && is_last(chunk));
+    let candidates: Vec<(Chunk, Chunk)> = lasts
+        .flat_map(|last| {
+            let others = chunks.iter().filter(binned).filter(|other| other.arena == last.arena);
+            others.map(|other| (*last, *other))
+        })
+        .collect();
+    let Some(at) = usize::try_from(pick).unwrap().checked_rem(candidates.len()) else { return Ok(()) };
+    let (last, chunk) = candidates[at];
+    take_over(&mut built, &last, &chunk);
+    let Answer { heap, .. } = built.open();
+    let Some(heap) = heap.as_deref() else { return Err(TestCaseError::fail("no heap was found")) };
+    let told = |error: TestCaseError| TestCaseError::fail(format!("{last:x?} before {chunk:x?}: {error}"));
+    others_are_right(&built, heap, &BTreeSet::from([last.start])).map_err(told)?;
+    // Its own link back, and the one that leads out of the list.
+    prop_assert!((1..=2).contains(&heap.damages()), "{:x?}", heap.damage());
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(150))]
 
@@ -62,5 +99,10 @@ proptest! {
         plan in by_brk(Kind::X86), pick in any::<u64>(),
     ) {
         is_read(&plan, pick)?;
+    }
+
+    #[test]
+    fn a_chunk_between_two_lists_takes_no_other_with_it(plan in by_brk(Kind::X86), pick in any::<u64>()) {
+        lists_are_kept_apart(&plan, pick)?;
     }
 }
