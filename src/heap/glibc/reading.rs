@@ -123,6 +123,7 @@ impl Subject<'_> {
         let mut marks = Marks {
             peek,
             blocks: &mut blocks,
+            data: &first.ring.data,
             // Without a list to tell there is nothing to unmask.
             masked: traits.masked.unwrap_or_else(|| traits.versions().0 >= 32),
             harm: Harm::default(),
@@ -178,6 +179,8 @@ impl Reading {
 struct Marks<'m> {
     peek: Peek<'m>,
     blocks: &'m mut Blocks,
+    /// The data of the first libc.
+    data: &'m [AddressRange],
     masked: bool,
     harm: Harm,
 }
@@ -196,6 +199,7 @@ impl Marks<'_> {
                 peek: &mut self.peek,
                 blocks: self.blocks,
                 machine: layout.machine,
+                data: self.data,
                 masked: self.masked,
                 harm: &mut self.harm,
                 job,

@@ -11,8 +11,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::Error;
 use crate::heap::block::{Blocks, State, Unit};
+use crate::memory::Buffer;
 use crate::pass::Job;
 use crate::peek::Peek;
+use crate::range::AddressRange;
 
 use super::chunk::Chunk;
 use super::harm::Harm;
@@ -257,6 +259,8 @@ pub(super) struct Follow<'f, 'm> {
     pub peek: &'f mut Peek<'m>,
     pub blocks: &'f mut Blocks,
     pub machine: Machine,
+    /// The data of libc.
+    pub data: &'f [AddressRange],
     /// Whether the links are masked with the place where they stand, since 2.32.
     pub masked: bool,
     pub harm: &'f mut Harm,
@@ -413,26 +417,23 @@ impl Follow<'_, '_> {
         }
         let addresses: BTreeMap<u64, u32> =
             (0..).zip(&caches.found).map(|(number, cache)| (cache.address, number)).collect();
-        let (mut own, mut keys) = (0_usize, BTreeMap::<u64, usize>::new());
-        for (unit, cache) in &followed.held {
+        let mut keys = BTreeMap::<u64, usize>::new();
+        for (unit, _) in &followed.held {
             let block = usize::try_from(*unit).ok().and_then(|unit| self.blocks.unit(unit));
             let Some(key) = block.and_then(|unit| self.peek.word_at(unit.block().start(), 1)) else {
                 continue;
             };
-            own = own.saturating_add(usize::from(addresses.get(&key) == Some(cache)));
             let seen = keys.entry(key).or_default();
             *seen = seen.saturating_add(1);
         }
         // Folklore: before 2.29 there is no key, and what stands there is the program's, be it
         // the same in all of them: only where links are masked there may be a random one.
         let nearly_all = |seen: usize| seen.saturating_mul(10) >= followed.held.len().saturating_mul(9);
-        let random = keys.into_iter().filter(|(key, seen)| self.masked && *key != 0 && nearly_all(*seen));
+        let random = keys.into_iter().filter(|(key, seen)| {
+            self.masked && *key != 0 && !addresses.contains_key(key) && nearly_all(*seen)
+        });
         let random = random.map(|(key, _)| key).next();
-        // One block that has the cache's own address tells; a random number is known by two.
-        let by_address = own > 0 && nearly_all(own);
-        if !by_address && (random.is_none() || followed.held.len() < 2) {
-            return Ok(());
-        }
+        let random = random.filter(|key| followed.held.len() > 1 || self.in_data(*key));
         let broken: BTreeSet<u64> = followed.broken.iter().map(|(_, index)| *index).collect();
         let suspects: Vec<Unit> = self
             .blocks
@@ -448,18 +449,37 @@ impl Follow<'_, '_> {
             }
             let Some(key) = self.peek.word_at(unit.block().start(), 1) else { continue };
             let index = caches.layout.bin(self.machine, unit.range.len()).unwrap_or(0);
-            let owner = if by_address {
-                addresses.get(&key).copied()
-            } else if Some(key) == random {
+            let by_number = || {
                 let owners = followed.broken.iter().filter(|(_, broken)| *broken == index);
-                owners.map(|(cache, _)| *cache).next()
-            } else {
-                None
+                owners.map(|(cache, _)| *cache).next().filter(|_| Some(key) == random)
             };
-            if let Some(owner) = owner {
+            if let Some(owner) = addresses.get(&key).copied().or_else(by_number) {
                 self.mark(unit.index, owner, followed);
             }
         }
         Ok(())
+    }
+
+    /// Whether the number stands in libc's data, as that of all blocks in caches does.
+    ///
+    /// glibc 2.34 to 2.43, malloc/malloc.c: `static uintptr_t tcache_key`.
+    fn in_data(&self, number: u64) -> bool {
+        let format = self.peek.format();
+        let memory = self.peek.memory();
+        let mut buffer = Buffer::default();
+        self.data.iter().any(|range| {
+            let mut at = range.start();
+            while at < range.end() {
+                let left = AddressRange::saturating(at, range.end().saturating_sub(at));
+                let view = memory.view(left, &mut buffer);
+                if view.bytes.chunks_exact(format.size).any(|word| format.read(word) == Some(number)) {
+                    return true;
+                }
+                let length = view.bytes.len() as u64;
+                let behind = view.gap.map_or(at.saturating_add(length), |gap| gap.range.end());
+                at = behind.max(at.saturating_add(self.machine.word));
+            }
+            false
+        })
     }
 }

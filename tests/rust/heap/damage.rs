@@ -105,10 +105,10 @@ fn overwrite(built: &mut Built, harm: Harm, chunk: &Chunk) {
     }
 }
 
-/// How many blocks in caches are told without the end of a list, which `lost` is.
-fn reached(built: &Built, lost: &[u64]) -> usize {
-    let cached = |chunk: &&Chunk| chunk.state == State::Tcache && !lost.contains(&chunk.start);
-    built.chunks.iter().filter(cached).count()
+/// Whether a block in a cache is left that shows the random number, without the end of a list.
+fn shows_number(built: &Built, lost: &[u64]) -> bool {
+    let cached = |chunk: &Chunk| chunk.state == State::Tcache && !lost.contains(&chunk.start);
+    built.chunks.iter().any(cached)
 }
 
 /// The chunks of which nothing is asked when those in `hit` are damaged.
@@ -125,8 +125,8 @@ fn excused(built: &Built, hit: &Chunk) -> BTreeSet<u64> {
         let fast = built.chunks.iter().any(|chunk| chunk.start == list[first] && chunk.state == State::Fast);
         let known = match built.target.key() {
             Key::None => false,
-            Key::Address => reached(built, &list[first..]) >= 1,
-            Key::Random => reached(built, &list[first..]) >= 2,
+            Key::Address => true,
+            Key::Random => shows_number(built, &list[first..]),
         };
         if fast || !known {
             excused.extend(&list[first..]);

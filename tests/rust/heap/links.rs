@@ -44,6 +44,11 @@ fn caches(built: &mut Built, figures: Cache) {
     let target = built.target;
     let header = target.header();
     let random = built.dice.roll() | 0x1_0000_0101;
+    if target.key() == Key::Random {
+        // malloc/malloc.c, tcache_key: somewhere in libc's data.
+        let libc = built.arenas[0].address / PAGE * PAGE;
+        built.image.word(libc + 0x200, random);
+    }
     for number in 0..built.caches.len() {
         let address = built.caches[number].address;
         let mut lists =
