@@ -4,7 +4,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help build demo test test-matrix lint bench wheel docs clean setup setup-lint setup-bench setup-matrix FORCE
+.PHONY: help build demo test test-matrix soak lint bench wheel docs clean setup setup-lint setup-bench setup-matrix FORCE
 
 WITH_RUST := scripts/with-rust
 PYTHON := .venv/bin/python
@@ -34,6 +34,11 @@ test-matrix: setup-matrix $(INSTALLED) ## the heap on each C library of Debian's
 	test ! -d .glibc || GDB_LEAK_GLIBC=.glibc .venv/bin/pytest $(HEAP_TESTS)
 	-scripts/glibc-matrix --unstable
 	-test ! -d .glibc-unstable || GDB_LEAK_GLIBC=.glibc-unstable .venv/bin/pytest $(HEAP_TESTS)
+
+# What comes up in one of some thousand runs: too long for each change.
+soak: $(INSTALLED) ## the heap's random tests with twenty times the plans and stops
+	GDB_LEAK_SOAK=20 $(WITH_RUST) cargo test --locked --release --test heap
+	GDB_LEAK_SOAK=100 .venv/bin/pytest tests/gdb/test_heap_inside.py
 
 lint: setup-lint $(INSTALLED) ## formats, clippy, ruff, mypy, and the stub against the module
 	$(WITH_RUST) cargo fmt --all --check

@@ -82,7 +82,7 @@ fn block_at(units: &[(usize, Unit)], address: u64) -> Option<Unit> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(60))]
+    #![proptest_config(crate::plan::cases(60))]
 
     #[test]
     fn each_byte_has_the_unit_and_the_block_that_a_look_at_all_of_them_finds(

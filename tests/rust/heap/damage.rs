@@ -238,7 +238,7 @@ pub(crate) fn by_brk(kind: Kind) -> impl Strategy<Value = Plan> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(150))]
+    #![proptest_config(crate::plan::cases(150))]
 
     #[test]
     fn one_damaged_chunk_costs_no_other_block(plan in by_brk(Kind::X86), harm in harms(), pick in any::<u64>()) {
@@ -247,7 +247,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(50))]
+    #![proptest_config(crate::plan::cases(50))]
 
     #[test]
     fn one_damaged_chunk_of_i386_costs_no_other_block(

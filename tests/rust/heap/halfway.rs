@@ -92,7 +92,7 @@ fn lists_are_kept_apart(plan: &Plan, pick: u64) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(150))]
+    #![proptest_config(crate::plan::cases(150))]
 
     #[test]
     fn a_size_not_written_yet_costs_no_block_up_to_the_next_listed_one(

@@ -158,7 +158,7 @@ fn kinds() -> impl Strategy<Value = Plan> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(100))]
+    #![proptest_config(crate::plan::cases(100))]
 
     #[test]
     fn noise_over_a_few_places_ends_in_an_answer_that_agrees_with_itself(plan in kinds(), times in 1..5_u64) {
@@ -172,7 +172,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(30))]
+    #![proptest_config(crate::plan::cases(30))]
 
     #[test]
     fn memory_of_which_only_malloc_s_state_is_left_has_an_answer(plan in kinds(), keep in any::<u64>()) {

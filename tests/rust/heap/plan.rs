@@ -136,6 +136,13 @@ fn mapped() -> impl Strategy<Value = Mapped> {
     })
 }
 
+/// So many plans of a property, or as many times more as `GDB_LEAK_SOAK` says.
+pub(crate) fn cases(count: u32) -> ProptestConfig {
+    let times = std::env::var("GDB_LEAK_SOAK").map_or(1, |times| times.parse().unwrap());
+    let plain = ProptestConfig::default();
+    ProptestConfig { cases: count * times, max_global_rejects: plain.max_global_rejects * times, ..plain }
+}
+
 /// A version, each as likely as the other.
 pub(crate) fn eras() -> impl Strategy<Value = u32> {
     proptest::sample::select(&ERAS[..])

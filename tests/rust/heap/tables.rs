@@ -58,7 +58,7 @@ fn last_heap(plan: &Plan, built: &Built) -> u64 {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(crate::plan::cases(24))]
 
     #[test]
     fn a_ring_of_arenas_that_does_not_lead_back_costs_no_block(plan in with_heaps()) {

@@ -144,7 +144,7 @@ fn blocks_lie_where_they_are_possible(plan: &Plan) -> Result<(), TestCaseError> 
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(crate::plan::cases(64))]
 
     #[test]
     fn a_heap_of_x86_64_is_walked_back_exactly(plan in plans(Kind::X86, eras())) {
@@ -153,7 +153,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(crate::plan::cases(24))]
 
     #[test]
     fn no_block_lies_where_none_is_possible(plan in plans(Kind::X86, eras())) {
