@@ -113,6 +113,30 @@ fn ask(entries: &File, piece: u64) -> Option<Bits> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::source::maps;
+
+    #[test]
+    fn a_page_that_is_touched_after_it_was_asked_for_is_found() {
+        const LENGTH: usize = 256 << 20;
+        let own = Path::new("/proc/self");
+        let mut room = vec![0_u8; LENGTH];
+        let start = room.as_ptr().addr() as u64;
+        let regions = maps::parse(&own.join("maps"), &std::fs::read_to_string("/proc/self/maps").unwrap());
+        let regions = regions.unwrap().regions;
+        let region = regions.iter().find(|region| region.range.contains(start + (1 << 20))).unwrap();
+        let touched = Touched::open(own);
+        let page = |at: usize| AddressRange::with_length(start + at as u64, 1).unwrap();
+        // Two pages that no huge page has both.
+        let (first, second) = (LENGTH / 4, LENGTH / 2);
+        assert!(touched.none(page(first), region) && touched.none(page(second), region));
+        room[first] = 1;
+        std::hint::black_box(&room);
+        assert!(!touched.none(page(first), region) && touched.none(page(second), region));
+        assert!(!touched.none(AddressRange::with_length(start, LENGTH as u64 / 2).unwrap(), region));
+        room[second] = 1;
+        std::hint::black_box(&room);
+        assert!(!touched.none(page(second), region));
+    }
 
     #[test]
     fn a_mask_has_the_pages_asked_for() {
