@@ -51,10 +51,11 @@ def heap_of_a_process(gib: float, runs: int) -> list[Row]:
     if available_memory() < 1.5 * gib * (1 << 30):
         return [Row(what, f"left out: less memory than {1.5 * gib:g} GiB")]
     taken = Samples()
-    with subjects.heap_process(gib) as (pid, held):
+    with subjects.heap_process(gib) as heap:
+        assert heap.pid is not None
         for _ in range(runs):
-            said = json.loads(whole_process(taken, GDB_LEAK, "heap", pid, "-json"))
-            _check(said["total"]["in_use"]["blocks"], held)
+            said = json.loads(whole_process(taken, GDB_LEAK, "heap", heap.pid, "-json"))
+            _check(said["total"]["in_use"]["blocks"], heap.held)
     return [figure(what, taken)]
 
 
@@ -122,6 +123,11 @@ def _commands(heap: Heap, blocks: _Blocks, runs: int, theirs: "Optional[Watched]
     for name, words in commands.items():
         growth = Watched(GDB_LEAK, *words).peak - without
         rows += _rows(f"gdb-leak {name}, {_size(heap.gib)}", taken[name], growth, heap, blocks)
+    # By size, kind and text: it looks into every block.
+    contents = Samples()
+    for _ in range(min(runs, 2)):
+        whole_process(contents, GDB_LEAK, "blocks", heap.core)
+    rows.append(figure(f"gdb-leak blocks, {_size(heap.gib)}", contents))
     if theirs:
         other = Samples([theirs.seconds], [theirs.processor])
         what = f"gdb-leak heap, {_size(heap.gib)}"

@@ -6,7 +6,7 @@ import struct
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Optional
 
@@ -40,7 +40,7 @@ class Subject(Target):
 
 @dataclass(frozen=True)
 class Heap(Target):
-    """A heap to list; its process has ended."""
+    """A heap to list."""
 
     gib: float
     #: Blocks that the program holds, of those it ever had.
@@ -59,24 +59,25 @@ def big(gib: float) -> Iterator[Subject]:
 
 
 @contextmanager
-def heap_process(gib: float) -> Iterator["tuple[int, int]"]:
-    """Yield the number of a process with GIB gibibytes of small blocks, and how many it holds."""
-    with _running(_compiled("heap_big"), str(gib)) as process:
-        yield process.pid, int(_said(process)["held"].split()[0])
+def heap_process(gib: float) -> Iterator[Heap]:
+    """Yield a running program with GIB gibibytes of small blocks, whose core is not made yet."""
+    program, core = _compiled("heap_big"), WORK / f"core.heap-{gib:g}"
+    with _running(program, str(gib)) as process:
+        yield Heap(program, core, process.pid, gib, int(_said(process)["held"].split()[0]))
 
 
 @contextmanager
 def heap(gib: float) -> Iterator[Heap]:
     """Yield the core of a program with GIB gibibytes of small blocks."""
-    program, core = _compiled("heap_big"), WORK / f"core.heap-{gib:g}"
+    with heap_process(gib) as live:
+        assert live.pid is not None
+        _take_core(live.pid, live.core)
     try:
-        with heap_process(gib) as (pid, held):
-            _take_core(pid, core)
-        yield Heap(program, core, None, gib, held)
+        yield replace(live, pid=None)
     finally:
         # Of several gibibytes, so not kept until all is done. With it goes
         # what others write beside a core.
-        for path in WORK.glob(f"{core.name}*"):
+        for path in WORK.glob(f"{live.core.name}*"):
             path.unlink()
 
 
