@@ -38,7 +38,7 @@ test-matrix: setup-matrix $(INSTALLED) ## the heap on each C library of Debian's
 # What comes up in one of some thousand runs: too long for each change.
 soak: $(INSTALLED) ## the heap's random tests with twenty times the plans and stops
 	GDB_LEAK_SOAK=20 $(WITH_RUST) cargo test --locked --release --test heap
-	GDB_LEAK_SOAK=100 .venv/bin/pytest tests/gdb/test_heap_inside.py
+	GDB_LEAK_SOAK=100 .venv/bin/pytest --timeout 3600 tests/gdb/test_heap_inside.py
 
 lint: setup-lint $(INSTALLED) ## formats, clippy, ruff, mypy, and the stub against the module
 	$(WITH_RUST) cargo fmt --all --check
