@@ -113,6 +113,9 @@ impl Lists<'_, '_> {
         while at != head {
             self.ask(length)?;
             let fits = |size| index == 1 || machine.bin(size) == index;
+            let links = self.links(at, way);
+            // Whom its link back is to, where that is not who leads to it.
+            let other = links.map(|(_, before)| before).filter(|before| *before != from);
             let broken = match self.blocks.unit_from(at) {
                 None => Some("leads to no chunk".to_owned()),
                 Some(unit) if unit.state == state && way == Way::Back => return Ok(true),
@@ -126,7 +129,7 @@ impl Lists<'_, '_> {
                 // Folklore: a chunk that malloc takes from one list to another has the links of the
                 // new one before the old one lets go of it, and leads from that into this one.
                 // Seen: tests/fixtures/heap_inside.c, glibc 2.36.
-                Some(_) if self.elsewhere(at, from, way) => {
+                Some(_) if other.is_some_and(|other| self.leads(other, at, way)) => {
                     Some("leads to a chunk to which another leads, and which leads back there".to_owned())
                 }
                 Some(unit) => {
@@ -144,23 +147,17 @@ impl Lists<'_, '_> {
                 }
                 return Ok(false);
             }
-            let Some((next, before)) = self.links(at, way) else { return Ok(false) };
-            if before != from && way == Way::Forward {
+            let Some((next, _)) = links else { return Ok(false) };
+            if let Some(other) = other.filter(|_| way == Way::Forward) {
                 let told = name(index);
                 let rule = format!("{told}: the link back is not to {from:#x}, which leads here");
-                self.harm.note(at.wrapping_add(header).wrapping_add(machine.word), before, 0, rule);
+                self.harm.note(at.wrapping_add(header).wrapping_add(machine.word), other, 0, rule);
             }
             length = length.saturating_add(1);
             from = at;
             at = next;
         }
         Ok(true)
-    }
-
-    /// Whether not `from`, which leads to `at`, but another chunk is its neighbour on a list.
-    fn elsewhere(&mut self, at: u64, from: u64, way: Way) -> bool {
-        let before = self.links(at, way).map(|(_, before)| before).filter(|before| *before != from);
-        before.is_some_and(|before| self.leads(before, at, way))
     }
 
     /// The links of a chunk on a list: to the next one that way, and to the one before.
