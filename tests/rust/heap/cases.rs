@@ -1,6 +1,7 @@
 //! What chance meets seldom, each on its own.
 
-use crate::builder::build;
+use crate::builder::{Chunk, build};
+use crate::damage::{Harm, others_are_right, overwrite};
 use crate::figures::{Kind, Target};
 use crate::plan::{Block, Got, Mapped, Plan, Stretch, Want};
 use crate::walk::{built_is_walked_back, is_walked_back, names};
@@ -188,5 +189,71 @@ fn each_version_is_named() {
         for other in (17..=43).filter(|other| !(from..=to).contains(other)) {
             assert!(!names(&version, other), "2.{minor} is called {version}");
         }
+    }
+}
+
+// malloc_consolidate merges both into the top chunk, and only that of the main arena is trimmed.
+#[test]
+fn what_borders_on_the_top_chunk_of_a_thread_is_not_given_back() {
+    let mut plan = plain(Kind::X86, 36);
+    let wants = [(365, Want::Unsorted), (4, Want::Fast)];
+    let blocks = wants.map(|(steps, want)| Block { steps, want }).to_vec();
+    plan.arenas = vec![vec![Stretch { got: Got::Mmap, blocks, top: None, rest: Want::Used }]];
+    holds(&plan);
+}
+
+#[test]
+fn a_main_arena_whose_chunks_fit_both_alignments_does_not_tell_that_of_the_others() {
+    for steps in 0..4 {
+        let mut plan = plain(Kind::Arm, 27);
+        // The first chunk is at the same place for both: 8 bytes behind a multiple of 16.
+        plan.main[0].got = Got::Brk(737);
+        plan.main[0].blocks[0].steps = steps;
+        let uneven = vec![Block { steps: 1, want: Want::Used }, Block { steps: 0, want: Want::Used }];
+        plan.arenas = vec![vec![Stretch { got: Got::Mmap, blocks: uneven, top: Some(1), rest: Want::Used }]];
+        plan.caches = vec![1];
+        for top in 0..4 {
+            plan.main[0].top = Some(top);
+            holds(&plan);
+        }
+    }
+}
+
+/// What is left when a chunk of `plan` is harmed, beside it and its neighbours.
+#[track_caller]
+fn survives(plan: &Plan, harm: Harm, pick: impl Fn(&[Chunk]) -> bool) {
+    let mut built = build(plan);
+    let chunks = built.chunks.clone();
+    let hit = chunks.windows(2).find(|pair| pick(pair)).unwrap()[1];
+    overwrite(&mut built, harm, &hit);
+    let answer = built.open();
+    let near = |chunk: &&Chunk| chunk.start == hit.start || chunk.end() == hit.start;
+    let near = chunks.iter().filter(near).map(|chunk| chunk.start).collect();
+    let target = plan.target;
+    others_are_right(&built, answer.heap.as_deref().unwrap(), &near)
+        .unwrap_or_else(|error| panic!("{target:?}: {error}"));
+}
+
+#[test]
+fn one_block_that_shows_its_key_tells_those_behind_it() {
+    for minor in [29, 31, 32, 33, 34, 36, 41, 42, 43] {
+        for seed in 0..8 {
+            let mut plan = plain(Kind::X86, minor);
+            plan.main[0].blocks = blocks(&[Want::Used, Want::Cached(0), Want::Used, Want::Cached(0)]);
+            plan.seed = seed;
+            // Whichever of both is the first of the list.
+            survives(&plan, Harm::Loop, |pair| pair[1].state == State::Tcache);
+        }
+    }
+}
+
+#[test]
+fn what_overruns_a_cache_costs_no_list_of_it_but_the_last() {
+    for minor in [30, 36, 42, 43] {
+        let mut plan = plain(Kind::X86, minor);
+        plan.main[0].blocks = blocks(&[Want::Used; 40]);
+        plan.main[0].blocks[0] = Block { steps: 1, want: Want::Cached(0) };
+        plan.main[0].blocks[6].want = Want::Cached(0);
+        survives(&plan, Harm::Header, |pair| pair[0].state == State::Allocator);
     }
 }

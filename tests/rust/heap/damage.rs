@@ -12,7 +12,7 @@ use proptest::prelude::*;
 
 /// What is written over a chunk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Harm {
+pub(crate) enum Harm {
     SizeZero,
     SizeHuge,
     /// The size is one step of the alignment more.
@@ -72,7 +72,7 @@ pub(crate) fn wild(built: &mut Built) -> u64 {
     if built.target.word() == 8 { place } else { place & 0xffff_ffff }
 }
 
-fn overwrite(built: &mut Built, harm: Harm, chunk: &Chunk) {
+pub(crate) fn overwrite(built: &mut Built, harm: Harm, chunk: &Chunk) {
     let target = built.target;
     let (word, header) = (target.word(), target.header());
     let head = built.image.read(chunk.start + word);
