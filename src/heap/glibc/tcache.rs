@@ -304,6 +304,8 @@ pub(super) struct Followed {
     pub held: Vec<Held>,
     /// How many lists have another length than they say.
     pub miscounted: u64,
+    /// How many of these are one off, and the only one of their cache.
+    pub one_off: u64,
     /// The first of these, in words.
     pub first: Option<String>,
     /// Lists that are broken: cache, list.
@@ -321,6 +323,7 @@ impl Follow<'_, '_> {
         for (number, cache) in (0_u32..).zip(&caches.found) {
             self.job.check()?;
             self.blocks.set_state(cache.unit, State::Allocator);
+            let (mut wrong, mut by_one) = (0_u64, 0_u64);
             let Some(table) = table(self.peek, caches.layout, self.machine, cache.address) else { continue };
             for (index, head) in (0..).zip(&table.heads) {
                 let said = usize::try_from(index)
@@ -331,7 +334,9 @@ impl Follow<'_, '_> {
                     followed.broken.insert((number, index));
                 }
                 if said != Some(length) {
-                    followed.miscounted = followed.miscounted.saturating_add(1);
+                    wrong = wrong.saturating_add(1);
+                    by_one =
+                        by_one.saturating_add(said.is_some_and(|said| said.abs_diff(length) == 1).into());
                     let said = said.map_or_else(|| "no count".to_owned(), |said| said.to_string());
                     followed.first.get_or_insert_with(|| {
                         format!(
@@ -341,6 +346,8 @@ impl Follow<'_, '_> {
                     });
                 }
             }
+            followed.miscounted = followed.miscounted.saturating_add(wrong);
+            followed.one_off = followed.one_off.saturating_add(if wrong == 1 { by_one } else { 0 });
         }
         self.by_key(caches, &mut followed)?;
         followed.held.sort_unstable();
