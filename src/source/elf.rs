@@ -36,6 +36,12 @@ impl Segment {
         self.kind == elf::PT_LOAD.0
     }
 
+    /// Whether each thread gets a copy of it.
+    #[must_use]
+    pub fn thread_local(&self) -> bool {
+        self.kind == elf::PT_TLS.0
+    }
+
     /// Whether its bytes are notes.
     #[must_use]
     pub fn notes(&self) -> bool {
@@ -136,6 +142,19 @@ impl Image {
     fn segment_at(&self, base: u64, address: u64) -> Option<&Segment> {
         let bias = self.bias(base);
         self.segments.iter().find(|segment| segment.loaded() && segment.pages(bias).contains(address))
+    }
+
+    /// The segment of which each thread gets a copy.
+    #[must_use]
+    pub fn thread_local(&self) -> Option<&Segment> {
+        self.segments.iter().find(|segment| segment.thread_local())
+    }
+
+    /// Whether the page at `address` is read-only although its segment is writable: it was relocated first.
+    #[must_use]
+    pub fn relocated(&self, base: u64, address: u64) -> bool {
+        let writable = self.segment_at(base, address).is_some_and(|segment| segment.flag(elf::PF_W));
+        writable && self.rights(base, address).is_some_and(|[_, write, _]| !write)
     }
 
     /// Whether the page at `address` may be read, written and executed once loaded at `base`.

@@ -9,8 +9,8 @@ use std::collections::BTreeSet;
 
 use crate::memory::{Memory, Permissions, Region, RegionKind};
 use crate::range::AddressRange;
-use crate::source::Thread;
 use crate::source::elf::Image;
+use crate::source::{Thread, nptl};
 
 /// What a source knows that helps to tell.
 #[derive(Clone, Copy, Default, Debug)]
@@ -300,9 +300,9 @@ fn thread_stacks(memory: &dyn Memory, threads: &[Thread], found: &mut [Finding])
         }
         _ => None,
     });
-    let seen = threads.iter().filter_map(|thread| stack_block(memory, thread.thread_pointer?));
-    for (stack, guard) in unseen.chain(seen) {
-        let guarded = AddressRange::saturating(stack.start(), guard);
+    let seen = threads.iter().filter_map(|thread| nptl::stack_of(memory, thread.thread_pointer?));
+    for nptl::Stack { range, guard } in unseen.chain(seen) {
+        let guarded = AddressRange::saturating(range.start(), guard);
         mark(regions, found, AddressRange::saturating(guarded.end(), 1), false);
         mark(regions, found, guarded, true);
     }
@@ -346,38 +346,13 @@ fn mark(regions: &[Region], found: &mut [Finding], range: AddressRange, inaccess
     }
 }
 
-/// The stack that the thread with its control block at `at` was given, and its guard's size.
-///
-/// glibc 2.17 to 2.43, nptl/descr.h, `struct pthread`: `stackblock`,
-/// `stackblock_size`, `guardsize` are neighbours whose place depends on the
-/// version; the block holds the control block itself.
-fn stack_block(memory: &dyn Memory, at: u64) -> Option<(AddressRange, u64)> {
-    const STRUCT_PTHREAD: u64 = 0xa00;
-    let format = memory.word_format();
-    let mut bytes = Vec::new();
-    let _ = memory.append(AddressRange::saturating(at, STRUCT_PTHREAD), &mut bytes);
-    let words: Vec<u64> = bytes.chunks_exact(format.size).filter_map(|word| format.read(word)).collect();
-    let fits = |triple: &&[u64]| match triple {
-        [start, size, guard] => {
-            let aligned = *start != 0 && (start | size | guard) % 0x1000 == 0;
-            let block = AddressRange::saturating(*start, *size);
-            aligned && guard < size && block.contains(at)
-        }
-        _ => false,
-    };
-    match words.windows(3).find(fits)? {
-        [start, size, guard] => Some((AddressRange::saturating(*start, *size), *guard)),
-        _ => None,
-    }
-}
-
 /// The stack and the guard of the thread whose control block lies at the end of the region.
 ///
 /// x86: it starts with its own address, and has it again two words later
 /// (glibc, `sysdeps/x86_64/nptl/tls.h` and `sysdeps/i386/nptl/tls.h`, `tcbhead_t`).
 /// The main thread's lies in a mapping of the loader's and names no stack, and
 /// what is mapped before that without permissions is no guard.
-fn control_block(memory: &dyn Memory, region: &Region) -> Option<(AddressRange, u64)> {
+fn control_block(memory: &dyn Memory, region: &Region) -> Option<nptl::Stack> {
     const TAIL: u64 = 16 << 10;
     let format = memory.word_format();
     let length = region.range.len().min(TAIL);
@@ -388,6 +363,6 @@ fn control_block(memory: &dyn Memory, region: &Region) -> Option<(AddressRange, 
     blocks.find_map(|(address, block)| {
         let second = block.get(format.size.saturating_mul(2)..).and_then(|rest| format.read(rest));
         let own = format.read(block) == Some(address) && second == Some(address);
-        own.then(|| stack_block(memory, address)).flatten()
+        own.then(|| nptl::stack_of(memory, address)).flatten()
     })
 }

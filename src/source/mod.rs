@@ -14,6 +14,7 @@ pub mod file;
 pub mod kinds;
 pub mod listed;
 pub mod maps;
+pub mod nptl;
 mod pagemap;
 pub mod process;
 pub mod remote;

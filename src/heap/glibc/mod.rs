@@ -25,7 +25,6 @@ mod params;
 mod reading;
 mod reason;
 mod tcache;
-mod threads;
 mod version;
 mod walk;
 

@@ -12,7 +12,7 @@ use crate::memory::Memory;
 use crate::pass::Job;
 use crate::peek::Peek;
 use crate::range::AddressRange;
-use crate::source::Thread;
+use crate::source::{Thread, nptl};
 
 use super::arenas::{ArenaState, Ground};
 use super::free_lists::{self, Lists};
@@ -23,7 +23,6 @@ use super::layout::StateLayout;
 use super::libc::Libc;
 use super::mapped;
 use super::tcache::{self, Caches, Follow, Followed};
-use super::threads;
 use super::version::Traits;
 
 /// How often the memory is read at most.
@@ -107,7 +106,7 @@ impl Subject<'_> {
         let fill = params.and_then(|params| params.tcache_count);
         // Before 2.26 nobody counts for a cache.
         let before = layout.fast && !layout.fast_flag && fill.is_none();
-        let control = threads::control_blocks(memory, self.threads);
+        let control = nptl::control_blocks(memory, self.threads);
         let caches =
             if before { None } else { tcache::find(&mut peek, &blocks, layout, fill, &control, job)? };
         let by_cache =

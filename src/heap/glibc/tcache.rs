@@ -15,11 +15,11 @@ use crate::memory::Buffer;
 use crate::pass::Job;
 use crate::peek::Peek;
 use crate::range::AddressRange;
+use crate::source::nptl::ControlBlock;
 
 use super::chunk::Chunk;
 use super::harm::Harm;
 use super::layout::{Machine, StateLayout, TcacheLayout};
-use super::threads::ControlBlock;
 
 /// How many blocks are looked at for the count that empty lists have.
 const COUNTED: usize = 1000;

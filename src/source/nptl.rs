@@ -1,19 +1,32 @@
-//! The control blocks of threads, which their static variables lie beside.
+//! Threads of glibc as their own structures show them: control blocks, stacks, static variables.
+//!
+//! `struct pthread` stands where a thread's pointer register points; its parts have no
+//! symbols, so each is told by what it has to look like.
 
 use crate::memory::{Memory, RegionKind};
 use crate::peek::Peek;
 use crate::range::AddressRange;
 use crate::source::Thread;
+use crate::source::elf::Image;
 
-/// Where a thread's control block and its static variables are.
+/// The control block of a thread, and where its static variables are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct ControlBlock {
+pub struct ControlBlock {
     /// The address that the thread's pointer register holds.
     pub address: u64,
     /// The thread's number in the system, where it could be told.
     pub id: Option<i32>,
     /// Where its static variables may lie.
     pub statics: AddressRange,
+}
+
+/// The memory that a thread was given to run on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stack {
+    /// All of it, guard, static variables and control block included.
+    pub range: AddressRange,
+    /// How many bytes at its start nobody may use.
+    pub guard: u64,
 }
 
 /// Regions larger than this are looked at near their end only.
@@ -23,14 +36,19 @@ const TAIL: u64 = 64 << 10;
 /// Static variables may lie this far from the control block.
 const REACH: u64 = 64 << 10;
 
+/// No version's `struct pthread` is longer (0x900 bytes in 2.36 on x86-64).
+pub const STRUCT_PTHREAD: u64 = 0xa00;
+
 /// All control blocks, from registers where they are known and from memory where they are not.
-pub(super) fn control_blocks(memory: &dyn Memory, threads: &[Thread]) -> Vec<ControlBlock> {
+#[must_use]
+pub fn control_blocks(memory: &dyn Memory, threads: &[Thread]) -> Vec<ControlBlock> {
     let mut peek = Peek::new(memory);
     let known = threads.iter().filter_map(|thread| Some((thread.thread_pointer?, Some(thread.id))));
     let mut found: Vec<(u64, Option<i32>)> = known.filter(|(address, _)| *address != 0).collect();
     if found.len() < threads.len().max(1) {
         let ids: Vec<i32> = threads.iter().map(|thread| thread.id).collect();
-        found.extend(in_memory(memory).into_iter().map(|address| (address, id_at(&mut peek, address, &ids))));
+        let id = |peek: &mut Peek<'_>, address| id_at(peek, address).filter(|id| ids.contains(id));
+        found.extend(in_memory(memory).into_iter().map(|address| (address, id(&mut peek, address))));
     }
     found.sort_unstable_by_key(|(address, id)| (*address, id.is_none()));
     found.dedup_by_key(|(address, _)| *address);
@@ -53,7 +71,7 @@ pub(super) fn control_blocks(memory: &dyn Memory, threads: &[Thread]) -> Vec<Con
 /// Whether the first word of the control block is its own address.
 ///
 /// glibc, `sysdeps/x86_64/nptl/tls.h` and `sysdeps/i386/nptl/tls.h`, `tcbhead_t`: `tcb` and, two words on, `self`.
-fn address_is_own(peek: &mut Peek<'_>, address: u64) -> bool {
+pub fn address_is_own(peek: &mut Peek<'_>, address: u64) -> bool {
     peek.word(address) == Some(address) && peek.word_at(address, 2) == Some(address)
 }
 
@@ -84,14 +102,55 @@ fn in_memory(memory: &dyn Memory) -> Vec<u64> {
     found
 }
 
-/// Which of the threads the control block at `address` is of.
+/// The number of the thread whose control block lies at `address`; zero once it ended.
 ///
 /// glibc 2.17 to 2.43, nptl/descr.h, `struct pthread`: `tid` lies behind the header and a list;
-/// at 0x2d0 on x86-64, at 0x68 on i386. Believed only where it is the number of a thread.
-fn id_at(peek: &mut Peek<'_>, address: u64, ids: &[i32]) -> Option<i32> {
+/// at 0x2d0 on x86-64, at 0x68 on i386. The kernel writes zero there when the thread
+/// ends (`CLONE_CHILD_CLEARTID`).
+pub fn id_at(peek: &mut Peek<'_>, address: u64) -> Option<i32> {
     let offset = if peek.size() == 8 { 0x2d0 } else { 0x68 };
     let order = peek.format().order;
     let bytes = peek.bytes(address.checked_add(offset)?, 4)?;
-    let id = i32::try_from(order.value(bytes)).ok()?;
-    ids.contains(&id).then_some(id)
+    i32::try_from(order.value(bytes)).ok()
+}
+
+/// The stack that the thread with its control block at `at` was given.
+///
+/// glibc 2.17 to 2.43, nptl/descr.h, `struct pthread`: `stackblock`,
+/// `stackblock_size`, `guardsize` are neighbours whose place depends on the
+/// version; the block holds the control block itself.
+pub fn stack_of(memory: &dyn Memory, at: u64) -> Option<Stack> {
+    let format = memory.word_format();
+    let mut bytes = Vec::new();
+    let _ = memory.append(AddressRange::saturating(at, STRUCT_PTHREAD), &mut bytes);
+    let words: Vec<u64> = bytes.chunks_exact(format.size).filter_map(|word| format.read(word)).collect();
+    let fits = |triple: &[u64]| match triple {
+        [start, size, guard] => {
+            let aligned = *start != 0 && (start | size | guard) % 0x1000 == 0;
+            let range = AddressRange::saturating(*start, *size);
+            (aligned && guard < size && range.contains(at)).then_some(Stack { range, guard: *guard })
+        }
+        _ => None,
+    };
+    words.windows(3).find_map(fits)
+}
+
+/// How many bytes the static variables of one thread take at least, over all modules.
+///
+/// The loader adds some for libraries that are loaded later.
+#[must_use]
+pub fn static_bytes(memory: &dyn Memory) -> u64 {
+    const HEADERS: u64 = 4096;
+    let modules = memory.regions().iter().filter(|region| !region.anonymous() && region.file_offset == 0);
+    let mut sum = 0_u64;
+    for region in modules {
+        let mut headers = Vec::new();
+        let _ = memory.append(AddressRange::saturating(region.range.start(), HEADERS), &mut headers);
+        let Ok(image) = Image::parse(headers.as_slice()) else { continue };
+        let Some(tls) = image.thread_local() else { continue };
+        let align = tls.align.clamp(1, 4096);
+        sum = sum.saturating_add(tls.memory_size.min(1 << 30));
+        sum = sum.checked_next_multiple_of(align).unwrap_or(sum);
+    }
+    sum
 }
