@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::error::{Error, reason};
 use crate::memory::Memory;
 use crate::source::file::FileView;
+use crate::source::registers::Registers;
 
 pub mod captured;
 pub mod core;
@@ -17,9 +18,11 @@ pub mod maps;
 pub mod nptl;
 mod pagemap;
 pub mod process;
+pub mod registers;
 pub mod remote;
 pub mod snapshot;
 pub mod stop;
+mod xsave;
 
 /// What kind of thing a target is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,8 +53,8 @@ impl SourceKind {
     }
 }
 
-/// One thread, as far as its stack is concerned.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+/// One thread: its stack and its registers.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Thread {
     /// The system's number.
     pub id: i32,
@@ -59,6 +62,8 @@ pub struct Thread {
     pub stack_pointer: Option<u64>,
     /// The address of the thread's control block, where registers are known.
     pub thread_pointer: Option<u64>,
+    /// What its registers hold, where known.
+    pub registers: Registers,
 }
 
 /// What is known of a target beside its memory.

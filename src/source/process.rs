@@ -166,7 +166,7 @@ fn threads(process: &Proc) -> Vec<Thread> {
             Ok(Syscall::Blocked { stack_pointer, .. }) => Some(stack_pointer),
             _ => None,
         };
-        Thread { id: task.tid, stack_pointer, thread_pointer: None }
+        Thread { id: task.tid, stack_pointer, ..Thread::default() }
     };
     tasks.map(thread).collect()
 }

@@ -12,6 +12,12 @@ pub(crate) const X86_64: Machine = Machine { wide: true, big: false, number: 62 
 pub(crate) const I386: Machine = Machine { wide: false, big: false, number: 3 };
 pub(crate) const S390X: Machine = Machine { wide: true, big: true, number: 22 };
 pub(crate) const POWERPC: Machine = Machine { wide: false, big: true, number: 20 };
+/// x86-64 with pointers of four bytes.
+pub(crate) const X32: Machine = Machine { wide: false, big: false, number: 62 };
+pub(crate) const AARCH64: Machine = Machine { wide: true, big: false, number: 183 };
+pub(crate) const ARM: Machine = Machine { wide: false, big: false, number: 40 };
+pub(crate) const POWERPC64: Machine = Machine { wide: true, big: true, number: 21 };
+pub(crate) const RISCV: Machine = Machine { wide: true, big: false, number: 243 };
 
 /// One `PT_LOAD`: address, flags (4 read, 2 write, 1 execute), bytes saved, size in memory.
 #[derive(Clone, Debug)]

@@ -149,7 +149,9 @@ fn read_notes(view: &FileView, image: &Image) -> (Notes, bool) {
         let size = segment.file_size.min(MOST_NOTES);
         let bytes = view.bytes(segment.offset, size);
         whole &= bytes.len() as u64 == segment.file_size;
-        for note in notes_in(&bytes, image.format.order, segment.align) {
+        let listed = || notes_in(&bytes, image.format.order, segment.align);
+        listed().for_each(|note| notes.take_layout(&note, image));
+        for note in listed() {
             found = true;
             notes.take(&note, image);
         }

@@ -5,6 +5,8 @@ use object::elf;
 use crate::range::AddressRange;
 use crate::source::Thread;
 use crate::source::elf::{Image, Note};
+use crate::source::registers::{Layout, fpsimd};
+use crate::source::xsave::{Places, fsave, fxsave, xsave};
 use crate::word::WordFormat;
 
 // Entries of the auxiliary vector (Linux, include/uapi/linux/auxvec.h).
@@ -14,6 +16,9 @@ pub(super) const AT_ENTRY: u64 = 9;
 pub(super) const AT_RANDOM: u64 = 25;
 /// Where the vdso starts.
 pub(super) const AT_SYSINFO_EHDR: u64 = 33;
+
+/// The type of the note on XSAVE areas (Linux, include/uapi/linux/elf.h).
+const NT_X86_XSAVE_LAYOUT: u32 = 0x205;
 
 /// A mapping of a file, as `NT_FILE` lists it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -34,9 +39,18 @@ pub(super) struct Notes {
     pub pid: Option<i32>,
     /// Whether gdb left a note of its own, as gcore does.
     pub by_gdb: bool,
+    /// What the kernel says of the areas of XSAVE.
+    places: Option<Places>,
 }
 
 impl Notes {
+    /// Takes in what has to be known before the threads' own notes, but stands after them.
+    pub(super) fn take_layout(&mut self, note: &Note<'_>, image: &Image) {
+        if (note.owner, note.kind) == (b"LINUX", NT_X86_XSAVE_LAYOUT) {
+            self.places = Some(Places::listed(note.bytes, image.format.order));
+        }
+    }
+
     /// Takes one note in; unknown ones are passed over.
     pub(super) fn take(&mut self, note: &Note<'_>, image: &Image) {
         let format = image.format;
@@ -52,7 +66,29 @@ impl Notes {
                 }
             }
             (b"GDB", _) => self.by_gdb = true,
-            _ => {}
+            (_, kind) => self.vectors(kind, note, image),
+        }
+    }
+
+    /// Takes vector registers in: they are those of the thread whose note came last.
+    fn vectors(&mut self, kind: elf::NoteType, note: &Note<'_>, image: &Image) {
+        let (bytes, format) = (note.bytes, image.format);
+        let count = x86_vectors(image);
+        let found = match (elf::Machine(image.machine), note.owner, kind) {
+            (elf::EM_X86_64 | elf::EM_386, b"LINUX", elf::NT_X86_XSTATE) => {
+                xsave(bytes, count, format, self.places)
+            }
+            (elf::EM_X86_64, b"CORE", elf::NT_FPREGSET) | (elf::EM_386, b"LINUX", elf::NT_PRXFPREG) => {
+                fxsave(bytes, count, format)
+            }
+            (elf::EM_386, b"CORE", elf::NT_FPREGSET) => fsave(bytes, format),
+            (elf::EM_AARCH64, b"CORE", elf::NT_FPREGSET) => fpsimd(bytes, format),
+            _ => return,
+        };
+        // Of several areas the larger has all that the smaller has, whichever comes first.
+        let thread = self.threads.last_mut().filter(|thread| thread.registers.vector.len() < found.len());
+        if let Some(thread) = thread {
+            thread.registers.vector = found;
         }
     }
 
@@ -77,25 +113,23 @@ impl Notes {
 /// `struct elf_prstatus` (Linux, include/linux/elfcore.h): pid, then the general registers.
 fn thread(bytes: &[u8], image: &Image) -> Option<Thread> {
     let format = image.format;
+    let machine = elf::Machine(image.machine);
     let (pid_at, registers_at) = if format.size == 8 { (32, 112) } else { (24, 72) };
     let id = signed(format, bytes.get(pid_at..)?.get(..4)?);
-    let register = |index: usize| {
-        let at = index.checked_mul(format.size)?.checked_add(registers_at)?;
-        format.read(bytes.get(at..)?)
+    let Some(layout) = Layout::of(machine) else { return Some(Thread { id, ..Thread::default() }) };
+    // x32 has pointers of four bytes and all of x86-64's registers.
+    let size = if machine == elf::EM_X86_64 { 8 } else { format.size };
+    let registers = WordFormat { size, ..format };
+    let value = |index: usize| {
+        let at = index.checked_mul(size)?.checked_add(registers_at)?;
+        registers.read(bytes.get(at..)?)
     };
-    // Indexes into each architecture's elf_gregset_t (Linux, arch/*/include/asm/elf.h
-    // and arch/*/include/uapi/asm/ptrace.h).
-    let (stack, thread) = match elf::Machine(image.machine) {
-        elf::EM_X86_64 => (Some(19), Some(21)),
-        elf::EM_386 => (Some(15), None),
-        elf::EM_AARCH64 => (Some(31), None),
-        elf::EM_ARM => (Some(13), None),
-        elf::EM_PPC | elf::EM_PPC64 => (Some(1), None),
-        elf::EM_S390 => (Some(17), None),
-        elf::EM_RISCV => (Some(2), None),
-        _ => (None, None),
-    };
-    Some(Thread { id, stack_pointer: stack.and_then(register), thread_pointer: thread.and_then(register) })
+    Some(layout.thread(id, value))
+}
+
+/// How many vector registers x86 has without AVX-512.
+fn x86_vectors(image: &Image) -> usize {
+    if elf::Machine(image.machine) == elf::EM_386 { 8 } else { 16 }
 }
 
 /// `NT_FILE` (Linux, `fs/binfmt_elf.c`, `fill_files_note`): count, page size, that many

@@ -66,7 +66,7 @@ impl Built {
         self.image.word(variable, self.caches[number].address);
         if !target.control_block_is_own() && target.kind != Kind::PowerPc {
             let id = 100 + i32::try_from(number).unwrap();
-            self.threads.push(Thread { id, stack_pointer: None, thread_pointer: Some(control) });
+            self.threads.push(Thread { id, thread_pointer: Some(control), ..Thread::default() });
         }
     }
 }
