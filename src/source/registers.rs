@@ -6,6 +6,7 @@
 //! instruction pointer, flags, selectors, and whichever points at the thread's
 //! control block ([`Thread::thread_pointer`]).
 
+use std::borrow::Cow;
 use std::sync::LazyLock;
 
 use object::elf::{self, Machine};
@@ -14,10 +15,10 @@ use crate::source::Thread;
 use crate::word::WordFormat;
 
 /// A general register, or one word of a vector register.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Register {
     /// As gdb calls it; of a word of a vector register see [`Registers::vector`].
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// What it holds.
     pub value: u64,
 }
@@ -150,7 +151,8 @@ impl Layout {
     /// A thread whose registers `value` gives by their index; `None` where one is missing.
     pub(super) fn thread(&self, id: i32, value: impl Fn(usize) -> Option<u64>) -> Thread {
         let named = self.names.iter().enumerate().filter(|(_, name)| !name.is_empty());
-        let general = named.filter_map(|(index, name)| Some(Register { name, value: value(index)? }));
+        let general = named
+            .filter_map(|(index, name)| Some(Register { name: Cow::Borrowed(name), value: value(index)? }));
         Thread {
             id,
             stack_pointer: value(self.stack_pointer),
@@ -222,7 +224,7 @@ impl Bank {
         let words = names.iter().skip(first).zip(bytes.chunks_exact(format.size));
         words.filter_map(move |(name, bytes)| {
             let value = format.read(bytes).filter(|value| *value != 0)?;
-            Some(Register { name, value })
+            Some(Register { name: Cow::Borrowed(name), value })
         })
     }
 }
