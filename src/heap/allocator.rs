@@ -105,6 +105,9 @@ pub trait Allocator: Send + Sync {
     /// Its arenas; units have their numbers in this order.
     fn arenas(&self) -> &[Arena];
 
+    /// Its own structures that lie outside of its spans, in address order.
+    fn structures(&self) -> &[AddressRange];
+
     /// The rules that it was held to.
     fn checks(&self) -> &[Check];
 

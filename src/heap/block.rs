@@ -380,8 +380,14 @@ impl Blocks {
     /// that start in one page.
     #[must_use]
     pub fn unit_at(&self, address: u64) -> Option<Unit> {
-        let span = self.span_at(address)?;
-        let offset = address.saturating_sub(span.range.start());
+        self.unit_of(self.span_at(address)?, address)
+    }
+
+    /// The unit of `span` that holds `address`, header included.
+    #[must_use]
+    #[inline]
+    pub fn unit_of(&self, span: &Span, address: u64) -> Option<Unit> {
+        let offset = address.checked_sub(span.range.start())?;
         let wanted = offset / STEP;
         let (from, to) = self.around(span, offset / PAGE)?;
         let here = self.starts.get(from..to)?;
@@ -413,13 +419,19 @@ impl Blocks {
     /// The block that holds `address` among the bytes that the program may use.
     #[must_use]
     pub fn block_at(&self, address: u64) -> Option<Unit> {
-        let unit = self.unit_at(address)?;
+        self.block_of(self.span_at(address)?, address)
+    }
+
+    /// The block of `span` that holds `address` among the bytes that the program may use.
+    #[must_use]
+    #[inline]
+    pub fn block_of(&self, span: &Span, address: u64) -> Option<Unit> {
+        let unit = self.unit_of(span, address)?;
         let holds = |unit: &Unit| unit.state.block() && unit.block().contains(address);
         if holds(&unit) {
             return Some(unit);
         }
         // A block may reach into the header of the unit behind it.
-        let span = self.span_at(address)?;
         let before = unit.index.checked_sub(1).filter(|index| *index >= span.first)?;
         self.unit_in(span, before).filter(holds)
     }
@@ -427,6 +439,15 @@ impl Blocks {
     /// The units of a span, in address order.
     pub fn units_of<'b>(&'b self, span: &'b Span) -> impl Iterator<Item = Unit> + 'b {
         (span.first..span.last).filter_map(move |index| self.unit_in(span, index))
+    }
+
+    /// The units of a span from the one before that which holds `address` on, in address order.
+    ///
+    /// The one before may reach into its header.
+    pub fn units_near<'b>(&'b self, span: &'b Span, address: u64) -> impl Iterator<Item = Unit> + 'b {
+        let holds = self.unit_of(span, address).map_or(span.first, |unit| unit.index);
+        let first = holds.saturating_sub(1).max(span.first);
+        (first..span.last).filter_map(move |index| self.unit_in(span, index))
     }
 
     /// The units with these numbers, in address order.

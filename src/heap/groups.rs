@@ -12,6 +12,7 @@ use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 use twox_hash::XxHash3_128;
 
 use crate::error::Error;
+use crate::heap::allocator::Count;
 use crate::heap::block::{Blocks, State, Unit};
 use crate::heap::content::{Addresses, Content, zeros};
 use crate::inspect::text;
@@ -46,9 +47,21 @@ pub enum By {
     Arena,
 }
 
+/// What somebody above knows of a block that is wanted.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Label {
+    /// A number that blocks of one group have in common, below eight.
+    pub class: u8,
+    /// Other blocks that it stands for, and their bytes.
+    pub behind: Count,
+}
+
+/// Says what is known of a unit; `None` where it is not wanted.
+pub type Labels<'w> = dyn Fn(&Unit) -> Option<Label> + Sync + 'w;
+
 /// Which blocks count.
-#[derive(Clone, Default, Debug)]
-pub struct Wanted {
+#[derive(Clone, Default)]
+pub struct Wanted<'w> {
     /// Only free ones, or only used ones.
     pub free: Option<bool>,
     /// Only those with so many usable bytes.
@@ -57,13 +70,20 @@ pub struct Wanted {
     pub kind: Option<Content>,
     /// Only those that lie in these ranges, in order; no ranges are all.
     pub within: Vec<AddressRange>,
+    /// Only those that have a label here.
+    pub labels: Option<&'w Labels<'w>>,
 }
 
-impl Wanted {
+impl Wanted<'_> {
     fn takes(&self, unit: &Unit) -> bool {
         let state = unit.state.block() && self.free.is_none_or(|free| unit.state.free() == free);
         let size = self.size.is_none_or(|size| unit.block().len() == size);
-        state && size && (self.within.is_empty() || self.inside(unit))
+        let labelled = || self.labels.is_none_or(|labels| labels(unit).is_some());
+        state && size && (self.within.is_empty() || self.inside(unit)) && labelled()
+    }
+
+    fn label(&self, unit: &Unit) -> Label {
+        self.labels.and_then(|labels| labels(unit)).unwrap_or_default()
     }
 
     fn inside(&self, unit: &Unit) -> bool {
@@ -88,6 +108,10 @@ pub struct Group {
     pub blocks: u64,
     /// Their usable bytes together.
     pub bytes: u64,
+    /// The class of their labels.
+    pub class: u8,
+    /// What they stand for together.
+    pub behind: Count,
     /// The addresses of the first of them.
     pub sample: Vec<u64>,
 }
@@ -121,7 +145,7 @@ fn each(
     memory: &dyn Memory,
     blocks: &Blocks,
     slice: Range<usize>,
-    wanted: &Wanted,
+    wanted: &Wanted<'_>,
     contents: bool,
     mut take: impl FnMut(&Unit, Option<Content>, Option<&[u8]>),
 ) {
@@ -180,7 +204,7 @@ fn batch() -> usize {
     rayon::current_num_threads().saturating_mul(AHEAD).max(1)
 }
 
-fn needs_contents(by: By, wanted: &Wanted) -> bool {
+fn needs_contents(by: By, wanted: &Wanted<'_>) -> bool {
     wanted.kind.is_some() || matches!(by, By::All | By::Kind | By::Text)
 }
 
@@ -196,7 +220,7 @@ pub fn groups(
     memory: &dyn Memory,
     blocks: &Blocks,
     by: By,
-    wanted: &Wanted,
+    wanted: &Wanted<'_>,
     job: &Job,
 ) -> Result<Groups, Error> {
     let contents = needs_contents(by, wanted);
@@ -209,7 +233,7 @@ pub fn groups(
             if !job.stopped() {
                 each(memory, blocks, slice.clone(), wanted, contents, |unit, kind, text| {
                     if wanted.kind.is_none_or(|wanted| kind == Some(wanted)) {
-                        table.add(unit, kind, text);
+                        table.add(unit, kind, text, wanted.label(unit));
                     }
                 });
             }
@@ -256,6 +280,7 @@ impl Growing {
         let own = &mut self.group;
         own.blocks = own.blocks.saturating_add(other.group.blocks);
         own.bytes = own.bytes.saturating_add(other.group.bytes);
+        own.behind.merge(other.group.behind);
         let room = NAMED.saturating_sub(own.sample.len());
         own.sample.extend(other.group.sample.into_iter().take(room));
         self.mixed.0 |= other.mixed.0 || own.size != other.group.size;
@@ -267,7 +292,8 @@ impl Growing {
     fn new(size: u64, kind: Option<Content>, text: Option<&[u8]>, arena: Option<u32>) -> Self {
         let text = text.map(text::lossless);
         let sample = Vec::new();
-        let group = Group { size: Some(size), kind, text, arena, blocks: 0, bytes: 0, sample };
+        let (blocks, bytes, class, behind) = (0, 0, 0, Count::default());
+        let group = Group { size: Some(size), kind, text, arena, blocks, bytes, class, behind, sample };
         Self { group, mixed: (false, false, false) }
     }
 
@@ -323,12 +349,12 @@ impl Table {
         Self { by, rows: Vec::new(), places: HashMap::new(), small: vec![0; SMALL] }
     }
 
-    fn add(&mut self, unit: &Unit, kind: Option<Content>, text: Option<&[u8]>) {
+    fn add(&mut self, unit: &Unit, kind: Option<Content>, text: Option<&[u8]>, label: Label) {
         let size = unit.block().len();
         if self.by == By::Size && kind.is_none() {
             return self.add_size(unit, size);
         }
-        let number = kind.map_or(0, |kind| kind as u8);
+        let number = kind.map_or(0, |kind| kind as u8) | label.class.wrapping_shl(4);
         let hash = || text.map_or(0, XxHash3_128::oneshot);
         let key: Key = match self.by {
             By::All => (size, number, 0, hash()),
@@ -344,6 +370,8 @@ impl Table {
             rows.len().saturating_sub(1)
         });
         if let Some((_, growing)) = self.rows.get_mut(place) {
+            growing.group.class = label.class;
+            growing.group.behind.merge(label.behind);
             // Of one size, kind and text by the key: only the numbers grow.
             if self.by == By::All { growing.count(unit) } else { growing.add(unit, kind, text) }
         }
@@ -400,7 +428,7 @@ pub struct Listed {
 pub fn list(
     memory: &dyn Memory,
     blocks: &Blocks,
-    wanted: &Wanted,
+    wanted: &Wanted<'_>,
     limit: usize,
     job: &Job,
 ) -> Result<Listed, Error> {

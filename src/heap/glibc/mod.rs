@@ -54,6 +54,7 @@ pub struct Glibc {
     layout: StateLayout,
     blocks: Blocks,
     arenas: Vec<Arena>,
+    structures: Vec<AddressRange>,
     checks: Vec<Check>,
     harm: Harm,
     trim: Trim,
@@ -151,6 +152,7 @@ impl Glibc {
         Ok(Some(Self {
             layout,
             arenas: arenas_of(&states, &blocks),
+            structures: structures_of(&states),
             blocks,
             checks,
             harm,
@@ -209,6 +211,14 @@ fn arenas_of(states: &[(StateLayout, ArenaState)], blocks: &Blocks) -> Vec<Arena
     arenas
 }
 
+/// Where each arena's `struct malloc_state` lies.
+fn structures_of(states: &[(StateLayout, ArenaState)]) -> Vec<AddressRange> {
+    let own = |(layout, state): &(StateLayout, ArenaState)| {
+        AddressRange::saturating(state.address, layout.size(state.attached))
+    };
+    AddressRange::merge(states.iter().map(own).collect())
+}
+
 impl Allocator for Glibc {
     fn name(&self) -> &'static str {
         "glibc"
@@ -228,6 +238,10 @@ impl Allocator for Glibc {
 
     fn arenas(&self) -> &[Arena] {
         &self.arenas
+    }
+
+    fn structures(&self) -> &[AddressRange] {
+        &self.structures
     }
 
     fn checks(&self) -> &[Check] {
