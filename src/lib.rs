@@ -6,8 +6,10 @@
 
 pub mod diff;
 pub mod error;
+pub mod graph;
 pub mod heap;
 pub mod inspect;
+pub mod leak;
 pub mod memory;
 pub mod pass;
 pub mod peek;

@@ -1,0 +1,89 @@
+//! Who points at one block: a search through roots and blocks that needs no graph.
+
+use crate::error::Error;
+use crate::heap::block::Unit;
+use crate::memory::{Buffer, Memory};
+use crate::pass::{self, Chunk, Job};
+
+use super::index::{Hit, Index};
+use super::roots::{Place, Roots};
+use super::walk::{Visit, Walk};
+
+/// Where a word stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Source {
+    /// In a root.
+    Root(Place),
+    /// At an address in the block with that number.
+    Block(u64, usize),
+}
+
+/// A word that points at a block.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Reference {
+    /// Where it stands.
+    pub source: Source,
+    /// How far into the block it points.
+    pub offset: u64,
+}
+
+/// The words that point at a block, as many as were asked for, and how many there are.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Referrers {
+    /// The first of them: in registers, in other roots, in blocks, each in address order.
+    pub references: Vec<Reference>,
+    /// How many there are.
+    pub count: u64,
+}
+
+impl Referrers {
+    /// Everything that points at the block of `unit`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Interrupted`] when the job was stopped.
+    pub fn find(
+        memory: &dyn Memory,
+        index: &Index<'_>,
+        roots: &Roots,
+        unit: &Unit,
+        limit: usize,
+        job: &Job,
+    ) -> Result<Self, Error> {
+        let block = unit.block();
+        let near = |value: u64| block.contains(value);
+        let mut found = Self::default();
+        let mut add = |reference: Reference| {
+            found.count = found.count.saturating_add(1);
+            if found.references.len() < limit {
+                found.references.push(reference);
+            }
+        };
+        roots.pointers(memory, index, &near, job, |pointer| {
+            add(Reference { source: Source::Root(pointer.place), offset: pointer.hit.offset });
+        })?;
+        let walk = Walk::new(memory, index);
+        let work = |chunk: &Chunk, buffer: &mut Buffer| {
+            let mut words = Words::default();
+            walk.chunk(chunk, buffer, &near, &mut words);
+            words.0
+        };
+        pass::in_order(&walk.ranges(), pass::CHUNK, job, work, |_, words| {
+            words.into_iter().for_each(&mut add);
+            Ok(None)
+        })?;
+        Ok(found)
+    }
+}
+
+/// The words of blocks that point at the block asked for.
+#[derive(Default)]
+struct Words(Vec<Reference>);
+
+impl Visit for Words {
+    fn unit(&mut self) {}
+
+    fn word(&mut self, unit: &Unit, address: u64, hit: &Hit) {
+        self.0.push(Reference { source: Source::Block(address, unit.index), offset: hit.offset });
+    }
+}

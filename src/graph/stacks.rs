@@ -1,0 +1,221 @@
+//! Which part of each thread's stack is alive.
+//!
+//! A stack is alive from the stack pointer to its end. What lies below was used by calls
+//! that returned. The stacks of threads that ended are kept by glibc for the next ones,
+//! with all that stood in them: they are dead where the thread's control block shows that
+//! it ended. Whatever cannot be told counts as alive, and is said.
+
+use crate::error::Error;
+use crate::memory::{Memory, RegionKind};
+use crate::pass::{self, Chunk, Job};
+use crate::peek::Peek;
+use crate::range::AddressRange;
+use crate::source::Thread;
+use crate::source::nptl::{self, STRUCT_PTHREAD, Stack};
+
+use super::words;
+
+/// What a part of memory is to a thread.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Part {
+    /// What its stack holds that is alive.
+    Stack,
+    /// Its control block and static variables.
+    Statics,
+}
+
+/// The stacks of all threads.
+#[derive(Clone, Default, Debug)]
+pub(super) struct Stacks {
+    /// Parts that belong to a thread, with its number; in address order.
+    pub owned: Vec<(AddressRange, Part, i32)>,
+    /// Parts that nobody will read again; in address order.
+    pub dead: Vec<AddressRange>,
+    /// How many stacks of ended threads are among these, and their bytes.
+    pub ended: (u64, u64),
+    pub notes: Vec<String>,
+}
+
+/// A control block with what it says.
+struct Owner {
+    address: u64,
+    stack: Option<Stack>,
+    /// What stands where the thread's number does.
+    id: Option<i32>,
+    /// The thread, where its registers name this control block.
+    thread: Option<i32>,
+    /// Whether its static variables lie below it.
+    below: bool,
+}
+
+/// The stacks of `threads`; control blocks of others are looked for in `anonymous`.
+///
+/// `red` is how many bytes below a stack pointer count as alive.
+///
+/// # Errors
+///
+/// [`Error::Interrupted`] when the job was stopped.
+pub(super) fn stacks(
+    memory: &dyn Memory,
+    threads: &[Thread],
+    anonymous: &[AddressRange],
+    red: u64,
+    job: &Job,
+) -> Result<Stacks, Error> {
+    let owners = owners(memory, threads, anonymous, job)?;
+    let statics = nptl::static_bytes(memory);
+    let mut stacks = Stacks::default();
+    let mut strangers = 0_u64;
+    for thread in threads {
+        let Some(pointer) = thread.stack_pointer else { continue };
+        let from = pointer.saturating_sub(red);
+        let own = owners.iter().find(|owner| owner.stack.is_some_and(|stack| stack.range.contains(pointer)));
+        if let Some((owner, stack)) = own.and_then(|owner| Some((owner, owner.stack?))) {
+            let start = stack.range.start().saturating_add(stack.guard);
+            let end = owner.statics(statics).start().clamp(from.max(start), stack.range.end());
+            stacks.own(AddressRange::saturating(from, end.saturating_sub(from)), Part::Stack, thread.id);
+            stacks.die(start, from);
+            continue;
+        }
+        match memory.region_at(pointer) {
+            Some(region) if region.kind == RegionKind::Stack => {
+                let live = AddressRange::saturating(from, region.range.end().saturating_sub(from));
+                stacks.own(live, Part::Stack, thread.id);
+                // Several threads may stand on it: nothing that one of them uses is dead.
+                let others = threads.iter().filter_map(|thread| thread.stack_pointer);
+                let lowest = others.filter(|other| region.range.contains(*other)).min().unwrap_or(pointer);
+                stacks.die(region.range.start(), lowest.saturating_sub(red));
+            }
+            _ => strangers = strangers.saturating_add(1),
+        }
+    }
+    for owner in &owners {
+        let name = owner.thread.or(owner.id.filter(|id| threads.iter().any(|thread| thread.id == *id)));
+        if let Some(id) = name {
+            stacks.own(owner.statics(statics), Part::Statics, id);
+        }
+    }
+    stacks.end(memory, &owners, threads);
+    if strangers > 0 {
+        stacks.notes.push(format!(
+            "{strangers} of {} threads run on stacks that are not those they were given (a signal's, a coroutine's): \
+             these count as a whole",
+            threads.len()
+        ));
+    }
+    stacks.owned.sort_unstable_by_key(|(range, ..)| *range);
+    stacks.dead = AddressRange::merge(std::mem::take(&mut stacks.dead));
+    Ok(stacks)
+}
+
+impl Owner {
+    /// The control block with the static variables beside it.
+    fn statics(&self, bytes: u64) -> AddressRange {
+        let start = if self.below { self.address.saturating_sub(bytes) } else { self.address };
+        let end = if self.below { STRUCT_PTHREAD } else { bytes.saturating_add(16) };
+        AddressRange::saturating(start, self.address.saturating_add(end).saturating_sub(start))
+    }
+}
+
+impl Stacks {
+    fn own(&mut self, range: AddressRange, part: Part, thread: i32) {
+        if !range.is_empty() {
+            self.owned.push((range, part, thread));
+        }
+    }
+
+    fn die(&mut self, start: u64, end: u64) {
+        self.dead.push(AddressRange::saturating(start, end.saturating_sub(start)));
+    }
+
+    /// Finds the stacks of threads that ended, where that can be told.
+    ///
+    /// A thread that ended has zero where its number stood. That place is believed where a
+    /// thread that lives has its own number there. A stack that the program gave to a
+    /// thread is the program's again: glibc's own have a guard that nobody may write to.
+    fn end(&mut self, memory: &dyn Memory, owners: &[Owner], threads: &[Thread]) {
+        let told = owners.iter().any(|owner| owner.thread.is_some() && owner.thread == owner.id);
+        let lives = |stack: &Stack| {
+            threads
+                .iter()
+                .filter_map(|thread| thread.stack_pointer)
+                .any(|pointer| stack.range.contains(pointer))
+        };
+        let mut unsure = 0_u64;
+        for owner in owners.iter().filter(|owner| owner.thread.is_none()) {
+            let Some(stack) = owner.stack.filter(|stack| !lives(stack)) else { continue };
+            let start = stack.range.start();
+            let guarded = stack.guard > 0
+                && memory.region_at(start).is_none_or(|region| !region.permissions.writable());
+            let from = start.saturating_add(stack.guard);
+            if told && owner.id == Some(0) && guarded {
+                let end = if owner.below { owner.address } else { stack.range.end() };
+                self.die(from, end.max(from));
+                self.ended.0 = self.ended.0.saturating_add(1);
+                self.ended.1 = self.ended.1.saturating_add(end.saturating_sub(from));
+            } else if owner.id.is_none_or(|id| !threads.iter().any(|thread| thread.id == id)) {
+                unsure = unsure.saturating_add(stack.range.end().saturating_sub(from));
+            }
+        }
+        if unsure > 0 {
+            self.notes.push(format!(
+                "{unsure} bytes of stacks that belong to no thread, and of which nothing shows that their threads \
+                 ended, count as alive: blocks that are lost may be held by what is left in them"
+            ));
+        }
+    }
+}
+
+/// The control blocks of threads, and those that show their own address.
+fn owners(
+    memory: &dyn Memory,
+    threads: &[Thread],
+    anonymous: &[AddressRange],
+    job: &Job,
+) -> Result<Vec<Owner>, Error> {
+    let mut known: Vec<(u64, Option<i32>)> = threads
+        .iter()
+        .filter_map(|thread| Some((thread.thread_pointer.filter(|at| *at != 0)?, Some(thread.id))))
+        .collect();
+    let shown = own_addresses(memory, anonymous, job)?;
+    known.extend(shown.into_iter().map(|address| (address, None)));
+    known.sort_unstable_by_key(|(address, id)| (*address, id.is_none()));
+    known.dedup_by_key(|(address, _)| *address);
+    let mut peek = Peek::new(memory);
+    let mut owner = |(address, thread): (u64, Option<i32>)| Owner {
+        address,
+        stack: nptl::stack_of(memory, address),
+        below: nptl::address_is_own(&mut peek, address),
+        id: nptl::id_at(&mut peek, address),
+        thread,
+    };
+    Ok(known.into_iter().map(&mut owner).collect())
+}
+
+/// Where memory looks like a control block that shows its own address (x86, s390x).
+///
+/// Neighbouring mappings merge, so that such a block may lie anywhere in a region.
+fn own_addresses(memory: &dyn Memory, anonymous: &[AddressRange], job: &Job) -> Result<Vec<u64>, Error> {
+    const ALIGN: u64 = 16;
+    let format = memory.word_format();
+    let work = |chunk: &Chunk, buffer: &mut crate::memory::Buffer| {
+        let mut own = Vec::new();
+        words::pieces(memory, chunk.own, buffer, |at, bytes| {
+            let near = |value: u64| value % ALIGN == 0 && at.contains(value);
+            words::each(format, at.start(), bytes, near, |address, value| {
+                if address == value {
+                    own.push(value);
+                }
+            });
+        });
+        own
+    };
+    let mut found = Vec::new();
+    pass::in_order(anonymous, pass::CHUNK, job, work, |_, own| {
+        found.extend(own);
+        Ok(None)
+    })?;
+    let mut peek = Peek::new(memory);
+    found.retain(|address| nptl::address_is_own(&mut peek, *address));
+    Ok(found)
+}

@@ -1,0 +1,77 @@
+//! The aligned words of a stretch of memory, in order, whatever pieces it comes in.
+
+use crate::memory::{Buffer, Memory};
+use crate::range::AddressRange;
+use crate::word::WordFormat;
+
+/// Hands over the bytes of `range` in pieces: where each starts, where it ends, and its bytes.
+///
+/// A piece without bytes is missing. Comes back with how many bytes are.
+pub(super) fn pieces(
+    memory: &dyn Memory,
+    range: AddressRange,
+    buffer: &mut Buffer,
+    mut take: impl FnMut(AddressRange, &[u8]),
+) -> u64 {
+    let (mut at, mut missing) = (range.start(), 0_u64);
+    let end = range.end();
+    while at < end {
+        let rest = AddressRange::saturating(at, end.saturating_sub(at));
+        let view = memory.view(rest, buffer);
+        let length = view.bytes.len() as u64;
+        if length > 0 {
+            take(AddressRange::saturating(at, length), view.bytes);
+            at = at.saturating_add(length);
+        }
+        let Some(gap) = view.gap else {
+            if length == 0 {
+                break;
+            }
+            continue;
+        };
+        let to = gap.range.end().clamp(at, end);
+        let lost = AddressRange::saturating(at, to.saturating_sub(at));
+        missing = missing.saturating_add(lost.len());
+        take(lost, &[]);
+        if to == at {
+            break;
+        }
+        at = to;
+    }
+    missing
+}
+
+/// Calls `take` with the address and the value of each aligned word that `near` lets pass.
+///
+/// `bytes` start at `start`, which need not be aligned.
+#[inline]
+pub(super) fn each(
+    format: WordFormat,
+    start: u64,
+    bytes: &[u8],
+    near: impl Fn(u64) -> bool,
+    mut take: impl FnMut(u64, u64),
+) {
+    let size = format.size as u64;
+    let first = start.checked_next_multiple_of(size).unwrap_or(start);
+    let skip = usize::try_from(first.wrapping_sub(start)).unwrap_or(usize::MAX);
+    let words = bytes.get(skip..).unwrap_or_default();
+    let mut at = first;
+    if format == WordFormat::LITTLE_64 {
+        // By far the most common, and a plain load for the compiler.
+        for word in words.chunks_exact(8) {
+            let value = word.first_chunk().map_or(0, |word| u64::from_le_bytes(*word));
+            if near(value) {
+                take(at, value);
+            }
+            at = at.wrapping_add(8);
+        }
+        return;
+    }
+    for word in words.chunks_exact(format.size) {
+        if let Some(value) = format.read(word).filter(|value| near(*value)) {
+            take(at, value);
+        }
+        at = at.wrapping_add(size);
+    }
+}

@@ -1,0 +1,161 @@
+//! Random graphs, traced and looked at by hand.
+
+use gdb_leak::graph::{Heuristics, Index, Mark, Paths, Place, Referrers, Source, Wanted, Weight};
+use gdb_leak::heap::block::State;
+use gdb_leak::memory::Memory;
+use gdb_leak::pass::{CHUNK, Job};
+use gdb_leak::word::{ByteOrder, WordFormat};
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use crate::naive;
+use crate::world::World;
+
+/// A value, told by what it is to point at: a unit, and how far from its block's start in bytes.
+#[derive(Clone, Debug)]
+enum Value {
+    Start(usize),
+    Near(usize, i64),
+    Number(u64),
+}
+
+fn values() -> impl Strategy<Value = Value> {
+    prop_oneof![
+        5 => (0..64_usize).prop_map(Value::Start),
+        2 => (0..64_usize, -24..80_i64).prop_map(|(unit, offset)| Value::Near(unit, offset)),
+        1 => any::<u64>().prop_map(Value::Number),
+    ]
+}
+
+fn formats() -> impl Strategy<Value = WordFormat> {
+    let order = prop_oneof![Just(ByteOrder::Little), Just(ByteOrder::Big)];
+    (prop_oneof![3 => Just(8_usize), 1 => Just(4)], order)
+        .prop_map(|(size, order)| WordFormat { size, order })
+}
+
+fn worlds() -> impl Strategy<Value = World> {
+    let state = prop_oneof![
+        8 => Just(State::Used), 1 => Just(State::Small), 1 => Just(State::Tcache), 1 => Just(State::Allocator)
+    ];
+    let units = vec((4..12_u64, state), 1..40);
+    let words = vec((0..64_usize, 0..11_u64, values()), 0..90);
+    // Around a border between two chunks of a pass, or far from one.
+    let start = prop_oneof![Just(0x40_0000), (0..160_u64).prop_map(|words| 5 * CHUNK - 16 * words)];
+    let roots = (vec(values(), 0..6), vec(values(), 0..6), vec(values(), 0..3));
+    (formats(), start, units, words, roots).prop_map(|(format, start, units, words, roots)| {
+        let count = units.len();
+        // Behind the last block there is always something of the allocator's.
+        let units = [&units[..], &[(4, State::Top)]].concat();
+        // Units are a multiple of eight bytes.
+        let units: Vec<_> = units.iter().map(|(words, state)| (words + words % 2, *state)).collect();
+        let mut world = World::new(format, start, &units);
+        let value = |world: &World, value: &Value| match value {
+            Value::Start(unit) => world.block(unit % count),
+            Value::Near(unit, offset) => world.block(unit % count).wrapping_add_signed(*offset),
+            Value::Number(number) => number & format.max(),
+        };
+        for (unit, place, pointed) in &words {
+            let unit = unit % count;
+            // The last word of a block is the one before the next unit's size.
+            let place = place % (units[unit].0 - 1);
+            world.words.push((unit, place, value(&world, pointed)));
+        }
+        world.stack = roots.0.iter().map(|own| value(&world, own)).collect();
+        world.table = roots.1.iter().map(|own| value(&world, own)).collect();
+        world.registers = roots.2.iter().map(|own| value(&world, own)).collect();
+        world
+    })
+}
+
+fn cases() -> ProptestConfig {
+    let times: u32 = std::env::var("GDB_LEAK_SOAK").ok().and_then(|times| times.parse().ok()).unwrap_or(1);
+    ProptestConfig { cases: 256 * times, ..ProptestConfig::default() }
+}
+
+proptest! {
+    #![proptest_config(cases())]
+
+    #[test]
+    fn every_block_has_the_mark_that_a_look_by_hand_gives(world in worlds()) {
+        let (marks, _) = world.traced(Wanted::NONE);
+        let expected = naive::marks(&world);
+        for (unit, (mark, leader)) in expected.iter().enumerate() {
+            prop_assert_eq!(marks.mark(unit), *mark, "unit {}", unit);
+            prop_assert_eq!(marks.leader(unit), *leader, "unit {}", unit);
+        }
+        // What leaders hold is what their members are.
+        for unit in (0..world.units.len()).filter(|unit| expected[*unit].0 == Mark::Leader) {
+            let led = |other: &usize| expected[*other] == (Mark::Member, unit);
+            let members: Vec<usize> = (0..world.units.len()).filter(led).collect();
+            let bytes = members.iter().map(|member| world.range(*member).len()).sum();
+            prop_assert_eq!(marks.weight(unit), Weight { blocks: members.len() as u64, bytes });
+            let mut told = Vec::new();
+            marks.members(unit, |member| told.push(member));
+            prop_assert_eq!(told, members);
+        }
+    }
+
+    #[test]
+    fn every_reference_is_found_from_the_block_that_it_points_at(world in worlds()) {
+        let (memory, blocks, job, roots) = (world.memory(), world.blocks(), Job::default(), world.roots());
+        let index = Index::new(&blocks);
+        for unit in blocks.units().filter(|unit| unit.state == State::Used) {
+            let found = Referrers::find(&memory, &index, &roots, &unit, usize::MAX, &job).unwrap();
+            let mut expected = 0;
+            for other in (0..world.units.len()).filter(|other| world.units[*other].1 == State::Used) {
+                for (place, (at, value)) in world.words_of(other).into_iter().enumerate() {
+                    if naive::target(&world, value, place < 4).is_some_and(|(target, _)| target == unit.index) {
+                        expected += 1;
+                        let offset = value - unit.block().start();
+                        let told = |one: &gdb_leak::graph::Reference| {
+                            one.source == Source::Block(at, other) && one.offset == offset
+                        };
+                        prop_assert!(found.references.iter().any(told), "{at:#x} in {other}");
+                    }
+                }
+            }
+            let points = |value: &u64, own: bool| {
+                naive::target(&world, *value, own).is_some_and(|(target, _)| target == unit.index)
+            };
+            let on_stack = world.stack.iter().chain(&world.registers).filter(|value| points(value, true)).count();
+            let in_table = world.table.iter().filter(|value| points(value, false)).count();
+            prop_assert_eq!(found.count, expected + on_stack as u64 + in_table as u64);
+            let few = Referrers::find(&memory, &index, &roots, &unit, 2, &job).unwrap();
+            prop_assert_eq!((few.count, few.references.len()), (found.count, found.references.len().min(2)));
+        }
+    }
+
+    #[test]
+    fn a_path_leads_from_a_root_to_the_block_word_by_word(world in worlds()) {
+        let (memory, blocks, job, roots) = (world.memory(), world.blocks(), Job::default(), world.roots());
+        let index = Index::new(&blocks);
+        let heuristics = Heuristics::new(&memory, Wanted::NONE);
+        let paths = Paths { memory: &memory, index: &index, roots: &roots, heuristics: &heuristics };
+        let marks = naive::marks(&world);
+        for unit in blocks.units().filter(|unit| unit.state == State::Used) {
+            let path = paths.shortest(&unit, &job).unwrap();
+            let held = matches!(marks[unit.index].0, Mark::Reachable | Mark::Possible);
+            prop_assert_eq!(path.is_some(), held);
+            let Some(path) = path else { continue };
+            let mut before = None;
+            for step in &path {
+                let value = match step.source {
+                    Source::Root(Place::Register(number)) => roots.registers[number].value,
+                    Source::Root(Place::Memory(at, _)) => memory.word(at).unwrap(),
+                    Source::Block(at, within) => {
+                        prop_assert_eq!(Some(within), before);
+                        prop_assert!(blocks.unit(within).unwrap().block().contains(at));
+                        memory.word(at).unwrap()
+                    }
+                };
+                prop_assert_eq!(before.is_none(), matches!(step.source, Source::Root(_)));
+                prop_assert_eq!(value, blocks.unit(step.block).unwrap().block().start() + step.offset);
+                if marks[unit.index].0 == Mark::Reachable {
+                    prop_assert_eq!(step.offset, 0);
+                }
+                before = Some(step.block);
+            }
+            prop_assert_eq!(before, Some(unit.index));
+        }
+    }
+}
