@@ -1,0 +1,211 @@
+//! A leak check: roots, references, and the verdict on every block in use.
+
+use std::collections::BTreeMap;
+
+use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
+
+use crate::error::Error;
+use crate::graph::{
+    Choice, Found, Graph, Heuristics, Index, Link, Marks, RootKind, Roots, Tracer, Wanted, Weight,
+};
+use crate::heap::Allocator;
+use crate::heap::block::{Blocks, State};
+use crate::memory::Memory;
+use crate::pass::Job;
+use crate::source::Thread;
+
+use super::verdict::Verdict;
+
+/// Units that one worker counts at a time.
+const SLICE: usize = 1 << 16;
+
+/// How a check is made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Options {
+    /// What counts as a root.
+    pub choice: Choice,
+    /// Which heuristics count.
+    pub heuristics: Wanted,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { choice: Choice::default(), heuristics: Wanted::ALL }
+    }
+}
+
+/// The verdicts on all blocks in use, and what they rest on.
+#[derive(Clone, Debug)]
+pub struct Check {
+    marks: Marks,
+    /// Blocks and usable bytes by verdict, in the order of [`Verdict::ALL`].
+    pub summary: [Weight; Verdict::ALL.len()],
+    /// Blocks and usable bytes that only a heuristic saved, in the order of [`Link::HEURISTICS`].
+    pub saved: [Weight; Link::HEURISTICS.len()],
+    /// What was found in the roots.
+    pub roots: BTreeMap<RootKind, Found>,
+    /// How many references between blocks there are.
+    pub references: u64,
+    /// The bytes that the references and marks took.
+    pub own_bytes: u64,
+    /// Bytes of roots, and of blocks, that could not be read.
+    pub missing: (u64, u64),
+    /// Sentences on what may make verdicts wrong, and in which direction.
+    pub notes: Vec<String>,
+}
+
+impl Check {
+    /// Judges all blocks in use of `heap`.
+    ///
+    /// Memory while it works: nine bytes for each unit and four for each reference, and four
+    /// more for each block that waits to be followed; afterwards a byte for each unit, and
+    /// four more where blocks are lost.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Interrupted`] when the job was stopped, [`Error::Request`] for a heap with
+    /// too many blocks.
+    pub fn new(
+        memory: &dyn Memory,
+        heap: &dyn Allocator,
+        threads: &[Thread],
+        options: &Options,
+        job: &Job,
+    ) -> Result<Self, Error> {
+        let blocks = heap.blocks();
+        let index = Index::new(blocks);
+        let heuristics = Heuristics::new(memory, options.heuristics);
+        let roots = Roots::find(memory, heap, threads, options.choice, job)?;
+        let graph = Graph::new(memory, &index, &heuristics, job)?;
+        let mut tracer = Tracer::new(&graph, blocks);
+        let (found, lost) = roots.scan(memory, &index, &heuristics, job, |edge| tracer.root(edge))?;
+        let marks = tracer.finish(job)?;
+        let missing = (lost, graph.missing());
+        let (summary, saved) = sums(blocks, &marks, job)?;
+        let own_bytes = graph.own_bytes().saturating_add(blocks.len()) as u64;
+        let notes = notes(heap, &roots, &found, missing);
+        let references = graph.references() as u64;
+        Ok(Self { marks, summary, saved, roots: found, references, own_bytes, missing, notes })
+    }
+
+    /// The verdict on the unit with that number; `None` where it is no block in use.
+    #[must_use]
+    pub fn verdict(&self, unit: usize) -> Option<Verdict> {
+        Verdict::of(&self.marks, unit)
+    }
+
+    /// The heuristic that alone saved a block.
+    #[must_use]
+    pub fn saved_by(&self, unit: usize) -> Option<Link> {
+        self.marks.saved_by(unit)
+    }
+
+    /// What a definitely lost block holds that nothing else does.
+    #[must_use]
+    pub fn weight(&self, unit: usize) -> Weight {
+        self.marks.weight(unit)
+    }
+
+    /// The lost blocks of the cluster that a lost block belongs to, its leader first.
+    ///
+    /// Of an indirectly lost block that is the definitely lost one through which valgrind
+    /// reaches it, and all that is reached in the same way. At most `limit` are told, all
+    /// are counted.
+    #[must_use]
+    pub fn cluster(&self, unit: usize, limit: usize) -> (Vec<usize>, u64) {
+        let leader = self.marks.leader(unit);
+        if self.verdict(leader) != Some(Verdict::DefinitelyLost) {
+            return (Vec::new(), 0);
+        }
+        let mut members = vec![leader];
+        let mut count = 1_u64;
+        self.marks.members(leader, |member| {
+            count = count.saturating_add(1);
+            if members.len() < limit {
+                members.push(member);
+            }
+        });
+        (members, count)
+    }
+
+    /// Blocks and usable bytes with a verdict.
+    #[must_use]
+    pub fn of(&self, verdict: Verdict) -> Weight {
+        self.summary.get(verdict as usize).copied().unwrap_or_default()
+    }
+}
+
+type Sums = ([Weight; Verdict::ALL.len()], [Weight; Link::HEURISTICS.len()]);
+
+fn add(weight: Option<&mut Weight>, blocks: u64, bytes: u64) {
+    if let Some(weight) = weight {
+        weight.blocks = weight.blocks.saturating_add(blocks);
+        weight.bytes = weight.bytes.saturating_add(bytes);
+    }
+}
+
+/// Blocks and usable bytes by verdict, and by the heuristic that saved them.
+fn sums(blocks: &Blocks, marks: &Marks, job: &Job) -> Result<Sums, Error> {
+    let slices = blocks.len().div_ceil(SLICE);
+    let count = |slice: usize| {
+        let mut sums = Sums::default();
+        let from = slice.saturating_mul(SLICE);
+        let to = from.saturating_add(SLICE).min(blocks.len());
+        if job.stopped() {
+            return sums;
+        }
+        for unit in blocks.units_in(from..to).filter(|unit| unit.state == State::Used) {
+            let Some(verdict) = Verdict::of(marks, unit.index) else { continue };
+            let bytes = unit.block().len();
+            add(sums.0.get_mut(verdict as usize), 1, bytes);
+            if let Some(link) = marks.saved_by(unit.index).filter(|_| verdict == Verdict::StillReachable) {
+                let place = Link::HEURISTICS.iter().position(|other| *other == link);
+                add(place.and_then(|place| sums.1.get_mut(place)), 1, bytes);
+            }
+        }
+        sums
+    };
+    let counted: Vec<Sums> = (0..slices).into_par_iter().with_min_len(1).map(count).collect();
+    job.check()?;
+    let mut whole = Sums::default();
+    for (verdicts, saved) in counted {
+        for (own, other) in whole.0.iter_mut().zip(verdicts) {
+            add(Some(own), other.blocks, other.bytes);
+        }
+        for (own, other) in whole.1.iter_mut().zip(saved) {
+            add(Some(own), other.blocks, other.bytes);
+        }
+    }
+    Ok(whole)
+}
+
+/// What may make verdicts wrong, and in which direction.
+fn notes(
+    heap: &dyn Allocator,
+    roots: &Roots,
+    found: &BTreeMap<RootKind, Found>,
+    (lost_roots, lost_blocks): (u64, u64),
+) -> Vec<String> {
+    let mut notes = Vec::new();
+    if lost_roots > 0 || lost_blocks > 0 {
+        notes.push(format!(
+            "{lost_roots} bytes of roots and {lost_blocks} bytes of the heap are missing: blocks that only pointers in \
+             them hold seem lost"
+        ));
+    }
+    if heap.damages() > 0 {
+        let damaged = found.get(&RootKind::Damaged).map_or(0, |found| found.pointers);
+        notes.push(format!(
+            "the heap is damaged: blocks that cannot be told any more have no verdict, and what they point at \
+             ({damaged} pointers) counts as held, so that lost blocks may be missing"
+        ));
+    }
+    notes.extend(roots.notes.iter().cloned());
+    let (stacks, bytes) = roots.ended;
+    if stacks > 0 {
+        notes.push(format!(
+            "{stacks} stacks of threads that ended ({bytes} bytes) do not count, though glibc keeps them"
+        ));
+    }
+    notes
+}

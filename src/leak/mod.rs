@@ -1,0 +1,9 @@
+//! Which blocks are lost: valgrind's question, asked of memory as it stands.
+
+mod check;
+mod record;
+mod verdict;
+
+pub use check::{Check, Options};
+pub use record::{Record, Records};
+pub use verdict::Verdict;
