@@ -1,7 +1,7 @@
 //! Pointers into blocks that hold them as one to their start would.
 //!
 //! The four rules are those of valgrind's leak check (valgrind 3.19,
-//! memcheck/mc_leakcheck.c, `heuristic_reachedness`), which has them from Dr. Memory.
+//! `memcheck/mc_leakcheck.c`, `heuristic_reachedness`), which has them from Dr. Memory.
 //! valgrind knows how many bytes were asked for; here that is any number that would have
 //! got a block of the same size.
 

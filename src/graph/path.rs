@@ -114,17 +114,17 @@ impl Paths<'_> {
         let units: Vec<Unit> = units.collect();
         let mut steps = Vec::with_capacity(units.len());
         if let Some(first) = units.first() {
-            steps.extend(self.from_root(first, definite, job)?);
+            steps.extend(self.out_of_root(first, definite, job)?);
         }
         for pair in units.windows(2) {
             let [before, next] = pair else { continue };
             job.check()?;
-            steps.extend(self.from_block(before, next, definite));
+            steps.extend(self.out_of_block(before, next, definite));
         }
         Ok(steps)
     }
 
-    fn from_root(&self, unit: &Unit, definite: bool, job: &Job) -> Result<Option<Step>, Error> {
+    fn out_of_root(&self, unit: &Unit, definite: bool, job: &Job) -> Result<Option<Step>, Error> {
         let block = unit.block();
         let mut look = self.heuristics.look(self.memory);
         let mut found: Option<Pointer> = None;
@@ -142,7 +142,7 @@ impl Paths<'_> {
     }
 
     /// The first word in the block of `before` that leads into that of `next`.
-    fn from_block(&self, before: &Unit, next: &Unit, definite: bool) -> Option<Step> {
+    fn out_of_block(&self, before: &Unit, next: &Unit, definite: bool) -> Option<Step> {
         let (own, target) = (before.block(), next.block());
         let mut first =
             First { within: before.index, definite, look: self.heuristics.look(self.memory), found: None };

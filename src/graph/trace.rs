@@ -1,6 +1,6 @@
 //! Which blocks the roots hold, how, and which hold each other.
 //!
-//! The rules are those of valgrind's leak check (valgrind 3.19, memcheck/mc_leakcheck.c,
+//! The rules are those of valgrind's leak check (valgrind 3.19, `memcheck/mc_leakcheck.c`,
 //! `lc_push_without_clique_if_a_chunk_ptr` and `lc_push_with_clique_if_a_chunk_ptr`). valgrind
 //! goes over a block again when it turns out to be held better than it seemed. Here all
 //! that is surely held is followed first, so that each block is gone over once; and what
@@ -51,7 +51,7 @@ pub struct Weight {
 /// where there are such blocks.
 #[derive(Clone, Default, Debug)]
 pub struct Marks {
-    marks: Vec<u8>,
+    units: Vec<u8>,
     /// Of a member: its leader's number, which may have become a member since, and one.
     /// Of a leader: the number of its weight, and one; zero where it has no members.
     links: Vec<u32>,
@@ -63,7 +63,7 @@ impl Marks {
     #[must_use]
     #[inline]
     pub fn mark(&self, unit: usize) -> Mark {
-        match self.marks.get(unit).map_or(0, |mark| mark & MARK) {
+        match self.units.get(unit).map_or(0, |mark| mark & MARK) {
             1 => Mark::Possible,
             2 => Mark::Reachable,
             3 => Mark::Leader,
@@ -75,7 +75,7 @@ impl Marks {
     /// The heuristic by which alone a reachable block is held.
     #[must_use]
     pub fn saved_by(&self, unit: usize) -> Option<Link> {
-        let number = self.marks.get(unit).map_or(0, |mark| mark >> LINK_SHIFT);
+        let number = self.units.get(unit).map_or(0, |mark| mark >> LINK_SHIFT);
         Some(Link::from_number(number)).filter(|link| link.heuristic())
     }
 
@@ -104,7 +104,7 @@ impl Marks {
     /// Time: that of looking at every unit once, however leaders became members.
     pub fn members(&self, leader: usize, mut take: impl FnMut(usize)) {
         // What is known of members so far: one that belongs to the leader, one that does not.
-        let mut known: Vec<u8> = vec![0; if self.links.is_empty() { 0 } else { self.marks.len() }];
+        let mut known: Vec<u8> = vec![0; if self.links.is_empty() { 0 } else { self.units.len() }];
         let mut path = Vec::new();
         for unit in 0..known.len() {
             let mut at = unit;
@@ -133,7 +133,7 @@ impl Marks {
     }
 
     fn set(&mut self, unit: u32, mark: Mark, link: Link) {
-        if let Some(place) = usize::try_from(unit).ok().and_then(|unit| self.marks.get_mut(unit)) {
+        if let Some(place) = usize::try_from(unit).ok().and_then(|unit| self.units.get_mut(unit)) {
             *place = mark as u8 | ((link as u8) << LINK_SHIFT);
         }
     }
@@ -165,7 +165,7 @@ impl<'t> Tracer<'t> {
     /// A tracer for which no root was found yet.
     #[must_use]
     pub fn new(graph: &'t Graph, blocks: &'t Blocks) -> Self {
-        let marks = Marks { marks: vec![0; graph.units()], ..Marks::default() };
+        let marks = Marks { units: vec![0; graph.units()], ..Marks::default() };
         Self { graph, blocks, marks, stack: Vec::new(), asked: 0 }
     }
 
@@ -221,7 +221,7 @@ impl<'t> Tracer<'t> {
 
     /// Follows what is possibly held: from there on every pointer makes possible at most.
     fn possible(&mut self, job: &Job) -> Result<(), Error> {
-        let marks = self.marks.marks.iter();
+        let marks = self.marks.units.iter();
         let possible = (0_u32..).zip(marks).filter(|(_, mark)| *mark & MARK == Mark::Possible as u8);
         self.stack = possible.map(|(block, _)| block).collect();
         while let Some(block) = self.stack.pop() {

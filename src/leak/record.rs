@@ -33,7 +33,7 @@ impl Records {
     ///
     /// Ordered as valgrind does: by bytes with those that they held, then by verdict from
     /// reachable to lost, then by blocks, then by address (valgrind 3.19,
-    /// memcheck/mc_leakcheck.c, `cmp_LossRecords`).
+    /// `memcheck/mc_leakcheck.c`, `cmp_LossRecords`).
     ///
     /// # Errors
     ///

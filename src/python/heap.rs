@@ -9,11 +9,12 @@ use crate::heap;
 use crate::heap::allocator::{Allocator, States};
 use crate::heap::block::{State, Unit};
 use crate::heap::content::Content;
-use crate::heap::groups::{self, By, Wanted};
+use crate::heap::groups::{self, By, Labels, Wanted};
 use crate::heap::summary as accounts;
 use crate::range::AddressRange;
 
 use super::call;
+use super::leak::Check;
 use super::memory::Memory;
 
 /// Units of one state: its name, how many, and their bytes.
@@ -139,7 +140,7 @@ impl Groups {
 #[pyclass(frozen, module = "gdb_leak._native")]
 pub(super) struct Heap {
     pub(super) heap: Arc<dyn Allocator>,
-    memory: Arc<dyn crate::memory::Memory>,
+    pub(super) memory: Arc<dyn crate::memory::Memory>,
 }
 
 impl Heap {
@@ -158,7 +159,7 @@ impl Heap {
     }
 
     /// The same heap for what is made of it.
-    fn again(&self) -> Self {
+    pub(super) fn again(&self) -> Self {
         Self { heap: self.heap.clone(), memory: self.memory.clone() }
     }
 
@@ -218,6 +219,11 @@ impl Heap {
     }
 
     #[getter]
+    fn used(&self) -> bool {
+        self.heap.blocks().units().any(|unit| unit.state == State::Used)
+    }
+
+    #[getter]
     fn own_bytes(&self) -> usize {
         self.heap.blocks().own_bytes()
     }
@@ -248,7 +254,7 @@ impl Heap {
         (kind.map(Content::name), text)
     }
 
-    #[pyo3(signature = (by, free = None, size = None, kind = None, within = None, progress = None))]
+    #[pyo3(signature = (by, free = None, size = None, kind = None, within = None, lost = None, progress = None))]
     #[allow(clippy::too_many_arguments)]
     fn groups(
         &self,
@@ -258,9 +264,11 @@ impl Heap {
         size: Option<u64>,
         kind: Option<&str>,
         within: Option<Vec<(u64, u64)>>,
+        lost: Option<&Check>,
         progress: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Groups> {
-        let wanted = wanted(free, size, kind, within)?;
+        let labels = lost.map(|check| |unit: &Unit| check.lost(unit));
+        let wanted = wanted(free, size, kind, within, labels.as_ref().map(|labels| labels as &Labels<'_>))?;
         let by = self::by(by)?;
         let found = call::run(py, progress, |job| {
             groups::groups(self.memory.as_ref(), self.heap.blocks(), by, &wanted, job)
@@ -268,7 +276,8 @@ impl Heap {
         Ok(Groups { found, heap: self.again() })
     }
 
-    #[pyo3(signature = (limit = None, free = None, size = None, kind = None, progress = None))]
+    #[pyo3(signature = (limit = None, free = None, size = None, kind = None, lost = None, progress = None))]
+    #[allow(clippy::too_many_arguments)]
     fn listed(
         &self,
         py: Python<'_>,
@@ -276,9 +285,11 @@ impl Heap {
         free: Option<bool>,
         size: Option<u64>,
         kind: Option<&str>,
+        lost: Option<&Check>,
         progress: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Listed> {
-        let wanted = wanted(free, size, kind, None)?;
+        let labels = lost.map(|check| |unit: &Unit| check.lost(unit));
+        let wanted = wanted(free, size, kind, None, labels.as_ref().map(|labels| labels as &Labels<'_>))?;
         let limit = limit.unwrap_or(usize::MAX);
         let listed = call::run(py, progress, |job| {
             groups::list(self.memory.as_ref(), self.heap.blocks(), &wanted, limit, job)
@@ -287,16 +298,17 @@ impl Heap {
     }
 }
 
-fn wanted(
+fn wanted<'w>(
     free: Option<bool>,
     size: Option<u64>,
     kind: Option<&str>,
     within: Option<Vec<(u64, u64)>>,
-) -> PyResult<Wanted> {
+    labels: Option<&'w Labels<'w>>,
+) -> PyResult<Wanted<'w>> {
     let kind = kind.map(|kind| Content::from_name(kind).ok_or_else(|| unknown("-kind", kind))).transpose()?;
     let within = within.unwrap_or_default().into_iter().map(|(start, end)| AddressRange::new(start, end));
     let within = AddressRange::merge(within.collect::<Result<_, _>>()?);
-    Ok(Wanted { free, size, kind, within })
+    Ok(Wanted { free, size, kind, within, labels })
 }
 
 fn by(name: &str) -> PyResult<By> {
@@ -310,7 +322,7 @@ fn by(name: &str) -> PyResult<By> {
     })
 }
 
-fn unknown(thing: &'static str, value: &str) -> Error {
+pub(super) fn unknown(thing: &'static str, value: &str) -> Error {
     Error::Request { thing, value: value.to_owned(), rule: "is unknown".to_owned() }
 }
 

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use pyo3::PyResult;
 
 use crate::heap::{Allocator, Outside};
+use crate::leak::{Check, Options};
 
 /// The heap that was found, if there is one.
 type Found = Option<Arc<dyn Allocator>>;
@@ -17,6 +18,8 @@ pub(super) struct Kept {
     /// As an answer that may be that there is none.
     heap: Mutex<Option<Found>>,
     outside: Mutex<Option<Arc<Outside>>>,
+    /// The verdicts given last, and how.
+    check: Mutex<Option<(Options, Arc<Check>)>>,
 }
 
 impl Kept {
@@ -28,6 +31,27 @@ impl Kept {
     /// Where blocks may lie outside of heaps, found by `find` where that is asked for the first time.
     pub(super) fn outside(&self, find: impl FnOnce() -> PyResult<Outside>) -> PyResult<Arc<Outside>> {
         kept(&self.outside, || find().map(Arc::new))
+    }
+
+    /// The verdicts given with these options, made by `judge` where the last ones were given with others.
+    pub(super) fn check(
+        &self,
+        options: Options,
+        judge: impl FnOnce() -> PyResult<Check>,
+    ) -> PyResult<Arc<Check>> {
+        let last = self.check.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some((_, check)) = last.filter(|(made, _)| *made == options) {
+            return Ok(check);
+        }
+        let fresh = Arc::new(judge()?);
+        *self.check.lock().unwrap_or_else(PoisonError::into_inner) = Some((options, fresh.clone()));
+        Ok(fresh)
+    }
+
+    /// The verdicts given last.
+    pub(super) fn judged(&self) -> Option<Arc<Check>> {
+        let last = self.check.lock().unwrap_or_else(PoisonError::into_inner);
+        last.as_ref().map(|(_, check)| check.clone())
     }
 }
 

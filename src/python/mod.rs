@@ -8,6 +8,7 @@ mod changes;
 mod errors;
 mod heap;
 mod kept;
+mod leak;
 mod look;
 mod memory;
 mod search;
@@ -23,6 +24,8 @@ mod _native {
         Arena, Block, Group, Groups, Heap, HeapSummary, Listed, heap_summary, may_hold_blocks, open_heap,
         other_allocators,
     };
+    #[pymodule_export]
+    use super::leak::{Check, Record, Records, Reference, check, judged, references, shortest_path};
     #[pymodule_export]
     use super::look::{Dump, Strings, dump, strings, text_to_words, words_to_text, write_range};
     #[pymodule_export]

@@ -1,0 +1,304 @@
+//! Leak checks: verdicts, records, who points at a block.
+
+use std::sync::Arc;
+
+use pyo3::prelude::*;
+
+use crate::graph::{
+    Choice, Heuristics, Index, Link, Paths, Place, Reference as Pointing, Referrers as Pointings, Roots,
+    Source, Step, Wanted, Weight,
+};
+use crate::heap::block::{State, Unit};
+use crate::heap::groups::Label;
+use crate::leak::{Check as Checked, Options, Records as Recorded, Verdict};
+use crate::source::Thread;
+use crate::source::registers::{Register, Registers};
+
+use super::call;
+use super::heap::{Heap, unknown};
+use super::memory::Memory;
+
+/// Named registers and what they hold.
+type Named = Vec<(String, u64)>;
+
+/// A thread as Python gives it: number, stack pointer, thread pointer, registers.
+type ThreadArgument = (i32, Option<u64>, Option<u64>, Named, Named);
+
+fn threads(memory: &Memory, given: Option<Vec<ThreadArgument>>) -> Vec<Thread> {
+    let Some(given) = given else { return memory.target.origin.threads.clone() };
+    let registers = |named: Named| {
+        let register = |(name, value): (String, u64)| Register { name: name.into(), value };
+        named.into_iter().map(register).collect()
+    };
+    let thread = |(id, stack_pointer, thread_pointer, general, vector): ThreadArgument| Thread {
+        id,
+        stack_pointer,
+        thread_pointer,
+        registers: Registers { general: registers(general), vector: registers(vector) },
+    };
+    given.into_iter().map(thread).collect()
+}
+
+fn row(name: &'static str, weight: Weight) -> (&'static str, u64, u64) {
+    (name, weight.blocks, weight.bytes)
+}
+
+/// The verdicts on all blocks in use.
+#[pyclass(frozen, module = "gdb_leak._native")]
+pub(super) struct Check {
+    check: Arc<Checked>,
+    heap: Heap,
+}
+
+/// A group of blocks with one verdict.
+#[pyclass(frozen, get_all, module = "gdb_leak._native")]
+pub(super) struct Record {
+    verdict: &'static str,
+    blocks: u64,
+    bytes: u64,
+    indirect_blocks: u64,
+    indirect_bytes: u64,
+    size: Option<u64>,
+    kind: Option<&'static str>,
+    text: Option<String>,
+    sample: Vec<u64>,
+}
+
+/// Records, the largest last; rows are made when asked for.
+#[pyclass(frozen, module = "gdb_leak._native")]
+pub(super) struct Records(Recorded);
+
+#[pymethods]
+impl Records {
+    fn __len__(&self) -> usize {
+        self.0.records.len()
+    }
+
+    #[getter]
+    fn untracked(&self) -> u64 {
+        self.0.untracked
+    }
+
+    fn rows(&self, start: usize, stop: usize) -> Vec<Record> {
+        let rows = self.0.records.get(start..stop.min(self.0.records.len()));
+        let row = |record: &crate::leak::Record| Record {
+            verdict: record.verdict.name(),
+            blocks: record.group.blocks,
+            bytes: record.group.bytes,
+            indirect_blocks: record.group.behind.blocks,
+            indirect_bytes: record.group.behind.bytes,
+            size: record.group.size,
+            kind: record.group.kind.map(crate::heap::content::Content::name),
+            text: record.group.text.clone(),
+            sample: record.group.sample.clone(),
+        };
+        rows.unwrap_or_default().iter().map(row).collect()
+    }
+}
+
+#[pymethods]
+impl Check {
+    #[getter]
+    fn summary(&self) -> Vec<(&'static str, u64, u64)> {
+        Verdict::ALL.into_iter().map(|verdict| row(verdict.name(), self.check.of(verdict))).collect()
+    }
+
+    #[getter]
+    fn saved(&self) -> Vec<(&'static str, u64, u64)> {
+        Link::HEURISTICS
+            .into_iter()
+            .zip(self.check.saved)
+            .map(|(link, weight)| row(link.name(), weight))
+            .collect()
+    }
+
+    #[getter]
+    fn roots(&self) -> Vec<(&'static str, u64, u64)> {
+        let roots = self.check.roots.iter();
+        roots.map(|(kind, found)| (kind.name(), found.places, found.pointers)).collect()
+    }
+
+    #[getter]
+    fn references(&self) -> u64 {
+        self.check.references
+    }
+
+    #[getter]
+    fn own_bytes(&self) -> u64 {
+        self.check.own_bytes
+    }
+
+    #[getter]
+    fn notes(&self) -> Vec<String> {
+        self.check.notes.clone()
+    }
+
+    fn verdict(&self, index: usize) -> Option<&'static str> {
+        self.check.verdict(index).map(Verdict::name)
+    }
+
+    fn saved_by(&self, index: usize) -> Option<&'static str> {
+        self.check.saved_by(index).map(Link::name)
+    }
+
+    fn indirect(&self, index: usize) -> (u64, u64) {
+        let weight = self.check.weight(index);
+        (weight.blocks, weight.bytes)
+    }
+
+    fn cluster(&self, py: Python<'_>, index: usize, limit: usize) -> (Vec<usize>, u64) {
+        py.detach(|| self.check.cluster(index, limit))
+    }
+
+    #[pyo3(signature = (shown, progress = None))]
+    fn records(
+        &self,
+        py: Python<'_>,
+        shown: Vec<String>,
+        progress: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Records> {
+        let verdict = |name: &String| Verdict::from_name(name).ok_or_else(|| unknown("verdict", name));
+        let shown: Vec<Verdict> = shown.iter().map(verdict).collect::<Result<_, _>>()?;
+        let (memory, blocks) = (self.heap.memory.as_ref(), self.heap.heap.blocks());
+        let found = call::run(py, progress, |job| Recorded::new(memory, blocks, &self.check, &shown, job))?;
+        Ok(Records(found))
+    }
+
+    /// Of the units with these numbers: address, size and verdict of each block in use.
+    fn rows(&self, start: usize, stop: usize) -> Vec<(u64, u64, &'static str)> {
+        let units = self.heap.heap.blocks().units_in(start..stop);
+        let used = units.filter(|unit| unit.state == State::Used);
+        let row = |unit: Unit| {
+            let verdict = self.check.verdict(unit.index)?;
+            Some((unit.block().start(), unit.block().len(), verdict.name()))
+        };
+        used.filter_map(row).collect()
+    }
+}
+
+impl Check {
+    /// What is known of a unit that is lost.
+    pub(super) fn lost(&self, unit: &Unit) -> Option<Label> {
+        self.check.label(unit, &[Verdict::DefinitelyLost, Verdict::IndirectlyLost, Verdict::PossiblyLost])
+    }
+}
+
+#[pyfunction]
+#[pyo3(signature = (memory, heap, threads = None, heuristics = "all", red_zone = 0, vector = false, progress = None))]
+#[allow(clippy::too_many_arguments)]
+pub(super) fn check(
+    py: Python<'_>,
+    memory: &Memory,
+    heap: &Heap,
+    threads: Option<Vec<ThreadArgument>>,
+    heuristics: &str,
+    red_zone: u64,
+    vector: bool,
+    progress: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Check> {
+    let options =
+        Options { choice: Choice { red_zone, vector }, heuristics: Wanted::from_names(heuristics)? };
+    let threads = self::threads(memory, threads);
+    let (own, allocator) = (memory.target.memory.as_ref(), heap.heap.as_ref());
+    let check = memory.kept.check(options, || {
+        call::run(py, progress, |job| Checked::new(own, allocator, &threads, &options, job))
+    })?;
+    Ok(Check { check, heap: heap.again() })
+}
+
+/// The verdicts that were given on this heap last, if any were.
+#[pyfunction]
+pub(super) fn judged(memory: &Memory, heap: &Heap) -> Option<Check> {
+    Some(Check { check: memory.kept.judged()?, heap: heap.again() })
+}
+
+/// A word that points at a block: where it stands, and where it leads.
+#[pyclass(frozen, get_all, module = "gdb_leak._native")]
+pub(super) struct Reference {
+    /// The address of the word; none for a register.
+    address: Option<u64>,
+    /// What it stands in: a kind of root, or `block`.
+    kind: &'static str,
+    thread: Option<i32>,
+    register: Option<String>,
+    /// The number of the block that it stands in.
+    within: Option<usize>,
+    /// The number of the block that it points at, and how far into it.
+    block: usize,
+    offset: u64,
+}
+
+fn reference(roots: &Roots, source: Source, block: usize, offset: u64) -> Reference {
+    let plain =
+        Reference { address: None, kind: "block", thread: None, register: None, within: None, block, offset };
+    match source {
+        Source::Block(address, within) => Reference { address: Some(address), within: Some(within), ..plain },
+        Source::Root(Place::Memory(address, number)) => {
+            let stretch = roots.stretches.get(number);
+            let kind = stretch.map_or("anon", |stretch| stretch.kind.name());
+            let thread = stretch.and_then(|stretch| stretch.thread);
+            Reference { address: Some(address), kind, thread, ..plain }
+        }
+        Source::Root(Place::Register(number)) => {
+            let register = roots.registers.get(number);
+            Reference {
+                kind: register.map_or("register", |register| register.kind.name()),
+                thread: register.map(|register| register.thread),
+                register: register.map(|register| register.name.clone()),
+                ..plain
+            }
+        }
+    }
+}
+
+#[pyfunction]
+#[pyo3(signature = (memory, heap, index, limit, threads = None, progress = None))]
+pub(super) fn references(
+    py: Python<'_>,
+    memory: &Memory,
+    heap: &Heap,
+    index: usize,
+    limit: usize,
+    threads: Option<Vec<ThreadArgument>>,
+    progress: Option<&Bound<'_, PyAny>>,
+) -> PyResult<(Vec<Reference>, u64)> {
+    let threads = self::threads(memory, threads);
+    let (own, allocator) = (memory.target.memory.as_ref(), heap.heap.as_ref());
+    let Some(unit) = allocator.blocks().unit(index) else { return Ok((Vec::new(), 0)) };
+    let (roots, found) = call::run(py, progress, |job| {
+        let roots = Roots::find(own, allocator, &threads, EVERYTHING, job)?;
+        let index = Index::new(allocator.blocks());
+        let found = Pointings::find(own, &index, &roots, &unit, limit, job)?;
+        Ok((roots, found))
+    })?;
+    let row = |found: &Pointing| reference(&roots, found.source, index, found.offset);
+    Ok((found.references.iter().map(row).collect(), found.count))
+}
+
+#[pyfunction]
+#[pyo3(signature = (memory, heap, index, threads = None, progress = None))]
+pub(super) fn shortest_path(
+    py: Python<'_>,
+    memory: &Memory,
+    heap: &Heap,
+    index: usize,
+    threads: Option<Vec<ThreadArgument>>,
+    progress: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Option<Vec<Reference>>> {
+    let threads = self::threads(memory, threads);
+    let (own, allocator) = (memory.target.memory.as_ref(), heap.heap.as_ref());
+    let Some(unit) = allocator.blocks().unit(index) else { return Ok(None) };
+    let (roots, steps) = call::run(py, progress, |job| {
+        let roots = Roots::find(own, allocator, &threads, Choice::default(), job)?;
+        let index = Index::new(allocator.blocks());
+        let heuristics = Heuristics::new(own, Wanted::ALL);
+        let paths = Paths { memory: own, index: &index, roots: &roots, heuristics: &heuristics };
+        let steps = paths.shortest(&unit, job)?;
+        Ok((roots, steps))
+    })?;
+    let row = |step: &Step| reference(&roots, step.source, step.block, step.offset);
+    Ok(steps.map(|steps| steps.iter().map(row).collect()))
+}
+
+/// Who points at a block is asked of all registers.
+const EVERYTHING: Choice = Choice { red_zone: 0, vector: true };
