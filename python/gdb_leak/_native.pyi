@@ -14,6 +14,7 @@ __all__ = [
     "Arena",
     "Block",
     "Change",
+    "Check",
     "Contents",
     "Difference",
     "Dump",
@@ -25,22 +26,29 @@ __all__ = [
     "Matches",
     "Memory",
     "Needle",
+    "Record",
+    "Records",
+    "Reference",
     "Region",
     "Stop",
     "Strings",
     "__version__",
+    "check",
     "contents",
     "diff",
     "dump",
     "find",
     "heap_summary",
+    "judged",
     "may_hold_blocks",
     "open_file",
     "open_heap",
     "open_process",
     "open_remote",
     "other_allocators",
+    "references",
     "save_snapshot",
+    "shortest_path",
     "stop_process",
     "strings",
     "text_to_words",
@@ -54,6 +62,9 @@ __version__: Final[str]
 _ByteOrder = Literal["little", "big"]
 _Place = Union[str, tuple[int, int]]
 _Progress = Optional[Callable[[int, int], None]]
+_Registers = Sequence[tuple[str, int]]
+#: Number, stack pointer, thread pointer, general registers, words of the others.
+_Thread = tuple[int, Optional[int], Optional[int], _Registers, _Registers]
 
 @final
 class Region:
@@ -416,6 +427,8 @@ class Heap:
     @property
     def units(self) -> int: ...
     @property
+    def used(self) -> bool: ...
+    @property
     def own_bytes(self) -> int: ...
     def unit_at(self, address: int) -> Optional[Block]: ...
     def block_at(self, address: int) -> Optional[Block]: ...
@@ -430,6 +443,7 @@ class Heap:
         size: Optional[int] = None,
         kind: Optional[str] = None,
         within: Optional[Sequence[tuple[int, int]]] = None,
+        lost: Optional[Check] = None,
         progress: _Progress = None,
     ) -> Groups: ...
     def listed(
@@ -438,6 +452,7 @@ class Heap:
         free: Optional[bool] = None,
         size: Optional[int] = None,
         kind: Optional[str] = None,
+        lost: Optional[Check] = None,
         progress: _Progress = None,
     ) -> Listed: ...
 
@@ -449,3 +464,103 @@ def other_allocators(memory: Memory) -> list[str]: ...
 def heap_summary(
     memory: Memory, heap: Optional[Heap] = None, progress: _Progress = None
 ) -> HeapSummary: ...
+
+@final
+class Check:
+    """The verdicts on all blocks in use, by valgrind's rules."""
+
+    @property
+    def summary(self) -> list[tuple[str, int, int]]: ...
+    @property
+    def saved(self) -> list[tuple[str, int, int]]: ...
+    @property
+    def roots(self) -> list[tuple[str, int, int]]: ...
+    @property
+    def references(self) -> int: ...
+    @property
+    def own_bytes(self) -> int: ...
+    @property
+    def notes(self) -> list[str]: ...
+    def verdict(self, index: int) -> Optional[str]: ...
+    def saved_by(self, index: int) -> Optional[str]: ...
+    def indirect(self, index: int) -> tuple[int, int]: ...
+    def cluster(self, index: int, limit: int) -> tuple[list[int], int]: ...
+    def records(self, shown: Sequence[str], progress: _Progress = None) -> Records: ...
+    def rows(self, start: int, stop: int) -> list[tuple[int, int, str]]: ...
+
+@final
+class Records:
+    """Lost blocks that are alike, the largest record last; rows are made when asked for."""
+
+    def __len__(self) -> int: ...
+    @property
+    def untracked(self) -> int: ...
+    def rows(self, start: int, stop: int) -> list[Record]: ...
+
+@final
+class Record:
+    """A group of blocks with one verdict."""
+
+    @property
+    def verdict(self) -> str: ...
+    @property
+    def blocks(self) -> int: ...
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def indirect_blocks(self) -> int: ...
+    @property
+    def indirect_bytes(self) -> int: ...
+    @property
+    def size(self) -> Optional[int]: ...
+    @property
+    def kind(self) -> Optional[str]: ...
+    @property
+    def text(self) -> Optional[str]: ...
+    @property
+    def sample(self) -> list[int]: ...
+
+@final
+class Reference:
+    """A word that points at a block: where it stands, and where it leads."""
+
+    @property
+    def address(self) -> Optional[int]: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def thread(self) -> Optional[int]: ...
+    @property
+    def register(self) -> Optional[str]: ...
+    @property
+    def within(self) -> Optional[int]: ...
+    @property
+    def block(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
+
+def check(
+    memory: Memory,
+    heap: Heap,
+    threads: Optional[Sequence[_Thread]] = None,
+    heuristics: str = "all",
+    red_zone: int = 0,
+    vector: bool = False,
+    progress: _Progress = None,
+) -> Check: ...
+def judged(memory: Memory, heap: Heap) -> Optional[Check]: ...
+def references(
+    memory: Memory,
+    heap: Heap,
+    index: int,
+    limit: int,
+    threads: Optional[Sequence[_Thread]] = None,
+    progress: _Progress = None,
+) -> tuple[list[Reference], int]: ...
+def shortest_path(
+    memory: Memory,
+    heap: Heap,
+    index: int,
+    threads: Optional[Sequence[_Thread]] = None,
+    progress: _Progress = None,
+) -> Optional[list[Reference]]: ...

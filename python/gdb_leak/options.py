@@ -45,9 +45,10 @@ class Option(NamedTuple):
     """One option of a command.
 
     ``kind`` says what its argument is: ``flag`` (none), ``count`` (a number or
-    ``unlimited``), ``number``, ``choice`` (one of ``choices``), ``text``,
-    ``file``, ``place`` or ``address``. Counts, numbers and choices are checked
-    while parsing; the rest is handed on as a :class:`Word`.
+    ``unlimited``), ``number``, ``choice`` (one of ``choices``), ``list`` (some of
+    ``choices``, with commas, or one of ``alone``), ``text``, ``file``, ``place`` or
+    ``address``. Counts, numbers, choices and lists are checked while parsing; the
+    rest is handed on as a :class:`Word`.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Option(NamedTuple):
     argument: str = ""
     choices: tuple[str, ...] = ()
     shell_only: bool = False
+    alone: tuple[str, ...] = ()
 
     @property
     def takes_argument(self) -> bool:
@@ -67,7 +69,7 @@ class Option(NamedTuple):
         """The option as help shows it: ``-limit COUNT|unlimited``."""
         if not self.takes_argument:
             return f"-{self.name}"
-        argument = "|".join(self.choices) if self.choices else self.argument
+        argument = self.argument or "|".join(self.choices)
         if self.kind == "count":
             argument += "|unlimited"
         return f"-{self.name} {argument}"
@@ -140,6 +142,12 @@ class Parsed:
         assert isinstance(value, str)
         return value
 
+    def names(self, name: str, default: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the names in the list given for NAME, else DEFAULT."""
+        value = self.values.get(name, default)
+        assert isinstance(value, tuple)
+        return value
+
     def word(self, name: str) -> Optional[Word]:
         """Return the word given for NAME, None without one."""
         value = self.values.get(name)
@@ -205,6 +213,8 @@ def complete(
         except UsageError:
             return "words", []
         if option.takes_argument:
+            if option.kind == "list":
+                return "words", _list_candidates(option, word)
             return _candidates(option.kind, option.choices, word)
     if word.startswith("-") and not ended:
         typed = word.lstrip("-")
@@ -226,6 +236,14 @@ def _candidates(kind: str, choices: Sequence[str], word: str) -> tuple[str, list
         "count": ("unlimited",),
     }
     return "words", [name for name in offered.get(kind, ()) if name.startswith(word)]
+
+
+# What may follow the last comma, with all that stands before it.
+def _list_candidates(option: Option, word: str) -> list[str]:
+    before, comma, last = word.rpartition(",")
+    names = option.choices if comma else (*option.choices, *option.alone)
+    taken = before.split(",")
+    return [before + comma + name for name in names if name.startswith(last) and name not in taken]
 
 
 # No option begins with a digit, so that `-u64 -1` needs no `--`.
@@ -254,7 +272,22 @@ def _value(option: Option, argument: Word) -> object:
         return units.parse_number(argument.raw)
     if option.kind == "choice":
         return _choice(option, argument.raw)
+    if option.kind == "list":
+        return _list(option, argument.raw)
     return argument
+
+
+def _list(option: Option, typed: str) -> tuple[str, ...]:
+    names = typed.split(",")
+    if len(names) == 1 and names[0] in option.alone:
+        return (names[0],)
+    unknown = [name for name in names if name not in option.choices]
+    if unknown:
+        valid = ", ".join((*option.choices, *option.alone))
+        raise UsageError(
+            f'Undefined item: "{unknown[0]}". Valid arguments of -{option.name} are {valid}'
+        )
+    return tuple(dict.fromkeys(names))
 
 
 def _choice(option: Option, typed: str) -> str:

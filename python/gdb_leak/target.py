@@ -155,6 +155,9 @@ class Session(Protocol):
     def symbol(self, address: int) -> Optional[str]:
         """Return the symbol at ADDRESS with its offset and file, None where none is known."""
 
+    def frame(self, thread: int, address: int) -> Optional[str]:
+        """Return the function in whose frame ADDRESS lies on the stack of THREAD, where known."""
+
     def set_variable(self, name: str, value: Optional[int], pointer: bool = False) -> None:
         """Set the debugger's variable $NAME, to void where VALUE is None."""
 
@@ -203,6 +206,8 @@ class Result:
         self.data = data
         self.word_size = word_size
         self.later: list[Callable[[], Sequence[str]]] = []
+        #: What the shell or gdb is to end with, where the answer asks for that.
+        self.status: Optional[int] = None
 
     def finish(self) -> None:
         """Add the notes that are known now that everything was made."""

@@ -9,12 +9,14 @@ from typing import Callable, NamedTuple
 
 from gdb_leak.commands import (
     blocks,
+    check,
     decode,
     diff_region,
     dump,
     find,
     heap,
     overview,
+    refs,
     regions,
     snapshot,
     strings,
@@ -50,6 +52,8 @@ TABLE = tuple(
         diff_region,
         heap,
         blocks,
+        check,
+        refs,
         whatis,
     )
 )

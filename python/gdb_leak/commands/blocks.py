@@ -3,19 +3,19 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Optional, Union
 
-from gdb_leak import heaps, rows, units
-from gdb_leak.errors import UsageError
+from gdb_leak import heaps, leaks, rows, units
+from gdb_leak.errors import RequestError, UsageError
 from gdb_leak.layout import Block, Columns, Span, line
 from gdb_leak.options import Command, Option
 from gdb_leak.target import Pieces, Request, Result, Value
 
 if TYPE_CHECKING:
-    from gdb_leak._native import Group, Groups, Listed
+    from gdb_leak._native import Check, Group, Groups, Listed
 
 _LISTED = 200
 _GROUPS = 50
 _PIECE = 1000
-_STATES = {"used": False, "free": True, "all": None}
+_STATES = {"used": False, "free": True, "all": None, "lost": False}
 
 COMMAND = Command(
     name="blocks",
@@ -23,9 +23,9 @@ COMMAND = Command(
     options=(
         Option(
             "state",
-            "Take blocks in use (default), free ones, or all.",
+            "Take blocks in use (default), free ones, all, or those that leak-check calls lost.",
             "choice",
-            choices=("used", "free", "all"),
+            choices=("used", "free", "all", "lost"),
         ),
         Option(
             "by",
@@ -69,7 +69,14 @@ def run(request: Request) -> Result:
     target = heaps.held(request)
     notes = target.all_notes()
     heap = heaps.opened(request, target, notes)
-    free = _STATES[parsed.choice("state", "used")]
+    state = parsed.choice("state", "used")
+    free = _STATES[state]
+    lost: Optional[Check] = None
+    if state == "lost" and heap is not None:
+        lost = leaks.found(request, target, heap, notes)
+        if lost is None:
+            raise RequestError(f"-state lost: {_reason(notes)}")
+        notes = [*lost.notes, *notes]
     kind = parsed.choice("kind", "") or None
     progress = request.session.progress("reading blocks")
     values: dict[str, Value]
@@ -79,7 +86,7 @@ def run(request: Request) -> Result:
     if parsed.flag("list"):
         limit = parsed.count("limit", _LISTED)
         if heap is not None:
-            listed = heap.listed(limit, free, size, kind, progress)
+            listed = heap.listed(limit, free, size, kind, lost, progress)
         values = {
             "blocks": Pieces(lambda: _values(listed)),
             "count": listed.count if listed else 0,
@@ -90,7 +97,7 @@ def run(request: Request) -> Result:
         by = parsed.choice("by", "all")
         limit = parsed.count("limit", _GROUPS)
         if heap is not None:
-            groups = heap.groups(by, free, size, kind, None, progress)
+            groups = heap.groups(by, free, size, kind, None, lost, progress)
         shown = groups.rows(limit) if groups else []
         values = {
             "groups": [rows.group_value(group) for group in shown],
@@ -105,6 +112,10 @@ def run(request: Request) -> Result:
             )
     data = (heap, listed, groups, shown, parsed.choice("by", "all"))
     return Result(COMMAND.name, target.describe(), values, notes, data, target.memory.word_size)
+
+
+def _reason(notes: Sequence[str]) -> str:
+    return next(note for note in notes if note.startswith("no verdict"))
 
 
 def text(result: Result) -> Iterator[Block]:

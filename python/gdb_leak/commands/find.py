@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Optional, Union
 
-from gdb_leak import _native, heaps, operands, rows, units
+from gdb_leak import _native, heaps, leaks, operands, rows, units
 from gdb_leak.errors import NeedleError, RequestError, UsageError
 from gdb_leak.layout import Block, Columns, Span, line
 from gdb_leak.options import Command, Operand, Option
@@ -11,7 +11,7 @@ from gdb_leak.target import Pieces, Request, Result, Target, Value
 from gdb_leak.words import Word
 
 if TYPE_CHECKING:
-    from gdb_leak._native import Heap, Matches, Needle
+    from gdb_leak._native import Check, Heap, Matches, Needle
 
 _LISTED = 200
 _PIECE = 1000
@@ -59,6 +59,11 @@ COMMAND = Command(
             "choice",
             choices=("used", "free"),
         ),
+        Option(
+            "verdict",
+            "Show whether the block of each match is lost (shown anyway once leak-check was run "
+            "on this stop).",
+        ),
         Option("align", "Find only matches at an address that is a multiple of N.", "number", "N"),
         Option(
             "limit",
@@ -83,7 +88,8 @@ def run(request: Request) -> Result:
     """Return the matches of a needle in a place."""
     session = request.session
     state = request.parsed.choice("state", "")
-    target = heaps.held(request) if state else session.target()
+    wanted = request.parsed.flag("verdict")
+    target = heaps.held(request) if state or wanted else session.target()
     needle = _needle(request, target)
     align = request.parsed.count("align", None)
     if align is not None and not 0 < align < 1 << 63:
@@ -91,7 +97,7 @@ def run(request: Request) -> Result:
     limit = request.parsed.count("limit", _LISTED)
     notes = target.all_notes()
     place = operands.prepared_place(request, "writable")
-    heap = heaps.opened(request, target, notes) if state else None
+    heap = heaps.opened(request, target, notes) if state or wanted else None
     if state and heap is None:
         raise RequestError(f"-state {state}: {notes[-1]}")
     free = {"free": True, "used": False}.get(state)
@@ -100,13 +106,18 @@ def run(request: Request) -> Result:
     )
     if heap is None and len(matches):
         heap = heaps.covering(request, target, matches.addresses)
+    check = leaks.given(target, heap)
+    if wanted and check is None and heap is not None:
+        check = leaks.found(request, target, heap, notes)
+    if wanted and check is not None:
+        notes = [*check.notes, *notes]
     session.set_variable("_", matches.last, pointer=True)
     session.set_variable("numfound", matches.count)
     values: dict[str, Value] = {
         "needle": needle.hex_bytes,
         "searched": matches.searched,
         "count": matches.count,
-        "matches": Pieces(lambda: _values(matches, heap)),
+        "matches": Pieces(lambda: _values(matches, heap, check)),
         "unreadable": rows.range_values(matches.unreadable),
         "limited": len(matches) < matches.count,
     }
@@ -115,14 +126,14 @@ def run(request: Request) -> Result:
         target.describe(),
         values,
         notes,
-        (matches, heap),
+        (matches, heap, check),
         target.memory.word_size,
     )
 
 
 def text(result: Result) -> Iterator[Block]:
     """Yield one line a match, and the total."""
-    matches, heap = result.data
+    matches, heap, check = result.data
 
     def listed() -> Iterator[Sequence[Union[Span, str]]]:
         for address, _, excerpt, region in _rows(matches):
@@ -131,7 +142,7 @@ def text(result: Result) -> Iterator[Block]:
             yield [
                 Span(units.address_text(address, result.word_size), "address"),
                 Span(region.kind if region else "", "kind"),
-                heaps.block_label(block, address, result.word_size) if block else place,
+                _label(block, address, result.word_size, check) if block else place,
                 Span(excerpt, "match"),
             ]
 
@@ -144,24 +155,34 @@ def text(result: Result) -> Iterator[Block]:
     yield line(total)
 
 
+def _label(block: "_native.Block", address: int, word_size: int, check: "Optional[Check]") -> str:
+    label = heaps.block_label(block, address, word_size)
+    verdict = check.verdict(block.index) if check is not None else None
+    return label if verdict is None else f"{label}, {leaks.verdict_text(verdict)}"
+
+
 def _rows(matches: "Matches") -> Iterator[tuple[int, int, str, Optional[_native.Region]]]:
     for start in range(0, len(matches), _PIECE):
         yield from matches.rows(start, min(start + _PIECE, len(matches)))
 
 
-def _values(matches: "Matches", heap: "Optional[Heap]") -> Iterator[Sequence[Value]]:
+def _values(
+    matches: "Matches", heap: "Optional[Heap]", check: "Optional[Check]"
+) -> Iterator[Sequence[Value]]:
+    def value(address: int, excerpt: str, region: Optional[_native.Region]) -> Value:
+        block = heap.block_at(address) if heap is not None else None
+        verdict = check.verdict(block.index) if check is not None and block is not None else None
+        return {
+            "address": hex(address),
+            "region": rows.region_value(region),
+            "block": heaps.block_value(block, address),
+            "verdict": verdict,
+            "text": excerpt,
+        }
+
     for start in range(0, len(matches), _PIECE):
-        yield [
-            {
-                "address": hex(address),
-                "region": rows.region_value(region),
-                "block": heaps.block_value(heap.block_at(address), address) if heap else None,
-                "text": excerpt,
-            }
-            for address, _, excerpt, region in matches.rows(
-                start, min(start + _PIECE, len(matches))
-            )
-        ]
+        found = matches.rows(start, min(start + _PIECE, len(matches)))
+        yield [value(address, excerpt, region) for address, _, excerpt, region in found]
 
 
 def _needle(request: Request, target: Target) -> "Needle":

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Optional, Union
 
-from gdb_leak import heaps, operands, rows, units
+from gdb_leak import heaps, leaks, operands, rows, units
 from gdb_leak.layout import Block, Columns, Span, line
 from gdb_leak.options import Command, Operand
 from gdb_leak.target import Request, Result, Value
@@ -11,6 +11,10 @@ from gdb_leak.target import Request, Result, Value
 if TYPE_CHECKING:
     from gdb_leak._native import Block as HeapBlock
     from gdb_leak._native import Heap, Region
+
+#: References in a JSON answer, and in text.
+_REFERENCES = 200
+_SHOWN = 5
 
 COMMAND = Command(
     name="whatis",
@@ -30,6 +34,10 @@ class _Known(NamedTuple):
     kind: Optional[str]
     text: Optional[str]
     why: Optional[str]
+    verdict: Optional[str]
+    saved_by: Optional[str]
+    references: "Optional[list[leaks.Word]]"
+    count: int
 
 
 def run(request: Request) -> Result:
@@ -49,7 +57,30 @@ def run(request: Request) -> Result:
         if unit.state in ("used", "free"):
             kind, spelled = heap.content(unit.index)
     symbol = request.session.symbol(address)
-    known = _Known(address, region, symbol, heap, unit, kind, spelled, why)
+    verdict = saved_by = references = None
+    count = 0
+    if heap is not None and unit is not None and unit.list == "used":
+        roots = leaks.opened(request, target, [], vector=True)
+        if roots is not None:
+            references, count = leaks.references(request, target, roots, unit, _REFERENCES)
+        check = leaks.found(request, target, heap, notes)
+        if check is not None:
+            verdict, saved_by = check.verdict(unit.index), check.saved_by(unit.index)
+            notes = [*check.notes, *notes]
+    known = _Known(
+        address,
+        region,
+        symbol,
+        heap,
+        unit,
+        kind,
+        spelled,
+        why,
+        verdict,
+        saved_by,
+        references,
+        count,
+    )
     values: dict[str, Value] = {
         "address": hex(address),
         "region": rows.region_value(region),
@@ -61,8 +92,12 @@ def run(request: Request) -> Result:
         "why": why,
         "kind": kind,
         "text": spelled,
-        "verdict": None,
-        "references": None,
+        "verdict": verdict,
+        "heuristic": saved_by,
+        "references": None
+        if references is None
+        else [leaks.word_value(word) for word in references],
+        "count": count,
     }
     return Result(COMMAND.name, target.describe(), values, notes, known, memory.word_size)
 
@@ -104,6 +139,13 @@ def _facts(known: _Known, word_size: int) -> "Iterator[Sequence[Union[Span, str]
         yield ["holds", Span(known.kind, "kind")]
     if known.text:
         yield ["text", Span(known.text, "match")]
+    if known.verdict is not None:
+        yield ["verdict", leaks.verdict_text(known.verdict, known.saved_by)]
+    if known.references is None:
+        return
+    yield ["referred", f"by {units.counted(known.count, 'word')} (leak-refs lists them)"]
+    for word in known.references[:_SHOWN]:
+        yield ["", f"{leaks.leads(word)} from {word.owner.text()}"]
 
 
 def _state(kept: str) -> str:

@@ -254,6 +254,9 @@ class LeakCommand(gdb.Command):
         else:
             style = as_text.Style(_colour(), _charset())
             self._write(as_text.pieces(result, self._entry.text(result), style))
+        if result.status is not None:
+            # Whatever else was to run does not; a process that was attached to is let go.
+            gdb.execute(f"quit {result.status}")
 
     # Through gdb, so that its pager and `set logging` see it.
     def _write(self, pieces: Iterator[str]) -> None:

@@ -198,7 +198,7 @@ def _answer(entry: Entry, words: list[Word]) -> int:
             return _ANSWERED
         session = ShellSession(_take_target(entry, parsed), parsed)
         options.check_operands(command.operands, parsed.operands)
-        _run(entry, session, parsed)
+        status = _run(entry, session, parsed)
     except UsageError as error:
         return _failed(entry, session, error, _USAGE)
     except Error as error:
@@ -208,10 +208,10 @@ def _answer(entry: Entry, words: list[Word]) -> int:
             session.clear_progress()
             session.release()
         raise
-    return _ANSWERED
+    return status
 
 
-def _run(entry: Entry, session: ShellSession, parsed: Parsed) -> None:
+def _run(entry: Entry, session: ShellSession, parsed: Parsed) -> int:
     result = entry.run(Request(parsed, session))
     result.later.append(session.release)
     if parsed.flag("json"):
@@ -221,9 +221,10 @@ def _run(entry: Entry, session: ShellSession, parsed: Parsed) -> None:
         colour = sys.stdout.isatty() and not plain
         style = as_text.Style(colour, sys.stdout.encoding)
         pieces = as_text.pieces(result, entry.text(result), style)
+    status = _ANSWERED if result.status is None else result.status
     if not session.holds:
         _print(pieces, session)
-        return
+        return status
     # Here, because it would cost every other answer 2 ms.
     import tempfile
 
@@ -236,6 +237,7 @@ def _run(entry: Entry, session: ShellSession, parsed: Parsed) -> None:
             made.write(piece)
         made.seek(0)
         _print(iter(lambda: made.read(1 << 16), ""), session)
+    return status
 
 
 def _failed(entry: Entry, session: Optional[ShellSession], error: Error, status: int) -> int:
