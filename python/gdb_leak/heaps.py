@@ -103,7 +103,7 @@ def opened(
     others = _native.other_allocators(target.memory)
     if others:
         named = ", ".join(others)
-        notes.append(f"{named} is loaded: blocks that it gave out are not listed")
+        notes.append(f"{named} is there: blocks that it gave out are not listed")
     if heap is None:
         notes.append(
             "no heap of glibc's malloc was found: it was never used, another allocator took its "

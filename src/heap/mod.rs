@@ -5,6 +5,7 @@ pub mod block;
 pub mod content;
 pub mod glibc;
 pub mod groups;
+mod others;
 pub mod summary;
 
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use crate::source::Thread;
 
 pub use allocator::Allocator;
 pub use glibc::Outside;
+pub use others::others;
 
 /// The heap of a target; `None` where no allocator that is known has one.
 ///
@@ -55,15 +57,4 @@ pub fn counts(blocks: &Blocks, address: u64, free: bool) -> bool {
     let unit = in_block().or_else(|| blocks.unit_at(address));
     let is_free = unit.is_some_and(|unit| unit.state.free() || unit.state == State::Top);
     is_free == free
-}
-
-/// Other allocators whose libraries the target has loaded: their blocks are in no list here.
-#[must_use]
-pub fn others(memory: &dyn Memory) -> Vec<&'static str> {
-    const NAMES: [&str; 5] = ["jemalloc", "tcmalloc", "mimalloc", "ld-musl", "libscudo"];
-    let loaded = |name: &&str| {
-        let file = |path: &str| path.rsplit('/').next().unwrap_or(path).contains(*name);
-        memory.regions().iter().any(|region| !region.anonymous() && file(&region.name))
-    };
-    NAMES.iter().filter(|name| loaded(name)).copied().collect()
 }

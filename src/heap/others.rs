@@ -1,0 +1,72 @@
+//! Allocators whose blocks are in no list here: told, so that nobody takes silence for an answer.
+
+use std::collections::BTreeSet;
+
+use crate::memory::{Memory, RegionKind};
+use crate::peek::Peek;
+use crate::range::AddressRange;
+
+/// Other allocators that the target has: by their libraries, musl's also by what it keeps.
+///
+/// One that is part of a program shows no library; then no heap is found, and that is all
+/// that can be said.
+#[must_use]
+pub fn others(memory: &dyn Memory) -> Vec<&'static str> {
+    const NAMES: [(&str, &str); 5] = [
+        ("jemalloc", "jemalloc"),
+        ("tcmalloc", "tcmalloc"),
+        ("mimalloc", "mimalloc"),
+        ("libscudo", "scudo"),
+        ("ld-musl", "musl"),
+    ];
+    let files: BTreeSet<&str> = memory
+        .regions()
+        .iter()
+        .filter(|region| !region.anonymous())
+        .map(|region| region.name.as_str())
+        .collect();
+    let loaded = |part: &str| {
+        files.iter().any(|path| path.rsplit('/').next().unwrap_or(path).contains(part))
+    };
+    let mut found: Vec<&str> =
+        NAMES.iter().filter(|(part, _)| loaded(part)).map(|(_, name)| *name).collect();
+    // Debian keeps it as /usr/lib/x86_64-linux-musl/libc.so.
+    let musl = files.iter().any(|path| path.contains("-musl/")) || keeps_musl(memory);
+    if musl && !found.contains(&"musl") {
+        found.push("musl");
+    }
+    found
+}
+
+/// Whether pages are there that musl's malloc keeps its blocks' records in.
+///
+/// musl 1.2.1 to 1.2.5, src/malloc/mallocng: each `meta_area` starts a page with
+/// `check`, which is the secret that `get_random_secret` takes from the eight
+/// bytes at `AT_RANDOM` + 8.
+fn keeps_musl(memory: &dyn Memory) -> bool {
+    const PAGE: usize = 4096;
+    const MOST: u64 = 64 << 20;
+    let mut peek = Peek::new(memory);
+    let Some(secret) = random(memory).and_then(|at| peek.word(at.checked_add(8)?)) else { return false };
+    let kinds = [RegionKind::Heap, RegionKind::Anon, RegionKind::Data];
+    let regions = memory.regions().iter().filter(|region| region.permissions.writable());
+    let pages = regions.filter(|region| kinds.contains(&region.kind)).flat_map(|region| {
+        let end = region.range.start().saturating_add(region.range.len().min(MOST));
+        (region.range.start()..end).step_by(PAGE)
+    });
+    secret != 0 && pages.into_iter().any(|page| peek.word(page) == Some(secret))
+}
+
+/// Where the kernel put sixteen random bytes, as the auxiliary vector on the main stack says.
+fn random(memory: &dyn Memory) -> Option<u64> {
+    const AT_RANDOM: u64 = 25;
+    const TAIL: u64 = 256 << 10;
+    let stack = memory.regions().iter().find(|region| region.kind == RegionKind::Stack)?.range;
+    let format = memory.word_format();
+    let length = stack.len().min(TAIL);
+    let mut bytes = Vec::new();
+    let _ = memory.append(AddressRange::saturating(stack.end().saturating_sub(length), length), &mut bytes);
+    let words: Vec<u64> = bytes.chunks_exact(format.size).filter_map(|word| format.read(word)).collect();
+    let pair = |pair: &&[u64]| matches!(pair, [kind, at] if *kind == AT_RANDOM && stack.contains(*at));
+    words.windows(2).filter(pair).filter_map(|pair| pair.last()).next_back().copied()
+}
