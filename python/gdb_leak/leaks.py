@@ -70,7 +70,7 @@ def opened(
     if others and (heap is None or not heap.used):
         lacks = f"blocks come from {others}"
     elif heap is None:
-        lacks = "the allocator is not known"
+        lacks = "the allocator is not known: it is not glibc's malloc, and no library tells another"
     elif not any(general for _, _, _, general, _ in known):
         lacks = "the registers of the threads are not known, and may hold pointers"
     if lacks is not None:
