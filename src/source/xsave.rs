@@ -53,6 +53,8 @@ impl Places {
     // left room for MPX, which AMD's never had. Seen: 2688 and 2696 bytes (with PKRU)
     // and 11008 (with AMX) from Intel's; 2432 and 2440 from AMD's Zen 4. gdb tells
     // them apart by these sizes as well (gdb 14, i387-tdep.c, i387_guess_xsave_layout).
+    // gdb 13 and older have Intel's places only: in their cores from AMD's processors
+    // the upper halves of zmm0 to zmm7 are lost and the rest has another one's name.
     fn of_size(size: usize) -> Self {
         let (zmm_high, zmm_16) = match size {
             2432..2688 => (Some(896), Some(1408)),
@@ -119,16 +121,12 @@ fn part(area: &[u8], place: usize, size: usize, index: usize) -> &[u8] {
 
 /// What `st0` to `st7` hold without their exponents, which is what MMX uses of them.
 fn x87(area: &[u8], format: WordFormat) -> Vec<Register> {
-    let register = |number| (number, part(area, ST, 16, number).get(..8).unwrap_or_default());
-    (0..8).map(register).flat_map(|(number, bytes)| X87.words(number, 0, bytes, format)).collect()
+    (0..8).flat_map(|number| X87.words(number, 0, part(area, ST, 16, number), format)).collect()
 }
 
 /// The `st` registers of an FSAVE area, which i386 has in `NT_FPREGSET` (Intel SDM,
 /// volume 1, figure 8-9): seven words of four bytes, then ten bytes each.
 pub(super) fn fsave(area: &[u8], format: WordFormat) -> Vec<Register> {
     let registers = area.get(28..).unwrap_or_default().chunks_exact(10).take(8).enumerate();
-    let words = |(number, bytes): (usize, &'_ [u8])| -> Vec<Register> {
-        X87.words(number, 0, bytes.get(..8).unwrap_or_default(), format).collect()
-    };
-    registers.flat_map(words).collect()
+    registers.flat_map(|(number, bytes)| X87.words(number, 0, bytes, format)).collect()
 }
