@@ -63,8 +63,8 @@ _ByteOrder = Literal["little", "big"]
 _Place = Union[str, tuple[int, int]]
 _Progress = Optional[Callable[[int, int], None]]
 _Registers = Sequence[tuple[str, int]]
-#: Number, stack pointer, thread pointer, general registers, words of the others.
-_Thread = tuple[int, Optional[int], Optional[int], _Registers, _Registers]
+# Number, stack pointer, thread pointer, then names and values of general and of vector registers.
+_ThreadRegisters = tuple[int, Optional[int], Optional[int], _Registers, _Registers]
 
 @final
 class Region:
@@ -116,6 +116,7 @@ class Memory:
     def regions(self, place: _Place) -> list[Region]: ...
     def region_at(self, address: int) -> Optional[Region]: ...
     def read(self, start: int, length: int) -> bytes: ...
+    def thread_registers(self) -> list[_ThreadRegisters]: ...
     def recheck(self) -> None: ...
     def fetch(self, place: _Place, read: Callable[[int, int], Optional[bytes]]) -> None: ...
 
@@ -125,6 +126,8 @@ class Stop:
 
     @property
     def threads(self) -> int: ...
+    def registers(self) -> list[_ThreadRegisters]: ...
+    def register_notes(self, vector: bool) -> list[str]: ...
     def release(self) -> float: ...
 
 def open_file(
@@ -542,7 +545,7 @@ class Reference:
 def check(
     memory: Memory,
     heap: Heap,
-    threads: Optional[Sequence[_Thread]] = None,
+    threads: Optional[Sequence[_ThreadRegisters]] = None,
     heuristics: str = "all",
     red_zone: int = 0,
     vector: bool = False,
@@ -554,13 +557,13 @@ def references(
     heap: Heap,
     index: int,
     limit: int,
-    threads: Optional[Sequence[_Thread]] = None,
+    threads: Optional[Sequence[_ThreadRegisters]] = None,
     progress: _Progress = None,
 ) -> tuple[list[Reference], int]: ...
 def shortest_path(
     memory: Memory,
     heap: Heap,
     index: int,
-    threads: Optional[Sequence[_Thread]] = None,
+    threads: Optional[Sequence[_ThreadRegisters]] = None,
     progress: _Progress = None,
 ) -> Optional[list[Reference]]: ...

@@ -12,6 +12,7 @@ use crate::heap;
 use crate::memory::{self, Place};
 use crate::range::AddressRange;
 use crate::source::kinds::Clues;
+use crate::source::registers::Register;
 use crate::source::remote::{self, Remote};
 use crate::source::{self, Files, Target, Thread, process, snapshot, stop};
 use crate::word::{ByteOrder, WordFormat};
@@ -201,6 +202,10 @@ impl Memory {
         Ok(PyBytes::new(py, &bytes))
     }
 
+    fn thread_registers(&self) -> Vec<ThreadRegisters> {
+        self.target.origin.threads.iter().map(registers).collect()
+    }
+
     fn recheck(&self) -> PyResult<()> {
         Ok(self.target.memory.recheck()?)
     }
@@ -210,6 +215,19 @@ impl Memory {
         let ranges = place.place()?.ranges(remote.as_ref());
         remote.fetch(&ranges, &mut |range| ask(read, range))
     }
+}
+
+/// Names and values.
+type Registers = Vec<(&'static str, u64)>;
+
+/// Number, stack pointer, thread pointer, general and vector registers.
+type ThreadRegisters = (i32, Option<u64>, Option<u64>, Registers, Registers);
+
+fn registers(thread: &Thread) -> ThreadRegisters {
+    let pairs = |registers: &[Register]| registers.iter().map(|one| (one.name, one.value)).collect();
+    let general = pairs(&thread.registers.general);
+    let vector = pairs(&thread.registers.vector);
+    (thread.id, thread.stack_pointer, thread.thread_pointer, general, vector)
 }
 
 /// Asks Python for the bytes of a range, and for Ctrl-C.
@@ -270,31 +288,31 @@ pub(super) fn open_remote(
 
 /// All threads of a process held by ptrace until [`Stop::release`].
 #[pyclass(module = "gdb_leak._native")]
-pub(super) struct Stop {
-    held: Option<stop::Stop>,
-    threads: usize,
-    seconds: f64,
-}
+pub(super) struct Stop(stop::Stop);
 
 #[pymethods]
 impl Stop {
     #[getter]
     fn threads(&self) -> usize {
-        self.threads
+        self.0.threads().len()
+    }
+
+    fn registers(&self) -> Vec<ThreadRegisters> {
+        self.0.threads().iter().map(registers).collect()
+    }
+
+    fn register_notes(&self, vector: bool) -> Vec<String> {
+        self.0.register_notes(vector)
     }
 
     fn release(&mut self) -> f64 {
-        if let Some(held) = self.held.take() {
-            self.seconds = held.elapsed().as_secs_f64();
-        }
-        self.seconds
+        self.0.release().as_secs_f64()
     }
 }
 
 #[pyfunction]
 pub(super) fn stop_process(py: Python<'_>, pid: i32) -> PyResult<Stop> {
-    let held = py.detach(|| stop::Stop::new(pid))?;
-    Ok(Stop { threads: held.threads(), held: Some(held), seconds: 0.0 })
+    Ok(Stop(py.detach(|| stop::Stop::new(pid))?))
 }
 
 #[pyfunction]

@@ -12,6 +12,7 @@ pub mod captured;
 pub mod core;
 pub mod elf;
 pub mod file;
+mod held;
 pub mod kinds;
 pub mod listed;
 pub mod maps;

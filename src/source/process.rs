@@ -150,7 +150,7 @@ fn problem(cause: &io::Error) -> String {
 }
 
 /// The headers of the program that the process runs.
-fn program(folder: &Path) -> Option<Image> {
+pub(super) fn program(folder: &Path) -> Option<Image> {
     const HEADERS: u64 = 4096;
     let mut headers = Vec::new();
     File::open(folder.join("exe")).ok()?.take(HEADERS).read_to_end(&mut headers).ok()?;

@@ -1,6 +1,7 @@
 //! Holding a process: all its threads stopped by ptrace while somebody reads, then let go.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -11,7 +12,8 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 
 use crate::error::Error;
-use crate::source::process::{NO_MEMORY, living, tracer};
+use crate::source::process::{NO_MEMORY, living, program, tracer};
+use crate::source::{Thread, held};
 
 /// How long a thread may take to stop: one that waits for a disk can take long.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -19,8 +21,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// A process whose threads are all held; they go on when this is dropped.
 #[derive(Debug)]
 pub struct Stop {
-    threads: usize,
+    threads: Vec<Thread>,
     since: Instant,
+    elapsed: Duration,
     let_go: Option<Sender<()>>,
     holder: Option<JoinHandle<()>>,
 }
@@ -50,38 +53,56 @@ impl Stop {
         // Folklore: ptrace answers only the thread that holds, and lets go of all
         // that a thread holds when it ends. So a thread of its own holds them.
         let holder = std::thread::spawn(move || hold_until(pid, &told, &waiting));
-        let mut stop = Self { threads: 0, since, let_go: Some(let_go), holder: Some(holder) };
+        let elapsed = Duration::ZERO;
+        let mut stop =
+            Self { threads: Vec::new(), since, elapsed, let_go: Some(let_go), holder: Some(holder) };
         let unknown = |_| Error::Process { pid, problem: "could not be held".to_owned() };
         stop.threads = answer.recv().map_err(unknown)??;
         Ok(stop)
     }
 
-    /// How many threads are held.
+    /// The threads that are held, the main one first, with their registers.
+    ///
+    /// Of those whose registers could not be read they are empty.
     #[must_use]
-    pub fn threads(&self) -> usize {
-        self.threads
+    pub fn threads(&self) -> &[Thread] {
+        &self.threads
     }
 
-    /// How long the process has been held.
+    /// What makes the registers of the threads less than whole, as sentences.
+    ///
+    /// `vector` says whether vector registers matter.
     #[must_use]
-    pub fn elapsed(&self) -> Duration {
-        self.since.elapsed()
+    pub fn register_notes(&self, vector: bool) -> Vec<String> {
+        let unknown = |thread: &&Thread| thread.registers.general.is_empty();
+        let count = self.threads.iter().filter(unknown).count();
+        let threads = if count == 1 { "thread" } else { "threads" };
+        let unread = (count > 0).then(|| format!("the registers of {count} {threads} could not be read"));
+        let vectors = if vector { held::unread_vectors(&self.threads) } else { None };
+        unread.into_iter().chain(vectors.map(str::to_owned)).collect()
+    }
+
+    /// Lets the process go on, and says for how long it was held; doing it again changes nothing.
+    pub fn release(&mut self) -> Duration {
+        if let Some(holder) = self.holder.take() {
+            self.elapsed = self.since.elapsed();
+            drop(self.let_go.take());
+            let _ = holder.join();
+        }
+        self.elapsed
     }
 }
 
 impl Drop for Stop {
     fn drop(&mut self) {
-        drop(self.let_go.take());
-        if let Some(holder) = self.holder.take() {
-            let _ = holder.join();
-        }
+        self.release();
     }
 }
 
-/// Holds all threads of the process, tells how many, and lets go once nobody waits any more.
-fn hold_until(pid: i32, told: &Sender<Result<usize, Error>>, waiting: &Receiver<()>) {
+/// Holds all threads of the process, tells them, and lets go once nobody waits any more.
+fn hold_until(pid: i32, told: &Sender<Result<Vec<Thread>, Error>>, waiting: &Receiver<()>) {
     let mut held = Held { pid, threads: BTreeSet::new(), signalled: BTreeSet::new() };
-    let answer = held.hold_all().map(|()| held.threads.len().saturating_add(held.signalled.len()));
+    let answer = held.hold_all().map(|()| held.with_registers());
     let whole = answer.is_ok();
     if told.send(answer).is_ok() && whole {
         // An error, too, says that it is time.
@@ -110,6 +131,17 @@ impl Held {
                 self.hold(id)?;
             }
         }
+    }
+
+    /// The threads that are held, which only this thread may ask for their registers.
+    fn with_registers(&self) -> Vec<Thread> {
+        let mut numbers: Vec<i32> = self.threads.iter().chain(&self.signalled).copied().collect();
+        numbers.sort_by_key(|id| (*id != self.pid, *id));
+        // A main thread that ended before the others has no program any more.
+        let first = numbers.first().map(|id| PathBuf::from(format!("/proc/{}/task/{id}", self.pid)));
+        let image = first.and_then(|folder| program(&folder));
+        let unread = |id| Thread { id, ..Thread::default() };
+        numbers.into_iter().map(|id| held::thread(id, image.as_ref()).unwrap_or_else(|| unread(id))).collect()
     }
 
     fn refuse(&self, problem: impl Into<String>) -> Error {
