@@ -51,3 +51,11 @@ def test_answer_without_mappings_is_none() -> None:
 def test_charset_is_read_from_both_forms() -> None:
     assert gdb_says.charset('The host character set is "auto; currently UTF-8".\n') == "UTF-8"
     assert gdb_says.charset('The host character set is "ISO-8859-1".\n') == "ISO-8859-1"
+
+
+def test_how_gdb_reaches_a_target_is_told_by_itself_or_by_its_stack() -> None:
+    assert gdb_says.connection(["native", "exec", "None"], None) == "native"
+    assert gdb_says.connection(["multi-thread", "extended-remote", "exec"], "remote") == "remote"
+    assert gdb_says.connection(["exec", "None"], None) is None
+    # What is recorded stands for another time than the process is at.
+    assert gdb_says.connection(["record-full", "native", "exec"], "native") == "record-full"

@@ -8,7 +8,7 @@ it or resumes it.
 import os
 import traceback
 from collections.abc import Iterator
-from typing import Callable, Optional, Union
+from typing import Callable, Optional, TypeVar, Union
 
 import gdb
 
@@ -27,6 +27,8 @@ __all__ = ["GdbSession", "LeakCommand", "register"]
 _NO_TARGET = (
     "no process and no core file: load one with core FILE, attach PID, or file PROGRAM and run"
 )
+_MOVING = "threads are running, and gdb reads this target only while it is stopped (interrupt)"
+_T = TypeVar("_T")
 
 
 class GdbSession:
@@ -84,10 +86,7 @@ class GdbSession:
         if memory.source != "remote":
             return
         if _running():
-            raise RequestError(
-                "threads are running, and gdb reads this target only while it is stopped "
-                "(interrupt)"
-            )
+            raise RequestError(_MOVING)
         memory.fetch(place, _read)
 
     def open(self, path: str) -> Target:
@@ -167,10 +166,7 @@ class GdbSession:
             target = self._kept_or(inferior, key, lambda: _open_process(inferior.pid, usage))
         else:
             if not stopped:
-                raise RequestError(
-                    "threads are running, and gdb reads this target only while it is stopped "
-                    "(interrupt)"
-                )
+                raise RequestError(_MOVING)
             key = ("remote", connection, inferior.pid, inferior.num)
             target = self._kept_or(inferior, key, lambda: _open_remote(inferior))
         if not stopped:
@@ -284,17 +280,8 @@ _session: Optional[GdbSession] = None
 
 def _connection(inferior: gdb.Inferior) -> Optional[str]:
     stack = gdb_says.target_stack(gdb.execute("maint print target-stack", to_string=True))
-    # A recording on top may show another time than the process is at.
-    for name in stack:
-        if name.startswith("record"):
-            return name
     connection = getattr(inferior, "connection", None)
-    if connection is not None:
-        return str(connection.type)
-    for name in stack:
-        if name not in ("exec", "None", "multi-thread"):
-            return name
-    return None
+    return gdb_says.connection(stack, str(connection.type) if connection is not None else None)
 
 
 def _running() -> bool:
@@ -341,7 +328,7 @@ def _open_remote(inferior: gdb.Inferior) -> Target:
     notes: list[str] = []
     maps, pid = _remote_maps(inferior, notes)
     sections: list[tuple[int, int, str, str]] = []
-    stack_pointers = _stack_pointers(inferior)
+    stack_pointers = _of_each_thread(inferior, lambda _, frame: int(frame.read_register("sp")))
     if maps is None:
         sections = [*_sections(), *probed.stack_sections(stack_pointers, _read)]
     order = "big" if "big" in gdb.execute("show endian", to_string=True) else "little"
@@ -400,19 +387,22 @@ def _read(address: int, length: int) -> Optional[bytes]:
         raise RequestError(str(error)) from None
 
 
-# Of each thread; the selected thread and frame are selected again afterwards.
-def _stack_pointers(inferior: gdb.Inferior) -> list[int]:
+# Of each thread that is stopped, with its newest frame; the selected thread and
+# frame are selected again afterwards.
+def _of_each_thread(
+    inferior: gdb.Inferior, ask: Callable[[gdb.InferiorThread, gdb.Frame], _T]
+) -> list[_T]:
     thread = gdb.selected_thread()
     try:
         frame: Optional[gdb.Frame] = gdb.selected_frame()
     except gdb.error:
         frame = None
-    pointers: list[int] = []
+    answers: list[_T] = []
     try:
         for other in inferior.threads():
             try:
                 other.switch()
-                pointers.append(int(gdb.newest_frame().read_register("sp")))
+                answers.append(ask(other, gdb.newest_frame()))
             except (gdb.error, ValueError):
                 continue
     finally:
@@ -420,7 +410,7 @@ def _stack_pointers(inferior: gdb.Inferior) -> list[int]:
             thread.switch()
             if frame is not None and frame.is_valid():
                 frame.select()
-    return pointers
+    return answers
 
 
 # Numbers mean the same in every language gdb knows, so they do without gdb.

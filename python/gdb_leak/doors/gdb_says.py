@@ -8,7 +8,16 @@ read instead.
 import re
 from typing import Optional
 
-__all__ = ["architecture", "charset", "core_path", "mappings", "sections", "target_stack"]
+__all__ = [
+    "architecture",
+    "charset",
+    "connection",
+    "core_path",
+    "mappings",
+    "sections",
+    "symbol",
+    "target_stack",
+]
 
 _CORE = re.compile(r"Local core dump file:\n\t`(.*)', file type [^']*\n", re.DOTALL)
 _FILE = re.compile(r"`(.*)', file type |Object file: (/.*)")
@@ -30,6 +39,18 @@ def core_path(info_files: str) -> Optional[str]:
 def target_stack(maint_print_target_stack: str) -> list[str]:
     """Return the short names of the targets, topmost first: ``["native", "exec"]``."""
     return _STACKED.findall(maint_print_target_stack)
+
+
+def connection(stack: list[str], kind: Optional[str]) -> Optional[str]:
+    """Return how gdb reaches a target with this STACK of targets, None where it reaches none.
+
+    :param kind: what gdb itself says, where it does.
+    """
+    # A recording on top may show another time than the process is at.
+    recordings = [name for name in stack if name.startswith("record")]
+    others = [name for name in stack if name not in ("exec", "None", "multi-thread")]
+    named = [kind] if kind is not None else []
+    return next(iter([*recordings, *named, *others]), None)
 
 
 def sections(maint_info_sections: str) -> list[tuple[int, int, str, str]]:
