@@ -21,7 +21,16 @@ from gdb_leak.options import Parsed
 if TYPE_CHECKING:
     from gdb_leak._native import Memory
 
-__all__ = ["Kept", "Pieces", "Request", "Result", "Session", "Snapshots", "Target"]
+__all__ = [
+    "Kept",
+    "Pieces",
+    "Request",
+    "Result",
+    "Session",
+    "Snapshots",
+    "Target",
+    "ThreadRegisters",
+]
 
 Place = Union[str, tuple[int, int]]
 Progress = Callable[[int, int], None]
@@ -72,6 +81,22 @@ class Kept(NamedTuple):
     name: str
     memory: "Memory"
     path: Optional[str]
+
+
+class ThreadRegisters(NamedTuple):
+    """What the registers of a thread hold, in the shape that the native module gives.
+
+    ``general`` and ``vector`` are names and values; of vector registers the
+    words of the target that are not zero, each named after the smallest
+    register that it is in: the words of ``ymm3`` are ``xmm3[0]``, ``xmm3[1]``,
+    ``ymm3[2]`` and ``ymm3[3]``.
+    """
+
+    id: int
+    stack_pointer: Optional[int]
+    thread_pointer: Optional[int]
+    general: list[tuple[str, int]]
+    vector: list[tuple[str, int]]
 
 
 class Snapshots:
@@ -151,6 +176,16 @@ class Session(Protocol):
 
     def at_rest(self, target: Target) -> bool:
         """Whether TARGET stays as it is until the command ends."""
+
+    def registers(self, vector: bool) -> Optional[list[ThreadRegisters]]:
+        """Return the registers of the target's threads, as far as they can be read.
+
+        None where the door knows no more than the target's own memory
+        (``thread_registers``): of a core, and of a process that nobody holds.
+        What is left out becomes a note of the target.
+
+        :param vector: whether vector registers are to be read, too.
+        """
 
     def symbol(self, address: int) -> Optional[str]:
         """Return the symbol at ADDRESS with its offset and file, None where none is known."""

@@ -111,6 +111,7 @@ def rows() -> list[Glibc]:
 CROSS_GCC = "aarch64-linux-gnu-gcc"
 EMULATOR = "qemu-aarch64"
 _CROSS_ROOT = Path("/usr/aarch64-linux-gnu")
+_PUTS = '#include <stdio.h>\nint main(void) { return puts("") < 0; }\n'
 
 
 def aarch64(fixture: str, out: Path) -> tuple[Path, ...]:
@@ -130,11 +131,11 @@ def lacks_aarch64() -> str:
     return ", ".join(missing)
 
 
-def compiles(*flags: str) -> bool:
-    """Whether gcc can make a program with FLAGS on this machine."""
+def compiles(*flags: str, source: str = _PUTS) -> bool:
+    """Whether gcc can make a program of SOURCE with FLAGS on this machine."""
     done = subprocess.run(
         ["gcc", "-x", "c", "-o", "/dev/null", "-", *flags],
-        input=b'#include <stdio.h>\nint main(void) { return puts("") < 0; }\n',
+        input=source.encode(),
         capture_output=True,
     )
     return done.returncode == 0

@@ -14,12 +14,12 @@ import gdb
 
 from gdb_leak import _native, manual, options, units
 from gdb_leak.commands import TABLE, Entry
-from gdb_leak.doors import gdb_says, held_core, probed, same_machine
+from gdb_leak.doors import gdb_says, held_core, probed, registers, same_machine
 from gdb_leak.doors.progress import ProgressLine
 from gdb_leak.errors import Error, RequestError, UsageError
 from gdb_leak.render import json as as_json
 from gdb_leak.render import text as as_text
-from gdb_leak.target import Place, Progress, Request, Snapshots, Target
+from gdb_leak.target import Place, Progress, Request, Snapshots, Target, ThreadRegisters
 from gdb_leak.words import tokenize
 
 __all__ = ["GdbSession", "LeakCommand", "register"]
@@ -130,6 +130,23 @@ class GdbSession:
     def at_rest(self, target: Target) -> bool:
         """Whether no thread of TARGET runs: gdb holds the process, or there is none."""
         return target.memory.source == "core" or not _running()
+
+    def registers(self, vector: bool) -> Optional[list[ThreadRegisters]]:
+        """Return those of the threads that are stopped, None of a core."""
+        memory = self.target().memory
+        if memory.source == "core":
+            return None
+
+        def of_thread(thread: gdb.InferiorThread, frame: gdb.Frame) -> Optional[ThreadRegisters]:
+            # gdb 10 cannot list the registers of an architecture.
+            listed = getattr(frame.architecture(), "registers", lambda _: ())
+            others = (register.name for register in listed("general"))
+            machine = gdb_says.architecture(frame.architecture().name())
+            read, size = frame.read_register, memory.word_size
+            return registers.of_thread(thread.ptid[1], read, machine, size, vector, others)
+
+        found = _of_each_thread(gdb.selected_inferior(), of_thread)
+        return [thread for thread in found if thread is not None]
 
     def symbol(self, address: int) -> Optional[str]:
         """Return what gdb's ``info symbol`` says of ADDRESS."""

@@ -14,7 +14,7 @@ from gdb_leak.errors import Error, FileError, UsageError
 from gdb_leak.options import Operand, Parsed
 from gdb_leak.render import json as as_json
 from gdb_leak.render import text as as_text
-from gdb_leak.target import Place, Progress, Request, Snapshots, Target
+from gdb_leak.target import Place, Progress, Request, Snapshots, Target, ThreadRegisters
 from gdb_leak.words import Word
 
 __all__ = ["SHELL_TABLE", "ShellSession", "main"]
@@ -94,6 +94,15 @@ class ShellSession:
     def at_rest(self, target: Target) -> bool:
         """Whether TARGET is no process, or one that is held."""
         return target.memory.source != "process" or self.holds
+
+    def registers(self, vector: bool) -> Optional[list[ThreadRegisters]]:
+        """Return those of the threads of a process that is held, None of anything else."""
+        target = self.target()
+        if self._stop is None:
+            return None
+        target.notes.extend(self._stop.register_notes(vector))
+        found = [ThreadRegisters(*thread) for thread in self._stop.registers()]
+        return found if vector else [thread._replace(vector=[]) for thread in found]
 
     def symbol(self, address: int) -> Optional[str]:  # noqa: ARG002
         """Return None: only gdb knows symbols."""
