@@ -1,11 +1,14 @@
 //! ELF images as far as memory needs them: segments, notes and build-ids, from a file or from memory.
 
+use std::path::Path;
+
 use object::elf;
 use object::endian::Endianness;
 use object::read::elf::{FileHeader, NoteIterator, ProgramHeader};
 use object::{FileKind, ReadCache, ReadRef};
 
 use crate::error::reason;
+use crate::memory::Memory;
 use crate::range::AddressRange;
 use crate::source::file::FileView;
 use crate::word::{ByteOrder, WordFormat};
@@ -266,4 +269,28 @@ pub fn file_build_id(file: &FileView, image: &Image) -> Option<Vec<u8>> {
         let bytes = file.bytes(segment.offset, segment.file_size.min(MOST));
         build_id(&bytes, image.format.order, segment.align)
     })
+}
+
+/// The headers and the build-id of the module whose file starts at `base` in memory.
+#[must_use]
+pub fn loaded(memory: &dyn Memory, base: u64) -> Option<(Image, Vec<u8>)> {
+    // ELF headers and program headers fit into this many bytes in any module.
+    const HEADERS: u64 = 4096;
+    let mut headers = Vec::new();
+    let _ = memory.append(AddressRange::saturating(base, HEADERS), &mut headers);
+    let image = Image::parse(headers.as_slice()).ok()?;
+    let id = image.notes_in_memory(base).find_map(|(range, align)| {
+        let range = AddressRange::saturating(range.start(), range.len().min(HEADERS));
+        build_id(&memory.bytes(range).ok()?, image.format.order, align)
+    })?;
+    Some((image, id))
+}
+
+/// The ELF file at `path`, if it has that build-id.
+#[must_use]
+pub fn file_of(path: &Path, id: &[u8]) -> Option<(FileView, Image)> {
+    // A path with a device's name, or "(deleted)" at its end, is no file.
+    let file = FileView::open(path).ok()?;
+    let image = file_image(&file).ok()?;
+    (file_build_id(&file, &image)? == id).then_some((file, image))
 }

@@ -1,6 +1,6 @@
 //! Who can be a [`Memory`](crate::memory::Memory): cores, processes, whatever gdb reaches, bytes.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::error::{Error, reason};
@@ -121,6 +121,16 @@ pub struct Files<'a> {
     pub executable: Option<&'a Path>,
     /// The folder that stands for `/`.
     pub sysroot: Option<&'a Path>,
+}
+
+impl Files<'_> {
+    /// Where a file of the core's machine lies on this one.
+    fn place(&self, name: &str) -> PathBuf {
+        match self.sysroot {
+            Some(root) => root.join(name.trim_start_matches('/')),
+            None => PathBuf::from(name),
+        }
+    }
 }
 
 /// A target from a file: a core, a snapshot, saved `pmap -x` output or `/proc/PID/maps` text.

@@ -5,12 +5,12 @@
 //! that is not in the core is missing, whatever the file holds.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use crate::memory::{Memory, Permissions, Region};
+use crate::memory::{Permissions, Region};
 use crate::range::AddressRange;
 use crate::source::Files;
-use crate::source::elf::{Image, build_id, file_build_id, file_image};
+use crate::source::elf::{Image, file_of, loaded};
 use crate::source::file::FileView;
 
 use super::notes::FileMapping;
@@ -18,9 +18,6 @@ use super::{Backing, Core, Piece};
 
 /// How many absent files a note names.
 const NAMED: usize = 5;
-
-/// ELF headers and program headers fit into this many bytes in any module.
-const HEADERS: u64 = 4096;
 
 /// A mapped file that is the one the core was made with.
 #[derive(Debug)]
@@ -60,9 +57,10 @@ pub(super) fn attach(
         let lost = lost.fold(0, u64::saturating_add);
         // Whoever names a program may compare its core with one of another program.
         let given = files.executable.filter(|_| started == Some(name)).map(Path::to_owned);
-        let mut paths = given.into_iter().chain([place(name, files.sysroot)]);
+        let mut paths = given.into_iter().chain([files.place(name)]);
         let found = base.and_then(|base| {
-            let (file, image) = paths.find_map(|path| same_file(core, base, &path))?;
+            let (_, id) = loaded(core, base)?;
+            let (file, image) = paths.find_map(|path| file_of(&path, &id))?;
             Some((base, file, image))
         });
         if let Some((base, file, image)) = found {
@@ -98,29 +96,6 @@ fn by_name(regions: &[Region]) -> BTreeMap<String, Vec<usize>> {
 fn wanting(region: &Region) -> bool {
     let partly = region.saved < region.range.len() && !region.permissions.writable();
     partly || region.permissions == Permissions::Unknown
-}
-
-/// Where a file of the core's machine lies on this one.
-fn place(name: &str, sysroot: Option<&Path>) -> PathBuf {
-    match sysroot {
-        Some(root) => root.join(name.trim_start_matches('/')),
-        None => PathBuf::from(name),
-    }
-}
-
-/// The file at `path`, if its build-id is that of the module loaded at `base`.
-fn same_file(core: &Core, base: u64, path: &Path) -> Option<(FileView, Image)> {
-    let mut headers = Vec::new();
-    let _ = core.append(AddressRange::saturating(base, HEADERS), &mut headers);
-    let loaded = Image::parse(headers.as_slice()).ok()?;
-    let here = loaded.notes_in_memory(base).find_map(|(range, align)| {
-        let range = AddressRange::saturating(range.start(), range.len().min(HEADERS));
-        build_id(&core.bytes(range).ok()?, loaded.format.order, align)
-    })?;
-    // A path with a device's name, or "(deleted)" at its end, is no file.
-    let file = FileView::open(path).ok()?;
-    let image = file_image(&file).ok()?;
-    (file_build_id(&file, &image)? == here).then_some((file, image))
 }
 
 /// Lets the file back whatever its regions, at these places, lack.
