@@ -23,6 +23,7 @@ pub mod registers;
 pub mod remote;
 pub mod snapshot;
 pub mod stop;
+pub mod symbols;
 mod xsave;
 
 /// What kind of thing a target is.
@@ -84,6 +85,10 @@ pub struct Origin {
     pub complete: bool,
     /// When a snapshot was taken, as RFC 3339 in UTC.
     pub taken: Option<String>,
+    /// The program that was given with a core.
+    pub executable: Option<PathBuf>,
+    /// The folder that stands for `/` where a core names files.
+    pub sysroot: Option<PathBuf>,
     /// Sentences on whatever makes answers less than whole.
     pub notes: Vec<String>,
 }
@@ -100,6 +105,8 @@ impl Origin {
             threads: Vec::new(),
             complete: true,
             taken: None,
+            executable: None,
+            sysroot: None,
             notes: Vec::new(),
         }
     }

@@ -62,9 +62,7 @@ struct Process {
 ///
 /// [`Error::Process`] when there is none or it may not be read.
 pub fn open(pid: i32, usage: bool) -> Result<Target, Error> {
-    let thread = living(pid).ok().and_then(|mut threads| threads.next()).filter(|thread| *thread != pid);
-    let folder = thread.map_or_else(String::new, |thread| format!("/task/{thread}"));
-    let folder = PathBuf::from(format!("/proc/{pid}{folder}"));
+    let folder = folder(pid);
     let refuse = |cause: &io::Error| Error::Process { pid, problem: problem(cause) };
     let memory = File::open(folder.join("mem")).map_err(|cause| refuse(&cause))?;
     let text = list(&folder, usage).map_err(|cause| refuse(&cause))?;
@@ -98,6 +96,13 @@ pub fn open(pid: i32, usage: bool) -> Result<Target, Error> {
         ..Origin::new(SourceKind::Process)
     };
     Ok(Target { memory: Arc::new(process), origin })
+}
+
+/// The folder in /proc where a process shows its memory: that of its main thread, as long as it has one.
+pub(super) fn folder(pid: i32) -> PathBuf {
+    let thread = living(pid).ok().and_then(|mut threads| threads.next()).filter(|thread| *thread != pid);
+    let folder = thread.map_or_else(String::new, |thread| format!("/task/{thread}"));
+    PathBuf::from(format!("/proc/{pid}{folder}"))
 }
 
 /// The threads of the process that have not ended; the main one is the first.

@@ -8,6 +8,7 @@ mod layout;
 mod modules;
 mod notes;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -103,6 +104,8 @@ pub(super) fn open(view: FileView, files: Files<'_>) -> Result<Target, Error> {
         pid: notes.pid,
         threads: notes.threads,
         complete: complete && notes_whole,
+        executable: files.executable.map(Path::to_owned),
+        sysroot: files.sysroot.map(Path::to_owned),
         notes: said,
         ..Origin::new(SourceKind::Core)
     };
