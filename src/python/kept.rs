@@ -1,16 +1,18 @@
 //! What was made of a target once and holds for as long as the target is kept.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use pyo3::PyResult;
 
 use crate::heap::{Allocator, Outside};
 use crate::leak::{Check, Options};
+use crate::source::Target;
+use crate::source::symbols::Symbols;
 
 /// The heap that was found, if there is one.
 type Found = Option<Arc<dyn Allocator>>;
 
-/// The heap of a target, and where else blocks may lie, once somebody asked for them.
+/// The heap of a target, where else blocks may lie, and its symbols, once somebody asked for them.
 ///
 /// The doors drop a target when the process runs on, and this with it.
 #[derive(Default)]
@@ -20,6 +22,7 @@ pub(super) struct Kept {
     outside: Mutex<Option<Arc<Outside>>>,
     /// The verdicts given last, and how.
     check: Mutex<Option<(Options, Arc<Check>)>>,
+    symbols: OnceLock<Symbols>,
 }
 
 impl Kept {
@@ -52,6 +55,11 @@ impl Kept {
     pub(super) fn judged(&self) -> Option<Arc<Check>> {
         let last = self.check.lock().unwrap_or_else(PoisonError::into_inner);
         last.as_ref().map(|(_, check)| check.clone())
+    }
+
+    /// The symbols of the target that all this is kept for; their files are read as they are needed.
+    pub(super) fn symbols(&self, target: &Target) -> &Symbols {
+        self.symbols.get_or_init(|| Symbols::new(target))
     }
 }
 

@@ -14,6 +14,7 @@ use crate::range::AddressRange;
 use crate::source::kinds::Clues;
 use crate::source::registers::Register;
 use crate::source::remote::{self, Remote};
+use crate::source::symbols::Symbol;
 use crate::source::{self, Files, Target, Thread, process, snapshot, stop};
 use crate::word::{ByteOrder, WordFormat};
 
@@ -48,6 +49,9 @@ pub(super) fn byte_order(name: &str) -> PyResult<ByteOrder> {
 pub(super) fn pairs<'a>(ranges: impl Iterator<Item = &'a AddressRange>) -> Vec<(u64, u64)> {
     ranges.map(|range| (range.start(), range.end())).collect()
 }
+
+/// A symbol: its name, the offset in it, the module's file, the section.
+type Named = (String, u64, String, Option<String>);
 
 /// One mapping of a target.
 #[pyclass(frozen, get_all, module = "gdb_leak._native")]
@@ -204,6 +208,12 @@ impl Memory {
 
     fn thread_registers(&self) -> Vec<ThreadRegisters> {
         self.target.origin.threads.iter().map(registers).collect()
+    }
+
+    fn symbol(&self, py: Python<'_>, address: u64) -> Option<Named> {
+        let (target, kept) = (&self.target, &self.kept);
+        let found = py.detach(|| kept.symbols(target).name(target.memory.as_ref(), address));
+        found.map(|Symbol { name, offset, module, section }| (name, offset, module, section))
     }
 
     fn recheck(&self) -> PyResult<()> {

@@ -104,9 +104,14 @@ class ShellSession:
         found = [ThreadRegisters(*thread) for thread in self._stop.registers()]
         return found if vector else [thread._replace(vector=[]) for thread in found]
 
-    def symbol(self, address: int) -> Optional[str]:  # noqa: ARG002
-        """Return None: only gdb knows symbols."""
-        return None
+    def symbol(self, address: int) -> Optional[str]:
+        """Return the symbol at ADDRESS in the words of gdb's ``info symbol``."""
+        found = self.target().memory.symbol(address)
+        if found is None:
+            return None
+        name, offset, module, section = found
+        inside = f" + {offset}" if offset else ""
+        return f"{name}{inside}{f' in section {section}' if section else ''} of {module}"
 
     @property
     def holds(self) -> bool:
