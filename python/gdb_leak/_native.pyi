@@ -62,7 +62,7 @@ __version__: Final[str]
 _ByteOrder = Literal["little", "big"]
 _Place = Union[str, tuple[int, int]]
 _Progress = Optional[Callable[[int, int], None]]
-_Registers = Sequence[tuple[str, int]]
+_Registers = list[tuple[str, int]]
 # Number, stack pointer, thread pointer, then names and values of general and of vector registers.
 _ThreadRegisters = tuple[int, Optional[int], Optional[int], _Registers, _Registers]
 

@@ -228,13 +228,13 @@ impl Memory {
 }
 
 /// Names and values.
-type Registers = Vec<(&'static str, u64)>;
+type Registers = Vec<(String, u64)>;
 
 /// Number, stack pointer, thread pointer, general and vector registers.
 type ThreadRegisters = (i32, Option<u64>, Option<u64>, Registers, Registers);
 
 fn registers(thread: &Thread) -> ThreadRegisters {
-    let pairs = |registers: &[Register]| registers.iter().map(|one| (one.name, one.value)).collect();
+    let pairs = |registers: &[Register]| registers.iter().map(|one| (one.name.to_string(), one.value)).collect();
     let general = pairs(&thread.registers.general);
     let vector = pairs(&thread.registers.vector);
     (thread.id, thread.stack_pointer, thread.thread_pointer, general, vector)

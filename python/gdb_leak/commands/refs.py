@@ -41,7 +41,7 @@ class _Data(NamedTuple):
     verdict: Optional[str]
     saved_by: Optional[str]
     references: list[leaks.Word]
-    count: int
+    total: int
     path: Optional[list[leaks.Word]]
     cluster: "Sequence[HeapBlock]"
     cluster_count: int
@@ -119,8 +119,8 @@ def text(result: Result) -> Iterator[Block]:
     yield line("block ", Span(start, "address"), f" of {block.size}, {told}")
     if data.references:
         yield Columns("<<<", (leaks.word_row(word, word_size) for word in data.references))
-    total = units.counted(data.count, "reference")
-    if len(data.references) < data.count:
+    total = units.counted(data.total, "reference")
+    if len(data.references) < data.total:
         total += f", {len(data.references)} listed (-limit unlimited lists all)"
     yield line(total)
     if data.path is not None:

@@ -37,7 +37,7 @@ class _Known(NamedTuple):
     verdict: Optional[str]
     saved_by: Optional[str]
     references: "Optional[list[leaks.Word]]"
-    count: int
+    total: int
 
 
 def run(request: Request) -> Result:
@@ -143,7 +143,7 @@ def _facts(known: _Known, word_size: int) -> "Iterator[Sequence[Union[Span, str]
         yield ["verdict", leaks.verdict_text(known.verdict, known.saved_by)]
     if known.references is None:
         return
-    yield ["referred", f"by {units.counted(known.count, 'word')} (leak-refs lists them)"]
+    yield ["referred", f"by {units.counted(known.total, 'word')} (leak-refs lists them)"]
     for word in known.references[:_SHOWN]:
         yield ["", f"{leaks.leads(word)} from {word.owner.text()}"]
 

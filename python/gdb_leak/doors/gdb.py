@@ -7,14 +7,14 @@ it or resumes it.
 
 import os
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Callable, Optional, TypeVar, Union
 
 import gdb
 
 from gdb_leak import _native, manual, options, units
 from gdb_leak.commands import TABLE, Entry
-from gdb_leak.doors import gdb_says, held_core, probed, registers, same_machine
+from gdb_leak.doors import frames, gdb_says, held_core, probed, registers, same_machine
 from gdb_leak.doors.progress import ProgressLine
 from gdb_leak.errors import Error, RequestError, UsageError
 from gdb_leak.render import json as as_json
@@ -145,8 +145,15 @@ class GdbSession:
             read, size = frame.read_register, memory.word_size
             return registers.of_thread(thread.ptid[1], read, machine, size, vector, others)
 
-        found = _of_each_thread(gdb.selected_inferior(), of_thread)
+        found = _of_each_thread(gdb.selected_inferior().threads(), of_thread)
         return [thread for thread in found if thread is not None]
+
+    def frame(self, thread: int, address: int) -> Optional[str]:
+        """Return the function in whose frame ADDRESS lies on the stack of THREAD."""
+        wanted = (one for one in gdb.selected_inferior().threads() if one.ptid[1] == thread)
+        return next(
+            iter(_of_each_thread(wanted, lambda _, top: frames.holding(top, address))), None
+        )
 
     def symbol(self, address: int) -> Optional[str]:
         """Return what gdb's ``info symbol`` says of ADDRESS."""
@@ -345,7 +352,9 @@ def _open_remote(inferior: gdb.Inferior) -> Target:
     notes: list[str] = []
     maps, pid = _remote_maps(inferior, notes)
     sections: list[tuple[int, int, str, str]] = []
-    stack_pointers = _of_each_thread(inferior, lambda _, frame: int(frame.read_register("sp")))
+    stack_pointers = _of_each_thread(
+        inferior.threads(), lambda _, frame: int(frame.read_register("sp"))
+    )
     if maps is None:
         sections = [*_sections(), *probed.stack_sections(stack_pointers, _read)]
     order = "big" if "big" in gdb.execute("show endian", to_string=True) else "little"
@@ -407,7 +416,7 @@ def _read(address: int, length: int) -> Optional[bytes]:
 # Of each thread that is stopped, with its newest frame; the selected thread and
 # frame are selected again afterwards.
 def _of_each_thread(
-    inferior: gdb.Inferior, ask: Callable[[gdb.InferiorThread, gdb.Frame], _T]
+    threads: Iterable[gdb.InferiorThread], ask: Callable[[gdb.InferiorThread, gdb.Frame], _T]
 ) -> list[_T]:
     thread = gdb.selected_thread()
     try:
@@ -416,7 +425,7 @@ def _of_each_thread(
         frame = None
     answers: list[_T] = []
     try:
-        for other in inferior.threads():
+        for other in threads:
             try:
                 other.switch()
                 answers.append(ask(other, gdb.newest_frame()))

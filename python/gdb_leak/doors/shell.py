@@ -104,6 +104,10 @@ class ShellSession:
         found = [ThreadRegisters(*thread) for thread in self._stop.registers()]
         return found if vector else [thread._replace(vector=[]) for thread in found]
 
+    def frame(self, thread: int, address: int) -> Optional[str]:  # noqa: ARG002
+        """Return None: only gdb unwinds stacks."""
+        return None
+
     def symbol(self, address: int) -> Optional[str]:
         """Return the symbol at ADDRESS in the words of gdb's ``info symbol``."""
         found = self.target().memory.symbol(address)
