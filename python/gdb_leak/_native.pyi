@@ -38,6 +38,7 @@ __all__ = [
     "diff",
     "dump",
     "find",
+    "heap_kept",
     "heap_summary",
     "judged",
     "may_hold_blocks",
@@ -460,7 +461,12 @@ class Heap:
         progress: _Progress = None,
     ) -> Listed: ...
 
-def open_heap(memory: Memory, progress: _Progress = None) -> Optional[Heap]: ...
+def open_heap(
+    memory: Memory,
+    threads: Optional[Sequence[_ThreadRegisters]] = None,
+    progress: _Progress = None,
+) -> Optional[Heap]: ...
+def heap_kept(memory: Memory) -> bool: ...
 def may_hold_blocks(
     memory: Memory, addresses: Sequence[int], progress: _Progress = None
 ) -> bool: ...

@@ -99,7 +99,7 @@ def opened(
     NOTES get what it lacks, with the first of its DAMAGE where the answer has no
     list of it.
     """
-    heap = _native.open_heap(target.memory, request.session.progress("reading the heap"))
+    heap = _opened(request, target)
     others = _native.other_allocators(target.memory)
     if others:
         named = ", ".join(others)
@@ -139,7 +139,14 @@ def covering(request: Request, target: Target, addresses: "Sequence[int]") -> "O
     progress = session.progress("reading the heap")
     if not _native.may_hold_blocks(target.memory, addresses, progress):
         return None
-    return _native.open_heap(target.memory, progress)
+    return _opened(request, target)
+
+
+# The registers tell whose a cache is, and that it is one where it is empty.
+def _opened(request: Request, target: Target) -> "Optional[Heap]":
+    session, memory = request.session, target.memory
+    threads = None if _native.heap_kept(memory) else session.registers(vector=False)
+    return _native.open_heap(memory, threads, session.progress("reading the heap"))
 
 
 def count_value(count: Count) -> Value:

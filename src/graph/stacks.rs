@@ -95,7 +95,7 @@ pub(super) fn stacks(
             stacks.own(owner.statics(statics), Part::Statics, id);
         }
     }
-    stacks.end(memory, &owners, threads);
+    stacks.end(memory, &owners, threads, statics);
     if strangers > 0 {
         stacks.notes.push(format!(
             "{strangers} of {} threads run on stacks that are not those they were given (a signal's, a coroutine's): \
@@ -130,10 +130,12 @@ impl Stacks {
 
     /// Finds the stacks of threads that ended, where that can be told.
     ///
-    /// A thread that ended has zero where its number stood. That place is believed where a
-    /// thread that lives has its own number there. A stack that the program gave to a
+    /// A thread that ended has zero or -1 where its number stood. That place is believed where
+    /// a thread that lives has its own number there. A stack that the program gave to a
     /// thread is the program's again: glibc's own have a guard that nobody may write to.
-    fn end(&mut self, memory: &dyn Memory, owners: &[Owner], threads: &[Thread]) {
+    /// Static variables and the control block stay alive, as for valgrind: the next thread
+    /// takes them over, and with them the loader's blocks for its static variables.
+    fn end(&mut self, memory: &dyn Memory, owners: &[Owner], threads: &[Thread], statics: u64) {
         let told = owners.iter().any(|owner| owner.thread.is_some() && owner.thread == owner.id);
         let lives = |stack: &Stack| {
             threads
@@ -148,9 +150,9 @@ impl Stacks {
             let guarded = stack.guard > 0
                 && memory.region_at(start).is_none_or(|region| !region.permissions.writable());
             let from = start.saturating_add(stack.guard);
-            if told && owner.id == Some(0) && guarded {
-                let end = if owner.below { owner.address } else { stack.range.end() };
-                self.die(from, end.max(from));
+            if told && owner.id.is_some_and(|id| id <= 0) && guarded {
+                let end = owner.statics(statics).start().clamp(from, stack.range.end());
+                self.die(from, end);
                 self.ended.0 = self.ended.0.saturating_add(1);
                 self.ended.1 = self.ended.1.saturating_add(end.saturating_sub(from));
             } else if owner.id.is_none_or(|id| !threads.iter().any(|thread| thread.id == id)) {

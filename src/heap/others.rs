@@ -25,11 +25,8 @@ pub fn others(memory: &dyn Memory) -> Vec<&'static str> {
         .filter(|region| !region.anonymous())
         .map(|region| region.name.as_str())
         .collect();
-    let loaded = |part: &str| {
-        files.iter().any(|path| path.rsplit('/').next().unwrap_or(path).contains(part))
-    };
-    let mut found: Vec<&str> =
-        NAMES.iter().filter(|(part, _)| loaded(part)).map(|(_, name)| *name).collect();
+    let loaded = |part: &str| files.iter().any(|path| path.rsplit('/').next().unwrap_or(path).contains(part));
+    let mut found: Vec<&str> = NAMES.iter().filter(|(part, _)| loaded(part)).map(|(_, name)| *name).collect();
     // Debian keeps it as /usr/lib/x86_64-linux-musl/libc.so.
     let musl = files.iter().any(|path| path.contains("-musl/")) || keeps_musl(memory);
     if musl && !found.contains(&"musl") {

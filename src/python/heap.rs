@@ -15,7 +15,7 @@ use crate::range::AddressRange;
 
 use super::call;
 use super::leak::Check;
-use super::memory::Memory;
+use super::memory::{Memory, ThreadRegisters};
 
 /// Units of one state: its name, how many, and their bytes.
 type Row = (&'static str, u64, u64);
@@ -360,17 +360,24 @@ impl Listed {
 }
 
 #[pyfunction]
-#[pyo3(signature = (memory, progress = None))]
+#[pyo3(signature = (memory, threads = None, progress = None))]
 pub(super) fn open_heap(
     py: Python<'_>,
     memory: &Memory,
+    threads: Option<Vec<ThreadRegisters>>,
     progress: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Option<Heap>> {
     let target = &memory.target;
-    let found = memory.kept.heap(|| {
-        call::run(py, progress, |job| heap::open(target.memory.as_ref(), &target.origin.threads, job))
-    })?;
+    let threads = memory.threads_or(threads);
+    let found = memory
+        .kept
+        .heap(|| call::run(py, progress, |job| heap::open(target.memory.as_ref(), &threads, job)))?;
     Ok(found.map(|heap| Heap { heap, memory: target.memory.clone() }))
+}
+
+#[pyfunction]
+pub(super) fn heap_kept(memory: &Memory) -> bool {
+    memory.kept.has_heap()
 }
 
 #[pyfunction]

@@ -31,6 +31,11 @@ impl Kept {
         kept(&self.heap, open)
     }
 
+    /// Whether the heap was asked for already.
+    pub(super) fn has_heap(&self) -> bool {
+        self.heap.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
     /// Where blocks may lie outside of heaps, found by `find` where that is asked for the first time.
     pub(super) fn outside(&self, find: impl FnOnce() -> PyResult<Outside>) -> PyResult<Arc<Outside>> {
         kept(&self.outside, || find().map(Arc::new))

@@ -11,33 +11,10 @@ use crate::graph::{
 use crate::heap::block::{State, Unit};
 use crate::heap::groups::Label;
 use crate::leak::{Check as Checked, Options, Records as Recorded, Verdict};
-use crate::source::Thread;
-use crate::source::registers::{Register, Registers};
 
 use super::call;
 use super::heap::{Heap, unknown};
-use super::memory::Memory;
-
-/// Named registers and what they hold.
-type Named = Vec<(String, u64)>;
-
-/// A thread as Python gives it: number, stack pointer, thread pointer, registers.
-type ThreadArgument = (i32, Option<u64>, Option<u64>, Named, Named);
-
-fn threads(memory: &Memory, given: Option<Vec<ThreadArgument>>) -> Vec<Thread> {
-    let Some(given) = given else { return memory.target.origin.threads.clone() };
-    let registers = |named: Named| {
-        let register = |(name, value): (String, u64)| Register { name: name.into(), value };
-        named.into_iter().map(register).collect()
-    };
-    let thread = |(id, stack_pointer, thread_pointer, general, vector): ThreadArgument| Thread {
-        id,
-        stack_pointer,
-        thread_pointer,
-        registers: Registers { general: registers(general), vector: registers(vector) },
-    };
-    given.into_iter().map(thread).collect()
-}
+use super::memory::{Memory, ThreadRegisters};
 
 fn row(name: &'static str, weight: Weight) -> (&'static str, u64, u64) {
     (name, weight.blocks, weight.bytes)
@@ -190,7 +167,7 @@ pub(super) fn check(
     py: Python<'_>,
     memory: &Memory,
     heap: &Heap,
-    threads: Option<Vec<ThreadArgument>>,
+    threads: Option<Vec<ThreadRegisters>>,
     heuristics: &str,
     red_zone: u64,
     vector: bool,
@@ -198,7 +175,7 @@ pub(super) fn check(
 ) -> PyResult<Check> {
     let options =
         Options { choice: Choice { red_zone, vector }, heuristics: Wanted::from_names(heuristics)? };
-    let threads = self::threads(memory, threads);
+    let threads = memory.threads_or(threads);
     let (own, allocator) = (memory.target.memory.as_ref(), heap.heap.as_ref());
     let check = memory.kept.check(options, || {
         call::run(py, progress, |job| Checked::new(own, allocator, &threads, &options, job))
@@ -259,10 +236,10 @@ pub(super) fn references(
     heap: &Heap,
     index: usize,
     limit: usize,
-    threads: Option<Vec<ThreadArgument>>,
+    threads: Option<Vec<ThreadRegisters>>,
     progress: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<(Vec<Reference>, u64)> {
-    let threads = self::threads(memory, threads);
+    let threads = memory.threads_or(threads);
     let (own, allocator) = (memory.target.memory.as_ref(), heap.heap.as_ref());
     let Some(unit) = allocator.blocks().unit(index) else { return Ok((Vec::new(), 0)) };
     let (roots, found) = call::run(py, progress, |job| {
@@ -282,10 +259,10 @@ pub(super) fn shortest_path(
     memory: &Memory,
     heap: &Heap,
     index: usize,
-    threads: Option<Vec<ThreadArgument>>,
+    threads: Option<Vec<ThreadRegisters>>,
     progress: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Option<Vec<Reference>>> {
-    let threads = self::threads(memory, threads);
+    let threads = memory.threads_or(threads);
     let (own, allocator) = (memory.target.memory.as_ref(), heap.heap.as_ref());
     let Some(unit) = allocator.blocks().unit(index) else { return Ok(None) };
     let (roots, steps) = call::run(py, progress, |job| {

@@ -12,7 +12,7 @@ use crate::heap;
 use crate::memory::{self, Place};
 use crate::range::AddressRange;
 use crate::source::kinds::Clues;
-use crate::source::registers::Register;
+use crate::source::registers::{Register, Registers};
 use crate::source::remote::{self, Remote};
 use crate::source::symbols::Symbol;
 use crate::source::{self, Files, Target, Thread, process, snapshot, stop};
@@ -124,6 +124,14 @@ impl Memory {
         Ok(AddressRange::merge(ranges))
     }
 
+    /// The threads that Python gave, or else those that the target itself knows.
+    pub(super) fn threads_or(&self, given: Option<Vec<ThreadRegisters>>) -> Vec<Thread> {
+        match given {
+            Some(given) => given.into_iter().map(thread).collect(),
+            None => self.target.origin.threads.clone(),
+        }
+    }
+
     /// Where blocks may lie outside of heaps.
     pub(super) fn outside(
         &self,
@@ -228,16 +236,26 @@ impl Memory {
 }
 
 /// Names and values.
-type Registers = Vec<(String, u64)>;
+type NamedRegisters = Vec<(String, u64)>;
 
 /// Number, stack pointer, thread pointer, general and vector registers.
-type ThreadRegisters = (i32, Option<u64>, Option<u64>, Registers, Registers);
+pub(super) type ThreadRegisters = (i32, Option<u64>, Option<u64>, NamedRegisters, NamedRegisters);
 
 fn registers(thread: &Thread) -> ThreadRegisters {
-    let pairs = |registers: &[Register]| registers.iter().map(|one| (one.name.to_string(), one.value)).collect();
+    let pairs =
+        |registers: &[Register]| registers.iter().map(|one| (one.name.to_string(), one.value)).collect();
     let general = pairs(&thread.registers.general);
     let vector = pairs(&thread.registers.vector);
     (thread.id, thread.stack_pointer, thread.thread_pointer, general, vector)
+}
+
+fn thread((id, stack_pointer, thread_pointer, general, vector): ThreadRegisters) -> Thread {
+    let registers = |named: NamedRegisters| {
+        let register = |(name, value): (String, u64)| Register { name: name.into(), value };
+        named.into_iter().map(register).collect()
+    };
+    let registers = Registers { general: registers(general), vector: registers(vector) };
+    Thread { id, stack_pointer, thread_pointer, registers }
 }
 
 /// Asks Python for the bytes of a range, and for Ctrl-C.

@@ -21,8 +21,8 @@ mod _native {
     use super::changes::{Change, Contents, Difference, contents, diff};
     #[pymodule_export]
     use super::heap::{
-        Arena, Block, Group, Groups, Heap, HeapSummary, Listed, heap_summary, may_hold_blocks, open_heap,
-        other_allocators,
+        Arena, Block, Group, Groups, Heap, HeapSummary, Listed, heap_kept, heap_summary, may_hold_blocks,
+        open_heap, other_allocators,
     };
     #[pymodule_export]
     use super::leak::{Check, Record, Records, Reference, check, judged, references, shortest_path};

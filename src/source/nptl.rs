@@ -102,16 +102,18 @@ fn in_memory(memory: &dyn Memory) -> Vec<u64> {
     found
 }
 
-/// The number of the thread whose control block lies at `address`; zero once it ended.
+/// The number of the thread whose control block lies at `address`; zero or less once it ended.
 ///
 /// glibc 2.17 to 2.43, nptl/descr.h, `struct pthread`: `tid` lies behind the header and a list;
 /// at 0x2d0 on x86-64, at 0x68 on i386. The kernel writes zero there when the thread
-/// ends (`CLONE_CHILD_CLEARTID`).
+/// ends (`CLONE_CHILD_CLEARTID`), `pthread_join` -1; a stack may be given to another
+/// thread where it is not above zero (nptl/nptl-stack.h, `FREE_P`).
 pub fn id_at(peek: &mut Peek<'_>, address: u64) -> Option<i32> {
     let offset = if peek.size() == 8 { 0x2d0 } else { 0x68 };
     let order = peek.format().order;
     let bytes = peek.bytes(address.checked_add(offset)?, 4)?;
-    i32::try_from(order.value(bytes)).ok()
+    let bits = u32::try_from(order.value(bytes)).ok()?;
+    Some(i32::from_ne_bytes(bits.to_ne_bytes()))
 }
 
 /// The stack that the thread with its control block at `at` was given.
