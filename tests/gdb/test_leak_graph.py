@@ -88,6 +88,7 @@ def test_each_block_of_a_core_has_the_verdict_that_is_true(
         taken.unlink()
         kernels = cores.kernel_core(stop.process)
         assert_true(verdicts(shell("check", kernels, *WHOLE)), stop.graph)
+        kernels.unlink()
 
 
 @pytest.mark.parametrize("seed", FEW)
