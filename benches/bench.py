@@ -18,6 +18,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import heap_rows
+import leak_rows
 import rows
 import subjects
 from machine import ROOT, WORK, BenchError, facts
@@ -72,6 +73,7 @@ def _rows(gib: float, runs: int, only: str) -> "list[Row]":
     with subjects.sample() as sample:
         take("dumping", rows.dumping, sample, runs)
         take("starting", rows.starting, sample, runs)
+        take("checking the sample", leak_rows.checking_the_sample, sample, runs)
     take("counting the blocks of a heap", heap_rows.heap_as_a_whole, gib, runs)
     # Four times a small part would tell nothing more.
     if gib >= 1:
@@ -80,6 +82,8 @@ def _rows(gib: float, runs: int, only: str) -> "list[Row]":
         found.append(Row(f"{4 * gib:g} GiB of blocks", "left out: --gib is less than 1"))
     take("counting those of a process", heap_rows.heap_of_a_process, gib, runs)
     take("listing the blocks of a heap", heap_rows.heap_in_lines, runs)
+    take("checking a heap", leak_rows.checking_heaps, gib, runs)
+    take("checking lists", leak_rows.checking_lists, runs)
     return found
 
 

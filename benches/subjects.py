@@ -81,6 +81,33 @@ def heap(gib: float) -> Iterator[Heap]:
             path.unlink()
 
 
+@dataclass(frozen=True)
+class Graph(Target):
+    """A heap whose blocks hold each other, and how many of them are lost."""
+
+    #: What graph_big was asked for.
+    words: "tuple[str, ...]"
+    held: int
+    lost: int
+    #: Of those that are lost, the ones that nothing leads to.
+    leaders: int
+
+
+@contextmanager
+def graph(*words: str) -> Iterator[Graph]:
+    """Yield the core of a graph_big that was given WORDS."""
+    program, core = _compiled("graph_big"), WORK / f"core.graph-{'-'.join(words)}"
+    with _running(program, *words) as process:
+        said = _said(process)
+        _take_core(process.pid, core)
+    try:
+        counts = (int(said[name]) for name in ("held", "lost", "leaders"))
+        yield Graph(program, core, None, words, *counts)
+    finally:
+        for path in WORK.glob(f"{core.name}*"):
+            path.unlink()
+
+
 @contextmanager
 def sample() -> Iterator[Subject]:
     """Yield the sample of the demo when its heap has grown, and its core.
