@@ -242,6 +242,13 @@ pub trait Memory: Send + Sync {
     /// Stops at the end of a piece or at a gap; `range` must not be empty.
     fn view<'a>(&'a self, range: AddressRange, buffer: &'a mut Buffer) -> View<'a>;
 
+    /// Whether all of `range` is known to be zeros, since the process never wrote there.
+    ///
+    /// Of memory of which that is not known, false.
+    fn untouched(&self, _range: AddressRange) -> bool {
+        false
+    }
+
     /// Whether views are lent from where the bytes are; else each costs a call of the system.
     fn lends(&self) -> bool {
         true

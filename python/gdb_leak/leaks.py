@@ -71,6 +71,8 @@ def opened(
         lacks = f"blocks come from {others}"
     elif heap is None:
         lacks = "the allocator is not known: it is not glibc's malloc, and no library tells another"
+    elif not request.session.at_rest(target):
+        lacks = "threads are running, and their registers may hold pointers"
     elif not any(general for _, _, _, general, _ in known):
         lacks = "the registers of the threads are not known, and may hold pointers"
     if lacks is not None:

@@ -65,6 +65,12 @@ impl Graph {
         };
         let take = |_: &Chunk, piece: Piece| graph.append(&piece).map(|()| None);
         pass::in_order(&walk.ranges(), pass::CHUNK, job, work, take)?;
+        if graph.first.len() != units {
+            // Every view has bytes or a gap; a source that breaks this must not shift rows.
+            let value = format!("{units} chunks");
+            let rule = format!("only {} could be gone over", graph.first.len());
+            return Err(Error::Request { thing: "heap with", value, rule });
+        }
         graph.first.push(count_of(graph.edges.len())?);
         Ok(graph)
     }

@@ -4,9 +4,13 @@ use crate::memory::{Buffer, Memory};
 use crate::range::AddressRange;
 use crate::word::WordFormat;
 
+/// How much is asked about at once, whether anybody ever wrote there.
+const PIECE: u64 = 1 << 20;
+
 /// Hands over the bytes of `range` in pieces: where each starts, where it ends, and its bytes.
 ///
-/// A piece without bytes is missing. Comes back with how many bytes are.
+/// A piece without bytes has no word that points anywhere: nobody ever wrote there, or it
+/// is missing. Comes back with how many bytes are missing.
 pub(super) fn pieces(
     memory: &dyn Memory,
     range: AddressRange,
@@ -16,6 +20,14 @@ pub(super) fn pieces(
     let (mut at, mut missing) = (range.start(), 0_u64);
     let end = range.end();
     while at < end {
+        let step = at.checked_next_multiple_of(PIECE).filter(|step| *step > at);
+        let step = step.or_else(|| at.checked_add(PIECE)).unwrap_or(end).min(end);
+        let blank = AddressRange::saturating(at, step.saturating_sub(at));
+        if memory.untouched(blank) {
+            take(blank, &[]);
+            at = step;
+            continue;
+        }
         let rest = AddressRange::saturating(at, end.saturating_sub(at));
         let view = memory.view(rest, buffer);
         let length = view.bytes.len() as u64;

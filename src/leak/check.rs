@@ -83,7 +83,8 @@ impl Check {
         let missing = (lost, graph.missing());
         let (summary, saved) = sums(blocks, &marks, job)?;
         let own_bytes = graph.own_bytes().saturating_add(blocks.len()) as u64;
-        let notes = notes(heap, &roots, &found, missing);
+        let mut notes = notes(heap, &roots, &found, missing);
+        notes.extend(unknown(threads));
         let references = graph.references() as u64;
         Ok(Self { marks, summary, saved, roots: found, references, own_bytes, missing, notes })
     }
@@ -177,6 +178,17 @@ fn sums(blocks: &Blocks, marks: &Marks, job: &Job) -> Result<Sums, Error> {
         }
     }
     Ok(whole)
+}
+
+/// Threads whose registers are not known.
+fn unknown(threads: &[Thread]) -> Option<String> {
+    let unknown = threads.iter().filter(|thread| thread.registers.general.is_empty()).count();
+    (unknown > 0).then(|| {
+        format!(
+            "the registers of {unknown} of {} threads are not known: blocks that only they hold seem lost",
+            threads.len()
+        )
+    })
 }
 
 /// What may make verdicts wrong, and in which direction.

@@ -252,6 +252,11 @@ impl Memory for Process {
         }
     }
 
+    fn untouched(&self, range: AddressRange) -> bool {
+        let region = self.region_at(range.start()).filter(|region| region.range.covers(range));
+        region.is_some_and(|region| self.touched.none(range, region))
+    }
+
     fn lends(&self) -> bool {
         false
     }

@@ -108,6 +108,7 @@ def _next_lines(request: Request, writable: "Sequence[Region]") -> "list[tuple[s
     quote = "'" if shell else '"'
     lines = [
         (f"{prefix}heap{target}", "is it a leak at all: in use, free but kept, not malloc's"),
+        (f"{prefix}check{target}", "which blocks are lost, and which are not"),
         (f"{prefix}blocks{target}", "the blocks in use by size and content"),
         (f"{prefix}strings{target}{place}", "what is in there, most frequent first"),
         (f"{prefix}find{target}{place} {quote}TEXT{quote}", "every place that holds TEXT"),
