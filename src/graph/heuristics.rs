@@ -126,9 +126,7 @@ impl Look<'_, '_> {
         let usable = unit.block().len();
         let word = self.peek.size();
         let slack = if unit.arena.is_none() { MAPPED_SLACK } else { word.saturating_mul(2) };
-        // The smallest block is also what a program gets that asks for less.
-        let smallest = unit.range.len() <= word.saturating_mul(4);
-        let above = if smallest { 0 } else { usable.saturating_sub(slack).saturating_add(1) };
+        let above = usable.saturating_sub(slack).saturating_add(1);
         (above..=usable).contains(&bytes)
     }
 

@@ -87,3 +87,25 @@ pub(super) fn each(
         at = at.wrapping_add(size);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::word::ByteOrder;
+
+    fn words(format: WordFormat, start: u64) -> Vec<(u64, u64)> {
+        let mut found = Vec::new();
+        let bytes: Vec<u8> = (1..=20).collect();
+        each(format, start, &bytes, |value| value != 0, |at, value| found.push((at, value)));
+        found
+    }
+
+    #[test]
+    fn words_are_aligned_wherever_a_piece_starts() {
+        let wide = WordFormat::LITTLE_64;
+        assert_eq!(words(wide, 0x1000), [(0x1000, 0x0807_0605_0403_0201), (0x1008, 0x100f_0e0d_0c0b_0a09)]);
+        assert_eq!(words(wide, 0x1005), [(0x1008, 0x0b0a_0908_0706_0504), (0x1010, 0x1312_1110_0f0e_0d0c)]);
+        let narrow = WordFormat { size: 4, order: ByteOrder::Big };
+        assert_eq!(words(narrow, 0x1006).first(), Some(&(0x1008, 0x0304_0506)));
+    }
+}

@@ -43,6 +43,16 @@ fn the_characters_of_a_string_hold_it() {
 }
 
 #[test]
+fn a_block_of_zeros_is_no_string() {
+    // 25 bytes for an empty string would get a block of 40.
+    let mut world = World::new(WordFormat::LITTLE_64, 0x40_0000, &[(6, State::Used), (8, State::Used)]);
+    world.table.extend([world.block(0) + 24, world.block(1)]);
+    assert_eq!(saved(&world), None);
+    world.words.push((0, 1, 1));
+    assert_eq!(saved(&world), Some(Link::StdString));
+}
+
+#[test]
 fn what_follows_its_own_length_is_held() {
     let wanted = Wanted::from_names("length64").unwrap();
     for (length, offset, held) in

@@ -21,7 +21,10 @@ pub(crate) fn target(world: &World, value: u64, leftovers: bool) -> Option<(usiz
 }
 
 /// What the words of a block point at, others than itself.
-fn from_block(world: &World, unit: usize) -> Targets {
+pub(crate) fn references(world: &World, unit: usize) -> Targets {
+    if world.units[unit].1 != State::Used {
+        return Vec::new();
+    }
     let words = world.words_of(unit).into_iter().enumerate();
     let targets = words.filter_map(|(place, (_, value))| target(world, value, place < 4));
     targets.filter(|(other, _)| *other != unit).collect()
@@ -48,8 +51,7 @@ fn closure(edges: &[Targets], first: &Targets, takes: impl Fn(bool) -> bool) -> 
 pub(crate) fn marks(world: &World) -> Vec<(Mark, usize)> {
     let count = world.units.len();
     let used = |unit: &usize| world.units[*unit].1 == State::Used;
-    let edges: Vec<Targets> =
-        (0..count).map(|unit| if used(&unit) { from_block(world, unit) } else { Vec::new() }).collect();
+    let edges: Vec<Targets> = (0..count).map(|unit| references(world, unit)).collect();
     let roots = from_roots(world);
     let reachable = closure(&edges, &roots, |start| start);
     let possible = closure(&edges, &roots, |_| true);

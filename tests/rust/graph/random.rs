@@ -1,6 +1,8 @@
 //! Random graphs, traced and looked at by hand.
 
-use gdb_leak::graph::{Heuristics, Index, Mark, Paths, Place, Referrers, Source, Wanted, Weight};
+use gdb_leak::graph::{
+    Graph, Heuristics, Index, Link, Mark, Paths, Place, Referrers, Source, Wanted, Weight,
+};
 use gdb_leak::heap::block::State;
 use gdb_leak::memory::Memory;
 use gdb_leak::pass::{CHUNK, Job};
@@ -93,6 +95,22 @@ proptest! {
             marks.members(unit, |member| told.push(member));
             prop_assert_eq!(told, members);
         }
+    }
+
+    #[test]
+    fn rows_have_each_reference_between_two_blocks_once(world in worlds()) {
+        let (memory, blocks, job) = (world.memory(), world.blocks(), Job::default());
+        let heuristics = Heuristics::new(&memory, Wanted::NONE);
+        let graph = Graph::new(&memory, &Index::new(&blocks), &heuristics, &job).unwrap();
+        let mut all = 0;
+        for unit in 0..world.units.len() {
+            let row = graph.of(u32::try_from(unit).unwrap()).iter();
+            let told: Vec<_> =
+                row.map(|edge| (edge.block() as usize, edge.link() == Link::Start)).collect();
+            all += told.len();
+            prop_assert_eq!(told, naive::references(&world, unit));
+        }
+        prop_assert_eq!(graph.references(), all);
     }
 
     #[test]
