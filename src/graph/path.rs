@@ -79,7 +79,7 @@ impl Paths<'_> {
                 queue.push(block);
             }
         };
-        self.roots.scan(self.memory, self.index, self.heuristics, job, |edge| {
+        self.roots.scan(self.memory, self.index, self.heuristics, job, |_, edge| {
             if edge.link().definite() || !definite {
                 lead(&mut queue, edge.block(), ROOT);
             }

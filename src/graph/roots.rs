@@ -185,7 +185,7 @@ impl Roots {
         })
     }
 
-    /// Hands every word that points at a block in use to `take`, with the way it does.
+    /// Hands every word that points at a block in use to `take`: the kind of its root, and how.
     ///
     /// First those in registers, then those in memory in address order. Comes back with
     /// what was found by kind, and how many bytes could not be read.
@@ -199,7 +199,7 @@ impl Roots {
         index: &Index<'_>,
         heuristics: &Heuristics,
         job: &Job,
-        mut take: impl FnMut(Edge),
+        mut take: impl FnMut(RootKind, Edge),
     ) -> Result<(BTreeMap<RootKind, Found>, u64), Error> {
         let mut found: BTreeMap<RootKind, Found> = BTreeMap::new();
         for kind in
@@ -216,7 +216,9 @@ impl Roots {
         let near = |value: u64| index.near(value);
         self.in_registers(index, &near, |pointer, kind| {
             count(kind);
-            Edge::new(pointer.hit.unit.index, look.link(&pointer.hit)).into_iter().for_each(&mut take);
+            if let Some(edge) = Edge::new(pointer.hit.unit.index, look.link(&pointer.hit)) {
+                take(kind, edge);
+            }
         });
         let work = |chunk: &Chunk, buffer: &mut Buffer| {
             let mut look = heuristics.look(memory);
@@ -233,7 +235,7 @@ impl Roots {
             lost = lost.saturating_add(missing);
             for (kind, edge) in edges {
                 count(kind);
-                take(edge);
+                take(kind, edge);
             }
             Ok(None)
         })?;

@@ -153,6 +153,7 @@ fn slot(number: u32) -> Option<usize> {
 }
 
 /// Marks blocks, first from roots.
+#[derive(Clone)]
 pub struct Tracer<'t> {
     graph: &'t Graph,
     blocks: &'t Blocks,

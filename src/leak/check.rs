@@ -42,6 +42,8 @@ pub struct Check {
     pub summary: [Weight; Verdict::ALL.len()],
     /// Blocks and usable bytes that only a heuristic saved, in the order of [`Link::HEURISTICS`].
     pub saved: [Weight; Link::HEURISTICS.len()],
+    /// What only registers hold that are not general ones, where these count.
+    pub only_vector: Option<Held>,
     /// What was found in the roots.
     pub roots: BTreeMap<RootKind, Found>,
     /// How many references between blocks there are.
@@ -78,15 +80,23 @@ impl Check {
         let roots = Roots::find(memory, heap, threads, options.choice, job)?;
         let graph = Graph::new(memory, &index, &heuristics, job)?;
         let mut tracer = Tracer::new(&graph, blocks);
-        let (found, lost) = roots.scan(memory, &index, &heuristics, job, |edge| tracer.root(edge))?;
+        let mut late = Vec::new();
+        let (found, lost) = roots.scan(memory, &index, &heuristics, job, |kind, edge| match kind {
+            RootKind::VectorRegister => late.push(edge),
+            _ => tracer.root(edge),
+        })?;
+        let without = options.choice.vector.then(|| tracer.clone());
+        late.into_iter().for_each(|edge| tracer.root(edge));
         let marks = tracer.finish(job)?;
+        let without = without.map(|without| without.finish(job)).transpose()?;
+        let only_vector = without.map(|without| Held::between(blocks, &without, &marks));
         let missing = (lost, graph.missing());
         let (summary, saved) = sums(blocks, &marks, job)?;
         let own_bytes = graph.own_bytes().saturating_add(blocks.len()) as u64;
         let mut notes = notes(heap, &roots, &found, missing);
         notes.extend(unknown(threads));
         let references = graph.references() as u64;
-        Ok(Self { marks, summary, saved, roots: found, references, own_bytes, missing, notes })
+        Ok(Self { marks, summary, saved, only_vector, roots: found, references, own_bytes, missing, notes })
     }
 
     /// The verdict on the unit with that number; `None` where it is no block in use.
@@ -133,6 +143,38 @@ impl Check {
     #[must_use]
     pub fn of(&self, verdict: Verdict) -> Weight {
         self.summary.get(verdict as usize).copied().unwrap_or_default()
+    }
+}
+
+/// Blocks that some of the roots alone hold.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Held {
+    /// How many, and their usable bytes.
+    pub weight: Weight,
+    /// The addresses of the first of them.
+    pub sample: Vec<u64>,
+}
+
+impl Held {
+    /// The blocks whose verdict is better in `with` than in `without`.
+    fn between(blocks: &Blocks, without: &Marks, with: &Marks) -> Self {
+        const NAMED: usize = 5;
+        let mut held = Self::default();
+        let verdict = |marks: &Marks, unit: usize| Verdict::of(marks, unit);
+        let better = |unit: usize| match (verdict(without, unit), verdict(with, unit)) {
+            (Some(before), Some(after)) => {
+                (before.lost() && !after.lost())
+                    || (before != Verdict::PossiblyLost && before.lost() && after == Verdict::PossiblyLost)
+            }
+            _ => false,
+        };
+        for unit in blocks.units().filter(|unit| unit.state == State::Used && better(unit.index)) {
+            add(Some(&mut held.weight), 1, unit.block().len());
+            if held.sample.len() < NAMED {
+                held.sample.push(unit.block().start());
+            }
+        }
+        held
     }
 }
 

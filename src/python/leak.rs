@@ -96,6 +96,12 @@ impl Check {
     }
 
     #[getter]
+    fn only_vector(&self) -> Option<(u64, u64, Vec<u64>)> {
+        let held = self.check.only_vector.as_ref()?;
+        Some((held.weight.blocks, held.weight.bytes, held.sample.clone()))
+    }
+
+    #[getter]
     fn references(&self) -> u64 {
         self.check.references
     }

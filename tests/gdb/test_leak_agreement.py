@@ -319,3 +319,18 @@ def test_an_option_has_more_places_hold_blocks(
     stop = run_to_exit(built[name], tmp_path / "core")
     assert counts(stop.check()["summary"]) == (1, 0, 0, 0)
     assert counts(stop.check(option)["summary"]) == (0, 0, 0, 1)
+
+
+def test_what_only_vector_registers_hold_is_said(built: dict[str, Path], tmp_path: Path) -> None:
+    stop = run_to_exit(built["registers_vector"], tmp_path / "core")
+    assert stop.check()["vector_only"] is None
+    said = stop.check("-vector-registers")
+    (block,) = (block for block in said["blocks"] if block["verdict"] == "still_reachable")
+    assert said["vector_only"] == {
+        "blocks": 1,
+        "bytes": block["size"],
+        "sample": [block["address"]],
+    }
+    # Registers that hold nothing alone are told too.
+    other = run_to_exit(built["tree"], tmp_path / "core.tree").check("-vector-registers")
+    assert other["vector_only"] == {"blocks": 0, "bytes": 0, "sample": []}

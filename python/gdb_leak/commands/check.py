@@ -115,6 +115,7 @@ def run(request: Request) -> Result:
             kind: {"places": places, "pointers": pointers}
             for kind, places, pointers in (check.roots if check is not None else [])
         },
+        "vector_only": _only_vector(check),
         "limited": records is not None and len(rows) < len(records),
     }
     if parsed.flag("list"):
@@ -146,6 +147,13 @@ def text(result: Result) -> Iterator[Block]:
                 f"{units.counted(data.records, 'record')}, the {len(data.shown)} largest shown"
             )
         yield line("")
+    if check.only_vector is not None:
+        blocks, size, sample = check.only_vector
+        first = (
+            f", the first at {units.address_text(sample[0], result.word_size)}" if sample else ""
+        )
+        yield line(f"vector registers alone hold {_blocks(blocks)} of {size:,} bytes{first}")
+        yield line("")
     summary = list(_summary_rows(check))
     yield Columns(">><", summary, batch=len(summary))
 
@@ -168,6 +176,14 @@ def _summary(check: "Optional[Check]") -> Value:
     }
     summary["suppressed"] = {"blocks": 0, "bytes": 0}
     return summary
+
+
+# What only vector registers hold; null unless they count.
+def _only_vector(check: "Optional[Check]") -> Value:
+    if check is None or check.only_vector is None:
+        return None
+    blocks, size, sample = check.only_vector
+    return {"blocks": blocks, "bytes": size, "sample": [hex(address) for address in sample]}
 
 
 def _record_value(record: "Record") -> Value:

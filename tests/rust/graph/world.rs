@@ -138,7 +138,7 @@ impl World {
         let mut tracer = Tracer::new(&graph, &blocks);
         let roots = self.roots();
         let (found, missing) =
-            roots.scan(&memory, &index, &heuristics, &job, |edge| tracer.root(edge)).unwrap();
+            roots.scan(&memory, &index, &heuristics, &job, |_, edge| tracer.root(edge)).unwrap();
         assert_eq!(missing, 0);
         let pointers = found.into_iter().map(|(kind, found)| (kind, found.pointers)).collect();
         (tracer.finish(&job).unwrap(), pointers)
