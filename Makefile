@@ -9,7 +9,7 @@
 WITH_RUST := scripts/with-rust
 PYTHON := .venv/bin/python
 INSTALLED := .venv/installed
-HEAP_TESTS := $(wildcard tests/gdb/test_heap_*.py)
+HEAP_TESTS := $(wildcard tests/gdb/test_heap_*.py) tests/gdb/test_leak_matrix.py
 SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md LICENSE-MIT LICENSE-APACHE \
 	$(shell find src python crates -name '*.rs' -o -name '*.py' -o -name '*.pyi' \
 		-o -name py.typed -o -name Cargo.toml 2>/dev/null | LC_ALL=C sort)
@@ -29,16 +29,17 @@ test: $(INSTALLED) ## cargo test, then pytest over real gdbs and the installed w
 # What it cannot fetch it says in a line: on a machine that is no Debian that is
 # every library but the machine's own, whose rows `make test` has run. Unstable's
 # library of today is looked at too, and fails nothing.
-test-matrix: setup-matrix $(INSTALLED) ## the heap on each C library of Debian's suites, then on unstable's
+test-matrix: setup-matrix $(INSTALLED) ## heaps and verdicts on each C library of Debian's suites, then on unstable's
 	scripts/glibc-matrix
 	test ! -d .glibc || GDB_LEAK_GLIBC=.glibc .venv/bin/pytest $(HEAP_TESTS)
 	-scripts/glibc-matrix --unstable
 	-test ! -d .glibc-unstable || GDB_LEAK_GLIBC=.glibc-unstable .venv/bin/pytest $(HEAP_TESTS)
 
 # What comes up in one of some thousand runs: too long for each change.
-soak: $(INSTALLED) ## the heap's random tests with twenty times the plans and stops
-	GDB_LEAK_SOAK=20 $(WITH_RUST) cargo test --locked --release --test heap
+soak: $(INSTALLED) ## random heaps and graphs with many times the plans, stops and seeds
+	GDB_LEAK_SOAK=20 $(WITH_RUST) cargo test --locked --release --test heap --test graph
 	GDB_LEAK_SOAK=100 .venv/bin/pytest --timeout 3600 tests/gdb/test_heap_inside.py
+	GDB_LEAK_SOAK=5 .venv/bin/pytest tests/gdb/test_leak_graph.py
 
 lint: setup-lint $(INSTALLED) ## formats, clippy, ruff, mypy, and the stub against the module
 	$(WITH_RUST) cargo fmt --all --check

@@ -96,6 +96,7 @@ pub(super) fn stacks(
         }
     }
     stacks.end(memory, &owners, threads, statics);
+    stacks.lost(&owners);
     if strangers > 0 {
         stacks.notes.push(format!(
             "{strangers} of {} threads run on stacks that are not those they were given (a signal's, a coroutine's): \
@@ -164,6 +165,29 @@ impl Stacks {
                 "{unsure} bytes of stacks that belong to no thread, and of which nothing shows that their threads \
                  ended, count as alive: blocks that are lost may be held by what is left in them"
             ));
+        }
+    }
+}
+
+impl Stacks {
+    /// Says how many threads' memory is not what it was, where their control blocks show it.
+    ///
+    /// Folklore: gcore stops saving a mapping at the first page that it cannot read, and
+    /// the rest of it reads as zeros. Seen: gdb 13.1 on Linux 6.18 with glibc 2.42 and
+    /// later, which make the guard of a thread's stack a page within its mapping
+    /// (`MADV_GUARD_INSTALL`): all stacks but the main one are lost, static variables too.
+    fn lost(&mut self, owners: &[Owner]) {
+        // Where some show their own address, all have to.
+        let shown = owners.iter().any(|owner| owner.below);
+        let lost = owners.iter().filter(|owner| owner.thread.is_some() && !owner.below).count();
+        if shown && lost > 0 {
+            self.notes.insert(
+                0,
+                format!(
+                    "the stacks and static variables of {lost} threads read as zeros (gcore could not save them; \
+                     a core by the kernel has them): blocks that only they hold seem lost"
+                ),
+            );
         }
     }
 }

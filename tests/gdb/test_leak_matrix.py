@@ -1,0 +1,57 @@
+"""Verdicts on each C library: random graphs, of a process held by a shell and of its core."""
+
+import os
+from pathlib import Path
+
+import pytest
+from harness import cores, graphs
+from harness.debuggers import shell
+from harness.glibc import Glibc
+from harness.leaks import WHOLE
+from harness.processes import Program
+
+SOAK = int(os.environ.get("GDB_LEAK_SOAK", "1"))
+SEEDS = range(1001, 1001 + 6 * SOAK)
+
+
+@pytest.fixture(scope="module")
+def program(library: Glibc, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return library.compile("leaks/graph", tmp_path_factory.mktemp("graph") / "graph", "-pthread")
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_each_block_has_the_verdict_that_is_true(program: Path, tmp_path: Path, seed: int) -> None:
+    process = Program(program, str(seed), str(tmp_path), cwd=tmp_path)
+    try:
+        process.wait_for("READY")
+        truth = graphs.read(tmp_path).blocks
+        # gcore of gdb 13 loses the stacks of threads with glibc 2.42 and later.
+        answers = [shell("check", process.pid, *WHOLE)]
+        with cores.plain_core_pattern():
+            answers.append(shell("check", cores.kernel_core(process), *WHOLE))
+        for answer in answers:
+            said = answer.json()
+            given = {int(block["address"], 16): block["verdict"] for block in said["blocks"]}
+            wrong = [
+                f"{at:#x} is {one.verdict}, and said to be {given.get(at, 'no block in use')}"
+                for at, one in truth.items()
+                if given.get(at) != one.verdict
+            ]
+            assert not wrong, f"{len(wrong)} of {len(truth)} blocks: {wrong[:5]}"
+    finally:
+        process.end()
+
+
+def test_a_core_without_the_stacks_of_threads_is_told_with_the_direction_of_its_errors(
+    program: Path, tmp_path: Path
+) -> None:
+    process = Program(program, str(SEEDS[0]), str(tmp_path), cwd=tmp_path)
+    try:
+        process.wait_for("READY")
+        whole = shell("check", process.pid, *WHOLE).json()
+        said = shell("check", cores.gcore(process.pid, tmp_path / "taken"), *WHOLE).json()
+    finally:
+        process.end()
+    first = "".join(said["notes"][:1])
+    lost = "read as zeros" in first and "seem lost" in first
+    assert lost != (said["summary"] == whole["summary"])
