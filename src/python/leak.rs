@@ -41,6 +41,9 @@ pub(super) struct Record {
     sample: Vec<u64>,
 }
 
+/// Address, size, verdict, and the heuristic that alone saved the block.
+type BlockRow = (u64, u64, &'static str, Option<&'static str>);
+
 /// Records, the largest last; rows are made when asked for.
 #[pyclass(frozen, module = "gdb_leak._native")]
 pub(super) struct Records(Recorded);
@@ -147,13 +150,15 @@ impl Check {
         Ok(Records(found))
     }
 
-    /// Of the units with these numbers: address, size and verdict of each block in use.
-    fn rows(&self, start: usize, stop: usize) -> Vec<(u64, u64, &'static str)> {
+    /// Of the units with these numbers: address, size and verdict of each block in use, and the
+    /// heuristic that alone saved it.
+    fn rows(&self, start: usize, stop: usize) -> Vec<BlockRow> {
         let units = self.heap.heap.blocks().units_in(start..stop);
         let used = units.filter(|unit| unit.state == State::Used);
         let row = |unit: Unit| {
             let verdict = self.check.verdict(unit.index)?;
-            Some((unit.block().start(), unit.block().len(), verdict.name()))
+            let saved_by = self.check.saved_by(unit.index).map(Link::name);
+            Some((unit.block().start(), unit.block().len(), verdict.name(), saved_by))
         };
         used.filter_map(row).collect()
     }

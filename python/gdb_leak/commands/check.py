@@ -237,25 +237,30 @@ def _blocks(count: int) -> str:
 
 def _block_rows(data: _Data, word_size: int) -> "Iterator[Sequence[Union[Span, str]]]":
     for piece in _listed(data.heap, data.check):
-        for address, size, verdict in piece:
+        for address, size, verdict, saved_by in piece:
             yield [
                 Span(units.address_text(address, word_size), "address"),
                 str(size),
-                leaks.verdict_text(verdict),
+                leaks.verdict_text(verdict, saved_by),
             ]
 
 
 def _block_values(heap: "Optional[Heap]", check: "Optional[Check]") -> "Iterator[Sequence[Value]]":
     for piece in _listed(heap, check):
-        yield [
-            {"address": hex(address), "size": size, "verdict": verdict}
-            for address, size, verdict in piece
-        ]
+        yield [_block_value(*row) for row in piece]
+
+
+# A heuristic is named only where one alone saved the block: one block in thousands.
+def _block_value(address: int, size: int, verdict: str, saved_by: Optional[str]) -> Value:
+    value: dict[str, Value] = {"address": hex(address), "size": size, "verdict": verdict}
+    if saved_by is not None:
+        value["heuristic"] = saved_by
+    return value
 
 
 def _listed(
     heap: "Optional[Heap]", check: "Optional[Check]"
-) -> "Iterator[Sequence[tuple[int, int, str]]]":
+) -> "Iterator[Sequence[tuple[int, int, str, Optional[str]]]]":
     if heap is None or check is None:
         return
     for start in range(0, heap.units, _PIECE):
