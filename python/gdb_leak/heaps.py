@@ -142,10 +142,12 @@ def covering(request: Request, target: Target, addresses: "Sequence[int]") -> "O
     return _opened(request, target)
 
 
-# The registers tell whose a cache is, and that it is one where it is empty.
+# The registers tell whose a cache is, and that it is one where it is empty. A file has
+# its own; it need not be what the session is about.
 def _opened(request: Request, target: Target) -> "Optional[Heap]":
     session, memory = request.session, target.memory
-    threads = None if _native.heap_kept(memory) else session.registers(vector=False)
+    known = _native.heap_kept(memory) or memory.source not in ("process", "remote")
+    threads = None if known else session.registers(vector=False)
     return _native.open_heap(memory, threads, session.progress("reading the heap"))
 
 

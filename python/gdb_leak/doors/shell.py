@@ -97,6 +97,8 @@ class ShellSession:
 
     def registers(self, vector: bool) -> Optional[list[ThreadRegisters]]:
         """Return those of the threads of a process that is held, None of anything else."""
+        if self._name is None:
+            return None
         target = self.target()
         if self._stop is None:
             return None
