@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple, Optional
+from typing import Any, NamedTuple, Optional
 
 import pytest
 from gdb_leak.doors.shell import SHELL_TABLE
@@ -289,6 +289,8 @@ ANSWERS = {
     "diff-region": "core.before core.after",
     "heap": "core.after",
     "blocks": "core.after -limit 1",
+    "check": "core.after -list",
+    "refs": "core.after {block}",
     "whatis": "core.after {heap}",
     "doctor": "",
     "gdbinit": "",
@@ -314,15 +316,21 @@ def test_keys_in_the_page_on_scripting_are_those_of_the_answers(
         r"^([0-9a-f]+)-.*\[heap\]$", (folder / "maps.after").read_text(), re.MULTILINE
     )
     assert heap is not None
-    typed = ANSWERS[name].format(heap=f"0x{heap[1]}", folder=folder)
-    done = subprocess.run(
-        ["gdb-leak", name, *typed.split(), "-json"],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        check=True,
-        encoding="utf-8",
-    )
-    answer = json.loads(done.stdout)
+
+    def answered(command: str, *words: str) -> dict[str, Any]:
+        done = subprocess.run(
+            ["gdb-leak", command, *words, "-json"],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            check=True,
+            encoding="utf-8",
+        )
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+    (first,) = answered("find", "core.after", "leaked", "-limit", "1")["matches"]
+    places = {"heap": f"0x{heap[1]}", "block": first["block"]["address"], "folder": folder}
+    answer = answered(name, *ANSWERS[name].format(**places).split())
     assert set(answer) >= COMMON
     assert key_table()[name] == set(answer) - COMMON
