@@ -39,7 +39,11 @@ _NOTE = (
 def main() -> int:
     """Take all figures, print them, and write them down if asked to."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--record", action="store_true", help="write benches/record/DATE.md")
+    parser.add_argument(
+        "--record",
+        action="store_true",
+        help="write benches/record/DATE.md, with --only DATE-ONLY.md",
+    )
     parser.add_argument("--gib", type=float, default=1, help="size of the large core (1)")
     parser.add_argument("--runs", type=int, default=5, help="runs of each figure (5)")
     parser.add_argument("--keep", action="store_true", help=f"leave {WORK.relative_to(ROOT)}")
@@ -56,7 +60,7 @@ def main() -> int:
             subjects.remove()
     print(f"{as_text(found)}\n\n{_NOTE}\n\n" + "\n".join(told))
     if options.record:
-        _record(found, told)
+        _record(found, told, options.only)
     return 0
 
 
@@ -107,9 +111,11 @@ def _over_a_core(take: "Callable[..., None]", gib: float, runs: int, only: str) 
             take("searching a sparse core", sparse, subjects.sparse(big.program, 4))
 
 
-def _record(found: "list[Row]", told: "list[str]") -> None:
+# A part of the rows has a file of its own, so that it does not take the place of all.
+def _record(found: "list[Row]", told: "list[str]", only: str) -> None:
     today = datetime.datetime.now(datetime.timezone.utc).date()
-    path = ROOT / "benches" / "record" / f"{today}.md"
+    name = f"{today}-{only}" if only else f"{today}"
+    path = ROOT / "benches" / "record" / f"{name}.md"
     path.parent.mkdir(exist_ok=True)
     listed = "\n".join(f"- {fact}" for fact in told)
     command = " ".join(["benches/bench.py", *sys.argv[1:]])
