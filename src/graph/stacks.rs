@@ -90,7 +90,8 @@ pub(super) fn stacks(
         }
     }
     for owner in &owners {
-        let name = owner.thread.or(owner.id.filter(|id| threads.iter().any(|thread| thread.id == *id)));
+        let listed = || owner.id.filter(|id| threads.iter().any(|thread| thread.id == *id));
+        let name = owner.thread.or_else(listed);
         if let Some(id) = name {
             stacks.own(owner.statics(statics), Part::Statics, id);
         }
