@@ -48,6 +48,7 @@ class GdbSession:
             "cont",
             "exited",
             "memory_changed",
+            "register_changed",
             "new_inferior",
             "inferior_deleted",
             "inferior_call",
