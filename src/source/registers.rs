@@ -2,8 +2,9 @@
 //!
 //! A pointer may lie in a register and nowhere else: that of a block that was
 //! just allocated, or one that a loop goes along. General registers are those
-//! that a program computes with, the stack pointer included. Left out are the
-//! instruction pointer, flags, selectors, and whichever points at the thread's
+//! that a program computes with, the stack pointer included, and on x86-64 the
+//! instruction pointer, from which a stack is unwound. Left out are that of
+//! other machines, flags, selectors, and whichever points at the thread's
 //! control block ([`Thread::thread_pointer`]).
 
 use std::borrow::Cow;
@@ -48,12 +49,12 @@ pub(super) struct Layout {
     thread_pointer: Option<usize>,
 }
 
-/// Linux, `arch/x86/include/asm/user_64.h`, `struct user_regs_struct`: `orig_ax`, ip, cs and
-/// flags come before rsp, ss and `fs_base` after it.
+/// Linux, `arch/x86/include/asm/user_64.h`, `struct user_regs_struct`: `orig_ax` comes
+/// before rip, cs and flags before rsp, ss and `fs_base` after it.
 static X86_64: Layout = Layout {
     names: &[
         "r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx", "rdx", "rsi",
-        "rdi", "", "", "", "", "rsp",
+        "rdi", "", "rip", "", "", "rsp",
     ],
     stack_pointer: 19,
     thread_pointer: Some(21),

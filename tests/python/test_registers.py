@@ -67,8 +67,8 @@ def words_of(architecture: str, word_size: int, known: Mapping[str, Value]) -> d
 @pytest.mark.parametrize(
     ("architecture", "word_size", "spelled"),
     [
-        ("x86_64", 8, "rax rbx rcx rdx rsi rdi rbp rsp r8 r9 r10 r11 r12 r13 r14 r15"),
-        ("x86_64", 4, "rax rbx rcx rdx rsi rdi rbp rsp r8 r9 r10 r11 r12 r13 r14 r15"),
+        ("x86_64", 8, "rax rbx rcx rdx rsi rdi rbp rsp r8 r9 r10 r11 r12 r13 r14 r15 rip"),
+        ("x86_64", 4, "rax rbx rcx rdx rsi rdi rbp rsp r8 r9 r10 r11 r12 r13 r14 r15 rip"),
         ("i386", 4, "eax ebx ecx edx esi edi ebp esp"),
         ("aarch64", 8, " ".join(f"x{number}" for number in range(31)) + " sp"),
         ("armv7", 4, "r0 r1 r2 r3 r4 r5 r6 r7 r8 r9 r10 r11 r12 sp lr"),
@@ -87,7 +87,7 @@ def test_general_registers_are_those_of_the_machine(
     architecture: str, word_size: int, spelled: str
 ) -> None:
     names = spelled.split()
-    known = {name: Value(number) for number, name in enumerate([*names, "pc", "rip", "fs_base"])}
+    known = {name: Value(number) for number, name in enumerate([*names, "pc", "eflags", "fs_base"])}
     found = of_thread(7, Registers(known), architecture, word_size, vector=False)
     assert found is not None
     assert found.id == 7

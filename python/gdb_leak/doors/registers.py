@@ -19,12 +19,12 @@ _MISSING = (RuntimeError, ValueError)
 _NUMBERED = re.compile(r"(.*?)(\d+)-(\d+)")
 
 # By what gdb calls the machine, and the size of its words. Left out are the
-# instruction pointer, flags, selectors, and whichever points at the thread's
-# control block.
+# instruction pointer of all machines but x86-64, whose stacks are unwound, flags,
+# selectors, and whichever points at the thread's control block.
 _GENERAL = {
-    ("x86_64", 8): "rax rbx rcx rdx rsi rdi rbp rsp r8-15",
+    ("x86_64", 8): "rax rbx rcx rdx rsi rdi rbp rsp r8-15 rip",
     # x32: pointers of four bytes in the same registers.
-    ("x86_64", 4): "rax rbx rcx rdx rsi rdi rbp rsp r8-15",
+    ("x86_64", 4): "rax rbx rcx rdx rsi rdi rbp rsp r8-15 rip",
     ("i386", 4): "eax ebx ecx edx esi edi ebp esp",
     ("aarch64", 8): "x0-30 sp",
     ("arm", 4): "r0-12 sp lr",
