@@ -2,7 +2,7 @@
 //!
 //! The floors, lowest first; a module uses lower floors only:
 //! [`error`], [`range`], [`word`]; [`memory`], [`peek`], [`pass`], [`save`]; [`source`]; [`search`],
-//! [`inspect`], [`diff`]; [`heap`].
+//! [`inspect`], [`diff`], [`unwind`]; [`heap`].
 
 pub mod diff;
 pub mod error;
@@ -19,4 +19,5 @@ pub mod range;
 pub mod save;
 pub mod search;
 pub mod source;
+pub mod unwind;
 pub mod word;

@@ -1,0 +1,73 @@
+//! Which words of a stack that is alive nobody will read again.
+//!
+//! A stack is alive from the stack pointer on, but not every word of it. Compilers align
+//! frames, and leave out of them what they did not need in the end: such words are written by
+//! nobody, and hold what earlier calls left there. valgrind knows that they are undefined; a
+//! scan for pointers takes what is left for pointers.
+//!
+//! [`dead_slots`] unwinds each thread by the rules in `.eh_frame`, decodes all instructions of
+//! the functions that it meets, and hands out the aligned words of each frame that no
+//! instruction of the frame's function touches. Why nothing that runs can read such a word:
+//!
+//! - **The function itself** reads its frame by addresses that are made of its stack pointer or
+//!   frame pointer. Every instruction that uses one of them is known to be an access at a
+//!   constant place (that word is touched, and alive) or a change by a constant. Of whatever
+//!   else uses them (the address of a variable, an index, a frame of variable size) nothing is
+//!   concluded: the whole frame is alive. This goes for all code that runs while the frame
+//!   exists, before and after: parts of the function that lie elsewhere, which jumps and
+//!   exceptions lead to, are looked at too. Where a jump's aim is not known the whole frame is
+//!   alive, and so it is where the code that made the frame is not among these parts (the
+//!   frame of a cold part that does not lead back), or where some code has a frame and nothing
+//!   leads there.
+//! - **A function that it called** reaches its caller's frame by an address that it was given,
+//!   which needs one to be made (see above), or as its arguments. Those the caller wrote. Where
+//!   the function itself touches the words of its arguments, these are alive too.
+//! - **A function that called it** has no way into the frame that does not hold for its callers;
+//!   after the return the frame is below the stack pointer.
+//! - **Unwinding** (exceptions, cancellation, `longjmp`) reads saved registers and return
+//!   addresses. Those count as touched.
+//! - **A signal's handler** runs below the stack pointer, and above it unwinding stops.
+//!
+//! This rests on what compilers and the ABI promise, and on rules that describe the code. The
+//! rules are tested: each instruction that changes the stack pointer is held against the rules
+//! before and behind it, each jump against those at its aim, and each return address must
+//! stand behind a call. Code written by hand that reads its caller's frame through the frame
+//! pointer would not be noticed.
+//!
+//! x86-64 only; on other machines nothing is dead.
+
+mod frames;
+mod functions;
+mod instruction;
+mod landing;
+mod modules;
+mod rules;
+mod slots;
+
+pub use frames::{Frame, Unwinder};
+pub use rules::{Cfa, Row, Rules, Saved};
+pub use slots::{Exit, Slots, Unclear};
+
+use crate::error::Error;
+use crate::memory::Memory;
+use crate::pass::Job;
+use crate::range::AddressRange;
+use crate::source::Thread;
+
+/// Words of live frames that no instruction of their functions touches, in address order.
+///
+/// Only whole, aligned words, and only in the part of each stack that could be unwound.
+/// Touching ranges are made one.
+///
+/// # Errors
+///
+/// [`Error::Interrupted`] when the job was stopped.
+pub fn dead_slots(memory: &dyn Memory, threads: &[Thread], job: &Job) -> Result<Vec<AddressRange>, Error> {
+    let mut unwinder = Unwinder::new(memory);
+    let mut dead = Vec::new();
+    for thread in threads {
+        job.check()?;
+        dead.extend(unwinder.frames(thread).into_iter().flat_map(|frame| frame.dead));
+    }
+    Ok(AddressRange::merge(dead))
+}

@@ -1,0 +1,335 @@
+//! What instructions touch of a frame, and what makes all of it alive.
+
+use gdb_leak::unwind::{Slots, Unclear};
+use proptest::prelude::*;
+
+use crate::assembly::{START, listing, rules, slots};
+
+const NOTHING: [i64; 0] = [];
+
+/// The listing, after a prologue that makes room for three words.
+fn in_frame(text: &str) -> Slots {
+    let epilogue = "
+        4883c418           add rsp,0x18
+        = rsp+8
+        c3                 ret";
+    slots(&format!(
+        "
+        4883ec18           sub rsp,0x18
+        = rsp+32
+        {text}{epilogue}"
+    ))
+}
+
+/// The listing, in a frame of four words with a frame pointer, behind a call.
+fn with_frame_pointer(text: &str) -> Slots {
+    slots(&format!(
+        "
+        55                 push rbp
+        = rsp+16
+        4889e5             mov rbp,rsp
+        = rbp+16
+        4883ec20           sub rsp,0x20
+        e8fb0f0000         call .+0x1000
+        {text}
+        c9                 leave
+        = rsp+8
+        c3                 ret"
+    ))
+}
+
+fn touched(slots: &Slots) -> Vec<i64> {
+    assert_eq!(slots.unclear, None);
+    slots.touched.clone()
+}
+
+#[test]
+fn words_that_only_align_a_frame_are_not_touched() {
+    // What gcc -O0 makes of a function with one argument: 32 bytes, of which it needs four.
+    let found = slots(
+        "
+        55                 push rbp
+        = rsp+16
+        @ -16
+        4889e5             mov rbp,rsp
+        = rbp+16
+        4883ec20           sub rsp,0x20
+        897dec             mov dword ptr [rbp-0x14],edi
+        e8fb0f0000         call .+0x1000
+        8b45ec             mov eax,dword ptr [rbp-0x14]
+        c9                 leave
+        = rsp+8
+        c3                 ret",
+    );
+    // -0x24 from the CFA lies in the fifth word below it.
+    assert_eq!(touched(&found), [-5, -2]);
+    assert!(found.returns(16) && !found.returns(11));
+    assert!(found.starts(11) && !found.starts(12));
+}
+
+#[test]
+fn an_access_touches_each_word_that_it_has_a_byte_in() {
+    assert_eq!(touched(&in_frame("88442408 mov byte ptr [rsp+8],al")), [-3]);
+    assert_eq!(touched(&in_frame("89442406 mov dword ptr [rsp+6],eax")), [-4, -3]);
+    assert_eq!(touched(&in_frame("0f290424 movaps xmmword ptr [rsp],xmm0")), [-4, -3]);
+    assert_eq!(touched(&in_frame("c5fe6f4c24f8 vmovdqu ymm1,ymmword ptr [rsp-8]")), [-5, -4, -3, -2]);
+    assert_eq!(touched(&in_frame("48837c241000 cmp qword ptr [rsp+16],0")), [-2]);
+    assert_eq!(touched(&in_frame("ff542408 call qword ptr [rsp+8]")), [-3]);
+}
+
+#[test]
+fn an_instruction_that_only_names_a_place_does_not_touch_it() {
+    assert_eq!(touched(&in_frame("0f1f442408 nop dword ptr [rsp+8]")), NOTHING);
+}
+
+#[test]
+fn arguments_of_the_function_are_above_its_cfa() {
+    assert_eq!(touched(&in_frame("488b442428 mov rax,qword ptr [rsp+0x28]")), [1]);
+}
+
+#[test]
+fn pushes_and_pops_touch_their_slots() {
+    let found = slots(
+        "
+        53                 push rbx
+        = rsp+16
+        4883ec10           sub rsp,0x10
+        = rsp+32
+        ff742408           push qword ptr [rsp+8]
+        = rsp+40
+        e8fb0f0000         call .+0x1000
+        58                 pop rax
+        = rsp+32
+        4883c410           add rsp,0x10
+        = rsp+16
+        5b                 pop rbx
+        = rsp+8
+        c3                 ret",
+    );
+    assert_eq!(touched(&found), [-5, -3, -2]);
+}
+
+#[test]
+fn pushes_behind_the_frame_pointer_are_known_in_a_straight_line() {
+    let prologue = "
+        55                 push rbp
+        = rsp+16
+        4889e5             mov rbp,rsp
+        = rbp+16
+        4157               push r15
+        4883ec18           sub rsp,0x18
+        57                 push rdi
+        488b442408         mov rax,qword ptr [rsp+8]";
+    let epilogue = "
+        4c8b7df8           mov r15,qword ptr [rbp-8]
+        c9                 leave
+        = rsp+8
+        c3                 ret";
+    assert_eq!(touched(&slots(&format!("{prologue}{epilogue}"))), [-7, -6, -3, -2]);
+    for behind in ["57 push rdi", "488b442408 mov rax,qword ptr [rsp+8]", "5f pop rdi"] {
+        let found = slots(&format!("{prologue}\ne8fb0f0000 call .+0x1000\n{behind}{epilogue}"));
+        assert_eq!(found.unclear, Some(Unclear::Depth), "{behind}");
+    }
+}
+
+#[test]
+fn an_epilogue_that_pops_what_calls_preserve_is_known() {
+    let found = with_frame_pointer(
+        "
+        488d65f0           lea rsp,[rbp-0x10]
+        5b                 pop rbx
+        415c               pop r12
+        4883ec20           sub rsp,0x20",
+    );
+    assert_eq!(touched(&found), [-4, -3, -2]);
+    // Behind a call the slot is known from the rules only.
+    assert_eq!(touched(&with_frame_pointer("5b pop rbx")), [-2]);
+}
+
+#[test]
+fn slots_of_the_rules_are_touched_whoever_writes_them() {
+    assert_eq!(touched(&in_frame("@ -24")), [-3]);
+}
+
+#[test]
+fn rbp_is_a_register_like_others_where_it_does_not_tell_the_cfa() {
+    let plain = "
+        488945f8           mov qword ptr [rbp-8],rax
+        488d44fd00         lea rax,[rbp+rdi*8]
+        4889c5             mov rbp,rax
+        4801fd             add rbp,rdi";
+    assert_eq!(touched(&in_frame(plain)), NOTHING);
+}
+
+#[test]
+fn an_address_that_is_taken_keeps_the_frame() {
+    for taken in [
+        "488d442408 lea rax,[rsp+8]",
+        "488d2c24 lea rbp,[rsp]",
+        "4889e0 mov rax,rsp",
+        "89e5 mov ebp,esp",
+        "4889e5 mov rbp,rsp",
+        "488927 mov qword ptr [rdi],rsp",
+        "4889642408 mov qword ptr [rsp+8],rsp",
+        "54 push rsp",
+        "4801e0 add rax,rsp",
+        "9c pushfq",
+        "c8080000 enter 8,0",
+        "c9 leave",
+    ] {
+        assert_eq!(in_frame(taken).unclear, Some(Unclear::Address), "{taken}");
+    }
+    for taken in [
+        "488d45f8 lea rax,[rbp-8]",
+        "488d0428 lea rax,[rax+rbp]",
+        "4889e8 mov rax,rbp",
+        "488b6df8 mov rbp,qword ptr [rbp-8]",
+        "48896df8 mov qword ptr [rbp-8],rbp",
+        "55 push rbp",
+        "4883c508 add rbp,8",
+        "4839e8 cmp rax,rbp",
+    ] {
+        assert_eq!(with_frame_pointer(taken).unclear, Some(Unclear::Address), "{taken}");
+    }
+}
+
+#[test]
+fn an_access_at_a_place_that_only_the_program_knows_keeps_the_frame() {
+    for place in [
+        "488b04fc mov rax,qword ptr [rsp+rdi*8]",
+        "67488b442408 mov rax,qword ptr [esp+8]",
+        "64488b0424 mov rax,qword ptr fs:[rsp]",
+        "480fab3c24 bts qword ptr [rsp],rdi",
+        "0fae2424 xsave [rsp]",
+        "8f442408 pop qword ptr [rsp+8]",
+        "c4e2ed9304cc vgatherqpd ymm0,qword ptr [rsp+ymm1*8],ymm2",
+    ] {
+        assert_eq!(in_frame(place).unclear, Some(Unclear::Place), "{place}");
+    }
+    for place in ["488b0428 mov rax,qword ptr [rax+rbp]", "8b44bdf0 mov eax,dword ptr [rbp+rdi*4-0x10]"] {
+        assert_eq!(with_frame_pointer(place).unclear, Some(Unclear::Place), "{place}");
+    }
+    assert_eq!(touched(&in_frame("480fba2c2403 bts qword ptr [rsp],3")), [-4]);
+}
+
+#[test]
+fn a_frame_of_variable_size_is_alive() {
+    for size in
+        ["4829c4 sub rsp,rax", "4883e4e0 and rsp,-32", "4889c4 mov rsp,rax", "488d2404 lea rsp,[rsp+rax]"]
+    {
+        let unclear = with_frame_pointer(size).unclear;
+        assert!(matches!(unclear, Some(Unclear::Size | Unclear::Address)), "{size}: {unclear:?}");
+    }
+}
+
+#[test]
+fn what_is_no_code_keeps_the_frame() {
+    for bytes in ["06 no instruction", "cc int3", "f1 int1", "eb01 a jump into\n8b an instruction\nc0"] {
+        assert_eq!(in_frame(bytes).unclear, Some(Unclear::Code), "{bytes}");
+    }
+    let listing = listing("c3 ret");
+    assert_eq!(Slots::find(&[], &rules(&listing)).unclear, Some(Unclear::Code));
+}
+
+#[test]
+fn rules_that_say_what_the_code_does_not_do_are_not_believed() {
+    for contradiction in [
+        // The stack pointer moves and the rules do not, or the other way round.
+        "4883ec08 sub rsp,8",
+        "50 push rax",
+        "= rsp+40",
+        "7500 jne .+2\n= rsp+40",
+        // Nothing made it the frame pointer.
+        "90 nop\n= rbp+32",
+        // A jump to where the frame would be another one.
+        "7404 je .+6",
+        "= ?",
+    ] {
+        assert_eq!(in_frame(contradiction).unclear, Some(Unclear::Rules), "{contradiction}");
+    }
+    let elsewhere = with_frame_pointer("89c0 mov eax,eax\n= rbp+24\n89c0 mov eax,eax\n= rbp+16");
+    assert_eq!(elsewhere.unclear, Some(Unclear::Rules));
+    let listing = listing("c3 ret");
+    let told = gdb_leak::unwind::Rules { expressions: true, ..rules(&listing) };
+    assert_eq!(Slots::find(&listing.code, &told).unclear, Some(Unclear::Rules));
+}
+
+#[test]
+fn the_rules_may_change_behind_what_does_not_go_on() {
+    let found = slots(
+        "
+        4883ec18           sub rsp,0x18
+        = rsp+32
+        85ff               test edi,edi
+        740a               je .+12
+        4883c418           add rsp,0x18
+        = rsp+8
+        c3                 ret
+        660f1f0400         nop word ptr [rax+rax]
+        = rsp+32
+        e8fb0f0000         call .+0x1000",
+    );
+    assert_eq!(touched(&found), NOTHING);
+}
+
+#[test]
+fn a_part_may_start_with_room_that_has_the_rules_of_a_functions_start() {
+    let found = slots(
+        "
+        90                 nop
+        = rsp+32
+        488b7c2408         mov rdi,qword ptr [rsp+8]
+        e8fb0f0000         call .+0x1000",
+    );
+    assert_eq!(touched(&found), [-3]);
+}
+
+#[test]
+fn a_jump_may_lead_over_the_prefix_that_makes_an_instruction_atomic() {
+    let skips = "7401 je .+3\nf00fb11f lock cmpxchg dword ptr [rdi],ebx";
+    assert_eq!(touched(&in_frame(skips)), NOTHING);
+}
+
+#[test]
+fn a_jump_to_nobody_knows_where_keeps_the_frame() {
+    assert_eq!(in_frame("ffe0 jmp rax").unclear, Some(Unclear::Jump));
+    assert_eq!(in_frame("ff24fd00100000 jmp qword ptr [rdi*8+0x1000]").unclear, Some(Unclear::Jump));
+    assert_eq!(in_frame("e800000000 call .+5").unclear, Some(Unclear::Jump));
+    // Without a frame it is the last call of the function.
+    assert_eq!(touched(&slots("ffe0 jmp rax")), NOTHING);
+    // The code goes on behind its end.
+    assert_eq!(slots("85ff test edi,edi").unclear, Some(Unclear::Jump));
+}
+
+#[test]
+fn jumps_elsewhere_take_the_frame_along_or_are_last_calls() {
+    let exits = |slots: &Slots| slots.exits.iter().map(|exit| exit.target).collect::<Vec<_>>();
+    assert!(exits(&slots("e9fb0f0000 jmp .+0x1000")).is_empty());
+    let found = in_frame("0f85fa0f0000 jne .+0x1000\n0f85f40f0000 jne .+0xffa");
+    assert_eq!(touched(&found), NOTHING);
+    assert_eq!(exits(&found), [START + 4 + 0x1000]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #[test]
+    fn whatever_the_bytes_are_nothing_panics(
+        code in prop::collection::vec(any::<u8>(), 0..200),
+        cfas in prop::collection::vec((0_usize..200, any::<bool>(), any::<i64>()), 0..8),
+        saved in prop::collection::vec(any::<i64>(), 0..4),
+    ) {
+        let mut listing = listing("");
+        listing.code = code;
+        listing.saved = saved;
+        listing.cfas = cfas
+            .into_iter()
+            .map(|(at, frame_pointer, depth)| {
+                use gdb_leak::unwind::Cfa::{Rbp, Rsp};
+                (at, if frame_pointer { Rbp(depth) } else { Rsp(depth) })
+            })
+            .collect();
+        listing.cfas.sort_by_key(|(at, _)| *at);
+        let found = Slots::find(&listing.code, &rules(&listing));
+        prop_assert!(found.touched.is_sorted());
+    }
+}
