@@ -389,6 +389,7 @@ class Check:
     only_vector: Final[Optional[tuple[int, int, list[int]]]]
     references: Final[int]
     own_bytes: Final[int]
+    untouched: Final[int]
     notes: Final[list[str]]
     def verdict(self, index: int) -> Optional[str]: ...
     def saved_by(self, index: int) -> Optional[str]: ...

@@ -127,6 +127,8 @@ pub struct Roots {
     pub registers: Vec<RegisterRoot>,
     /// How many stacks of ended threads were left out, and their bytes.
     pub ended: (u64, u64),
+    /// How many bytes of frames that are alive were left out, because no code touches them.
+    pub untouched: u64,
     /// What could not be told, in sentences.
     pub notes: Vec<String>,
 }
@@ -181,6 +183,7 @@ impl Roots {
             stretches: owned(plain, &stacks),
             registers: registers.collect(),
             ended: stacks.ended,
+            untouched: stacks.untouched,
             notes: stacks.notes,
         })
     }

@@ -1,9 +1,10 @@
 //! Which part of each thread's stack is alive.
 //!
-//! A stack is alive from the stack pointer to its end. What lies below was used by calls
-//! that returned. The stacks of threads that ended are kept by glibc for the next ones,
-//! with all that stood in them: they are dead where the thread's control block shows that
-//! it ended. Whatever cannot be told counts as alive, and is said.
+//! A stack is alive from the stack pointer to its end, but for words that no code touches
+//! ([`crate::unwind`]). What lies below was used by calls that returned. The stacks of threads
+//! that ended are kept by glibc for the next ones, with all that stood in them: they are
+//! dead where the thread's control block shows that it ended. Whatever cannot be told counts
+//! as alive, and is said.
 
 use crate::error::Error;
 use crate::memory::{Memory, RegionKind};
@@ -12,6 +13,7 @@ use crate::peek::Peek;
 use crate::range::AddressRange;
 use crate::source::Thread;
 use crate::source::nptl::{self, STRUCT_PTHREAD, Stack};
+use crate::unwind;
 
 use super::words;
 
@@ -33,6 +35,8 @@ pub(super) struct Stacks {
     pub dead: Vec<AddressRange>,
     /// How many stacks of ended threads are among these, and their bytes.
     pub ended: (u64, u64),
+    /// How many bytes of these are in frames that are alive.
+    pub untouched: u64,
     pub notes: Vec<String>,
 }
 
@@ -98,6 +102,9 @@ pub(super) fn stacks(
     }
     stacks.end(memory, &owners, threads, statics);
     stacks.lost(&owners);
+    let untouched = unwind::dead_slots(memory, threads, job)?;
+    stacks.untouched = untouched.iter().map(|range| range.len()).sum();
+    stacks.dead.extend(untouched);
     if strangers > 0 {
         stacks.notes.push(format!(
             "{strangers} of {} threads run on stacks that are not those they were given (a signal's, a coroutine's): \

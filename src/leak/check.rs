@@ -52,6 +52,8 @@ pub struct Check {
     pub own_bytes: u64,
     /// Bytes of roots, and of blocks, that could not be read.
     pub missing: (u64, u64),
+    /// Bytes of frames that are alive and that do not count, because no code touches them.
+    pub untouched: u64,
     /// Sentences on what may make verdicts wrong, and in which direction.
     pub notes: Vec<String>,
 }
@@ -95,8 +97,18 @@ impl Check {
         let own_bytes = graph.own_bytes().saturating_add(blocks.len()) as u64;
         let mut notes = notes(heap, &roots, &found, missing);
         notes.extend(unknown(threads));
-        let references = graph.references() as u64;
-        Ok(Self { marks, summary, saved, only_vector, roots: found, references, own_bytes, missing, notes })
+        Ok(Self {
+            marks,
+            summary,
+            saved,
+            only_vector,
+            roots: found,
+            references: graph.references() as u64,
+            own_bytes,
+            missing,
+            untouched: roots.untouched,
+            notes,
+        })
     }
 
     /// The verdict on the unit with that number; `None` where it is no block in use.

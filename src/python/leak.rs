@@ -115,6 +115,11 @@ impl Check {
     }
 
     #[getter]
+    fn untouched(&self) -> u64 {
+        self.check.untouched
+    }
+
+    #[getter]
     fn notes(&self) -> Vec<String> {
         self.check.notes.clone()
     }
