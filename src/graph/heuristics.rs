@@ -72,6 +72,16 @@ impl Look<'_, '_> {
         if hit.offset == 0 { Link::Start } else { self.interior(hit) }
     }
 
+    /// How a word that points at `hit` holds the block, if it does.
+    ///
+    /// Where malloc's own pointers to chunks may be left over, one that may be such, and by
+    /// no heuristic counts as the start, holds nothing.
+    #[inline]
+    pub fn holds(&mut self, hit: &Hit, leftovers: bool) -> Option<Link> {
+        let link = self.link(hit);
+        (link.definite() || !leftovers || !hit.header()).then_some(link)
+    }
+
     fn interior(&mut self, hit: &Hit) -> Link {
         let word = self.peek.size();
         let ways = Link::HEURISTICS.into_iter().filter(|way| self.heuristics.wanted.has(*way));

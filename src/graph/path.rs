@@ -126,11 +126,10 @@ impl Paths<'_> {
 
     fn out_of_root(&self, unit: &Unit, definite: bool, job: &Job) -> Result<Option<Step>, Error> {
         let block = unit.block();
-        let mut look = self.heuristics.look(self.memory);
         let mut found: Option<Pointer> = None;
         let near = |value: u64| block.contains(value);
-        self.roots.pointers(self.memory, self.index, &near, job, |pointer| {
-            if found.is_none() && (!definite || look.link(&pointer.hit).definite()) {
+        self.roots.pointers(self.memory, self.index, self.heuristics, &near, job, |pointer| {
+            if found.is_none() && (!definite || pointer.link.definite()) {
                 found = Some(pointer);
             }
         })?;
@@ -164,8 +163,9 @@ struct First<'h, 'm> {
 impl Visit for First<'_, '_> {
     fn unit(&mut self) {}
 
-    fn word(&mut self, unit: &Unit, address: u64, hit: &Hit) {
-        let fits = unit.index == self.within && (!self.definite || self.look.link(hit).definite());
+    fn word(&mut self, unit: &Unit, address: u64, hit: &Hit, links: bool) {
+        let link = self.look.holds(hit, links).filter(|_| unit.index == self.within);
+        let fits = link.is_some_and(|link| !self.definite || link.definite());
         if self.found.is_none() && fits {
             let source = Source::Block(address, unit.index);
             self.found = Some(Step { source, block: hit.unit.index, offset: hit.offset });

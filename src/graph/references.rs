@@ -143,9 +143,12 @@ impl Visit for Rows<'_, '_> {
     }
 
     #[inline]
-    fn word(&mut self, unit: &Unit, _: u64, hit: &Hit) {
-        if hit.unit.index != unit.index {
-            self.piece.edges.extend(Edge::new(hit.unit.index, self.look.link(hit)));
+    fn word(&mut self, unit: &Unit, _: u64, hit: &Hit, links: bool) {
+        if hit.unit.index == unit.index {
+            return;
+        }
+        if let Some(link) = self.look.holds(hit, links) {
+            self.piece.edges.extend(Edge::new(hit.unit.index, link));
         }
     }
 }

@@ -5,6 +5,7 @@ use crate::heap::block::Unit;
 use crate::memory::{Buffer, Memory};
 use crate::pass::{self, Chunk, Job};
 
+use super::heuristics::{Heuristics, Look};
 use super::index::{Hit, Index};
 use super::roots::{Place, Roots};
 use super::walk::{Visit, Walk};
@@ -46,6 +47,7 @@ impl Referrers {
         memory: &dyn Memory,
         index: &Index<'_>,
         roots: &Roots,
+        heuristics: &Heuristics,
         unit: &Unit,
         limit: usize,
         job: &Job,
@@ -59,14 +61,14 @@ impl Referrers {
                 found.references.push(reference);
             }
         };
-        roots.pointers(memory, index, &near, job, |pointer| {
+        roots.pointers(memory, index, heuristics, &near, job, |pointer| {
             add(Reference { source: Source::Root(pointer.place), offset: pointer.hit.offset });
         })?;
         let walk = Walk::new(memory, index);
         let work = |chunk: &Chunk, buffer: &mut Buffer| {
-            let mut words = Words::default();
+            let mut words = Words { look: heuristics.look(memory), found: Vec::new() };
             walk.chunk(chunk, buffer, &near, &mut words);
-            words.0
+            words.found
         };
         pass::in_order(&walk.ranges(), pass::CHUNK, job, work, |_, words| {
             words.into_iter().for_each(&mut add);
@@ -77,13 +79,18 @@ impl Referrers {
 }
 
 /// The words of blocks that point at the block asked for.
-#[derive(Default)]
-struct Words(Vec<Reference>);
+struct Words<'h, 'm> {
+    look: Look<'h, 'm>,
+    found: Vec<Reference>,
+}
 
-impl Visit for Words {
+impl Visit for Words<'_, '_> {
     fn unit(&mut self) {}
 
-    fn word(&mut self, unit: &Unit, address: u64, hit: &Hit) {
-        self.0.push(Reference { source: Source::Block(address, unit.index), offset: hit.offset });
+    fn word(&mut self, unit: &Unit, address: u64, hit: &Hit, links: bool) {
+        if self.look.holds(hit, links).is_some() {
+            let source = Source::Block(address, unit.index);
+            self.found.push(Reference { source, offset: hit.offset });
+        }
     }
 }

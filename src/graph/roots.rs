@@ -18,7 +18,7 @@ use crate::source::registers::Register;
 
 use super::heuristics::Heuristics;
 use super::index::{Cursor, Hit, Index};
-use super::link::Edge;
+use super::link::{Edge, Link};
 use super::stacks::{self, Part, Stacks};
 use super::words;
 
@@ -149,6 +149,8 @@ pub struct Pointer {
     pub place: Place,
     /// What it points at.
     pub hit: Hit,
+    /// How it holds that.
+    pub link: Link,
 }
 
 /// Where a word of a root stands.
@@ -215,21 +217,19 @@ impl Roots {
             let own = found.entry(kind).or_default();
             own.pointers = own.pointers.saturating_add(1);
         };
-        let mut look = heuristics.look(memory);
         let near = |value: u64| index.near(value);
-        self.in_registers(index, &near, |pointer, kind| {
+        let edge = |pointer: &Pointer| Edge::new(pointer.hit.unit.index, pointer.link);
+        let scan = Scan { memory, index, heuristics, near: &near };
+        self.in_registers(&scan, |pointer, kind| {
             count(kind);
-            if let Some(edge) = Edge::new(pointer.hit.unit.index, look.link(&pointer.hit)) {
+            if let Some(edge) = edge(&pointer) {
                 take(kind, edge);
             }
         });
         let work = |chunk: &Chunk, buffer: &mut Buffer| {
-            let mut look = heuristics.look(memory);
             let mut edges: Vec<(RootKind, Edge)> = Vec::new();
-            let missing = self.in_chunk(memory, chunk, buffer, index, &near, |pointer, kind| {
-                edges.extend(
-                    Edge::new(pointer.hit.unit.index, look.link(&pointer.hit)).map(|edge| (kind, edge)),
-                );
+            let missing = self.in_chunk(&scan, chunk, buffer, |pointer, kind| {
+                edges.extend(edge(&pointer).map(|edge| (kind, edge)));
             });
             (edges, missing)
         };
@@ -256,14 +256,16 @@ impl Roots {
         &self,
         memory: &dyn Memory,
         index: &Index<'_>,
+        heuristics: &Heuristics,
         near: &(impl Fn(u64) -> bool + Sync),
         job: &Job,
         mut take: impl FnMut(Pointer),
     ) -> Result<(), Error> {
-        self.in_registers(index, near, |pointer, _| take(pointer));
+        let scan = Scan { memory, index, heuristics, near };
+        self.in_registers(&scan, |pointer, _| take(pointer));
         let work = |chunk: &Chunk, buffer: &mut Buffer| {
             let mut pointers = Vec::new();
-            self.in_chunk(memory, chunk, buffer, index, near, |pointer, _| pointers.push(pointer));
+            self.in_chunk(&scan, chunk, buffer, |pointer, _| pointers.push(pointer));
             pointers
         };
         pass::in_order(&self.ranges(), pass::CHUNK, job, work, |_, pointers| {
@@ -276,47 +278,40 @@ impl Roots {
         self.stretches.iter().map(|stretch| stretch.range).collect()
     }
 
-    /// The words in registers that point at blocks.
-    fn in_registers(
-        &self,
-        index: &Index<'_>,
-        near: &impl Fn(u64) -> bool,
-        mut take: impl FnMut(Pointer, RootKind),
-    ) {
+    /// The words in registers that hold blocks.
+    fn in_registers<N: Fn(u64) -> bool>(&self, scan: &Scan<'_, N>, mut take: impl FnMut(Pointer, RootKind)) {
         let mut cursor = Cursor::default();
-        for (number, register) in
-            self.registers.iter().enumerate().filter(|(_, register)| near(register.value))
-        {
-            let hit = index.find(&mut cursor, register.value).filter(|hit| !hit.header());
-            if let Some(hit) = hit {
-                take(Pointer { place: Place::Register(number), hit }, register.kind);
+        let mut look = scan.heuristics.look(scan.memory);
+        for (number, register) in self.registers.iter().enumerate() {
+            let hit = (scan.near)(register.value).then(|| scan.index.find(&mut cursor, register.value));
+            let Some(hit) = hit.flatten() else { continue };
+            if let Some(link) = look.holds(&hit, register.kind.leftovers()) {
+                take(Pointer { place: Place::Register(number), hit, link }, register.kind);
             }
         }
     }
 
-    /// The words in the stretches of a chunk that point at blocks; comes back with the missing bytes.
-    fn in_chunk(
+    /// The words in the stretches of a chunk that hold blocks; comes back with the missing bytes.
+    fn in_chunk<N: Fn(u64) -> bool>(
         &self,
-        memory: &dyn Memory,
+        scan: &Scan<'_, N>,
         chunk: &Chunk,
         buffer: &mut Buffer,
-        index: &Index<'_>,
-        near: &impl Fn(u64) -> bool,
         mut take: impl FnMut(Pointer, RootKind),
     ) -> u64 {
-        let format = memory.word_format();
+        let format = scan.memory.word_format();
         let first = self.stretches.partition_point(|stretch| stretch.range.end() <= chunk.own.start());
         let behind = self.stretches.iter().enumerate().skip(first);
         let mut cursor = Cursor::default();
+        let mut look = scan.heuristics.look(scan.memory);
         let mut missing = 0_u64;
         for (number, stretch) in behind.take_while(|(_, stretch)| stretch.range.start() < chunk.own.end()) {
             let Some(range) = stretch.range.intersection(chunk.own) else { continue };
-            let lost = words::pieces(memory, range, buffer, |at, bytes| {
-                words::each(format, at.start(), bytes, near, |address, value| {
-                    let hit = index.find(&mut cursor, value);
-                    let hit = hit.filter(|hit| !(stretch.kind.leftovers() && hit.header()));
-                    if let Some(hit) = hit {
-                        take(Pointer { place: Place::Memory(address, number), hit }, stretch.kind);
+            let lost = words::pieces(scan.memory, range, buffer, |at, bytes| {
+                words::each(format, at.start(), bytes, scan.near, |address, value| {
+                    let Some(hit) = scan.index.find(&mut cursor, value) else { return };
+                    if let Some(link) = look.holds(&hit, stretch.kind.leftovers()) {
+                        take(Pointer { place: Place::Memory(address, number), hit, link }, stretch.kind);
                     }
                 });
             });
@@ -324,6 +319,15 @@ impl Roots {
         }
         missing
     }
+}
+
+/// What the words of roots are scanned with.
+struct Scan<'s, N> {
+    memory: &'s dyn Memory,
+    index: &'s Index<'s>,
+    heuristics: &'s Heuristics,
+    /// Lets pass the words that may matter.
+    near: &'s N,
 }
 
 fn registers(thread: &Thread, vector: bool) -> Vec<RegisterRoot> {
@@ -348,11 +352,6 @@ fn plain(memory: &dyn Memory, heap: &dyn Allocator) -> Vec<Stretch> {
     let mut stretches = Vec::new();
     for region in memory.regions() {
         let Some(kind) = kind(region, &relocated) else { continue };
-        // Folklore: what a heap of an arena gave back stays mapped and keeps its bytes.
-        // Seen: glibc 2.17 to 2.43, malloc/arena.c, `heap_info.mprotect_size`.
-        if region.kind == RegionKind::Arena && !overlapping(&spans, region.range).is_empty() {
-            continue;
-        }
         let left = region.range.without(overlapping(&owned, region.range));
         stretches.extend(left.into_iter().map(|range| Stretch { range, kind, thread: None }));
     }
@@ -373,12 +372,13 @@ fn plain(memory: &dyn Memory, heap: &dyn Allocator) -> Vec<Stretch> {
 fn kind(region: &Region, relocated: &[AddressRange]) -> Option<RootKind> {
     let Permissions::Known { read: true, write, .. } = region.permissions else { return None };
     if !write {
-        let held = relocated.iter().any(|range| range.covers(region.range));
-        return held.then_some(RootKind::Relro);
+        return relocated.binary_search(&region.range).is_ok().then_some(RootKind::Relro);
     }
-    // Reading a device may do anything; nobody keeps pointers in one.
+    // Reading a device may do anything. valgrind leaves them out too (3.19,
+    // `memcheck/mc_leakcheck.c`, `scan_memory_root_set`).
     let device = region.name.starts_with("/dev/");
-    let memory = region.name.starts_with("/dev/zero") || region.name.starts_with("/dev/shm/");
+    let plain = ["/dev/zero", "/dev/shm/", "/dev/hugepages/"];
+    let memory = plain.iter().any(|name| region.name.starts_with(name));
     match region.kind {
         _ if device && !memory => None,
         RegionKind::Special | RegionKind::Vdso => None,
@@ -392,24 +392,27 @@ fn kind(region: &Region, relocated: &[AddressRange]) -> Option<RootKind> {
 /// The regions of modules that were written while they were loaded and are read-only since.
 fn relocated(memory: &dyn Memory) -> Vec<AddressRange> {
     const HEADERS: u64 = 4096;
-    let mut images: BTreeMap<&str, (u64, Option<Image>)> = BTreeMap::new();
-    let mut found = Vec::new();
-    for region in memory.regions().iter().filter(|region| !region.anonymous()) {
+    const MOST_LOADED: usize = 64;
+    // Folklore: a file may be mapped more than once, also at a lower address than the module
+    // that was loaded from it. Seen: programs that read their own symbols, dlmopen.
+    let mut images: BTreeMap<&str, Vec<(u64, Image)>> = BTreeMap::new();
+    let files = || memory.regions().iter().filter(|region| !region.anonymous());
+    for region in files().filter(|region| region.file_offset == 0) {
         let start = region.range.start();
-        if region.file_offset == 0 && !images.contains_key(region.name.as_str()) {
-            let mut headers = Vec::new();
-            let _ = memory.append(AddressRange::saturating(start, HEADERS), &mut headers);
-            images.insert(&region.name, (start, Image::parse(headers.as_slice()).ok()));
-        }
-        let read_only = region.permissions == Permissions::new(true, false, false);
-        let Some((base, Some(image))) = images.get(region.name.as_str()).filter(|_| read_only) else {
-            continue;
-        };
-        if image.relocated(*base, start) {
-            found.push(region.range);
-        }
+        let mut headers = Vec::new();
+        let _ = memory.append(AddressRange::saturating(start, HEADERS), &mut headers);
+        let image = Image::parse(headers.as_slice()).ok();
+        images.entry(&region.name).or_default().extend(image.map(|image| (start, image)));
     }
-    found
+    let read_only = Permissions::new(true, false, false);
+    let candidates = files().filter(|region| region.permissions == read_only);
+    let relocated = |region: &&Region| {
+        let start = region.range.start();
+        let loaded = images.get(region.name.as_str()).map_or(&[][..], Vec::as_slice);
+        // Of a file that is mapped a hundred thousand times none is a module.
+        loaded.iter().take(MOST_LOADED).any(|(base, image)| image.relocated(*base, start))
+    };
+    candidates.filter(relocated).map(|region| region.range).collect()
 }
 
 /// The stretches with the dead part of stacks cut out, and what belongs to a thread named.

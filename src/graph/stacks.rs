@@ -78,16 +78,14 @@ pub(super) fn stacks(
             let start = stack.range.start().saturating_add(stack.guard);
             let end = owner.statics(statics).start().clamp(from.max(start), stack.range.end());
             stacks.own(AddressRange::saturating(from, end.saturating_sub(from)), Part::Stack, thread.id);
-            stacks.die(start, from);
+            stacks.die(start, lowest(threads, stack.range).unwrap_or(pointer).saturating_sub(red));
             continue;
         }
         match memory.region_at(pointer) {
             Some(region) if region.kind == RegionKind::Stack => {
                 let live = AddressRange::saturating(from, region.range.end().saturating_sub(from));
                 stacks.own(live, Part::Stack, thread.id);
-                // Several threads may stand on it: nothing that one of them uses is dead.
-                let others = threads.iter().filter_map(|thread| thread.stack_pointer);
-                let lowest = others.filter(|other| region.range.contains(*other)).min().unwrap_or(pointer);
+                let lowest = lowest(threads, region.range).unwrap_or(pointer);
                 stacks.die(region.range.start(), lowest.saturating_sub(red));
             }
             _ => strangers = strangers.saturating_add(1),
@@ -100,7 +98,7 @@ pub(super) fn stacks(
             stacks.own(owner.statics(statics), Part::Statics, id);
         }
     }
-    stacks.end(memory, &owners, threads, statics);
+    stacks.end(&owners, threads, statics);
     stacks.lost(&owners);
     let untouched = unwind::dead_slots(memory, threads, job)?;
     stacks.untouched = untouched.iter().map(|range| range.len()).sum();
@@ -115,6 +113,13 @@ pub(super) fn stacks(
     stacks.owned.sort_unstable_by_key(|(range, ..)| *range);
     stacks.dead = AddressRange::merge(std::mem::take(&mut stacks.dead));
     Ok(stacks)
+}
+
+/// The lowest stack pointer within a range.
+///
+/// Several threads may stand on one stack: nothing that one of them uses is dead.
+fn lowest(threads: &[Thread], range: AddressRange) -> Option<u64> {
+    threads.iter().filter_map(|thread| thread.stack_pointer).filter(|at| range.contains(*at)).min()
 }
 
 impl Owner {
@@ -141,10 +146,10 @@ impl Stacks {
     ///
     /// A thread that ended has zero or -1 where its number stood. That place is believed where
     /// a thread that lives has its own number there. A stack that the program gave to a
-    /// thread is the program's again: glibc's own have a guard that nobody may write to.
+    /// thread is the program's again, and glibc notes no guard for it (nptl/allocatestack.c).
     /// Static variables and the control block stay alive, as for valgrind: the next thread
     /// takes them over, and with them the loader's blocks for its static variables.
-    fn end(&mut self, memory: &dyn Memory, owners: &[Owner], threads: &[Thread], statics: u64) {
+    fn end(&mut self, owners: &[Owner], threads: &[Thread], statics: u64) {
         let told = owners.iter().any(|owner| owner.thread.is_some() && owner.thread == owner.id);
         let lives = |stack: &Stack| {
             threads
@@ -156,10 +161,8 @@ impl Stacks {
         for owner in owners.iter().filter(|owner| owner.thread.is_none()) {
             let Some(stack) = owner.stack.filter(|stack| !lives(stack)) else { continue };
             let start = stack.range.start();
-            let guarded = stack.guard > 0
-                && memory.region_at(start).is_none_or(|region| !region.permissions.writable());
             let from = start.saturating_add(stack.guard);
-            if told && owner.id.is_some_and(|id| id <= 0) && guarded {
+            if told && owner.id.is_some_and(|id| id <= 0) && stack.guard > 0 {
                 let end = owner.statics(statics).start().clamp(from, stack.range.end());
                 self.die(from, end);
                 self.ended.0 = self.ended.0.saturating_add(1);

@@ -19,8 +19,9 @@ pub(super) trait Visit {
     /// A unit starts, whatever its state.
     fn unit(&mut self);
 
-    /// The word at `address`, in the block of `unit`, points at `hit`.
-    fn word(&mut self, unit: &Unit, address: u64, hit: &Hit);
+    /// The word at `address`, in the block of `unit`, points at `hit`; whether links of a free
+    /// chunk may have stood there.
+    fn word(&mut self, unit: &Unit, address: u64, hit: &Hit, links: bool);
 }
 
 /// The blocks of a heap and the memory that they are read from.
@@ -102,9 +103,8 @@ impl<'w> Walk<'w> {
         let words = bytes.get(place(here.start())..place(here.end())).unwrap_or_default();
         let links = block.start().saturating_add((self.format.size as u64).saturating_mul(LINKS));
         words::each(self.format, here.start(), words, near, |at, value| {
-            let hit = self.index.find(cursor, value).filter(|hit| at >= links || !hit.header());
-            if let Some(hit) = hit {
-                visit.word(unit, at, &hit);
+            if let Some(hit) = self.index.find(cursor, value) {
+                visit.word(unit, at, &hit, at < links);
             }
         });
     }

@@ -88,7 +88,9 @@ impl Check {
             _ => tracer.root(edge),
         })?;
         let without = options.choice.vector.then(|| tracer.clone());
-        late.into_iter().for_each(|edge| tracer.root(edge));
+        for edge in late {
+            tracer.root(edge);
+        }
         let marks = tracer.finish(job)?;
         let without = without.map(|without| without.finish(job)).transpose()?;
         let only_vector = without.map(|without| Held::between(blocks, &without, &marks));

@@ -261,7 +261,8 @@ pub(super) fn references(
     let (roots, found) = call::run(py, progress, |job| {
         let roots = Roots::find(own, allocator, &threads, EVERYTHING, job)?;
         let index = Index::new(allocator.blocks());
-        let found = Pointings::find(own, &index, &roots, &unit, limit, job)?;
+        let heuristics = Heuristics::new(own, Wanted::ALL);
+        let found = Pointings::find(own, &index, &roots, &heuristics, &unit, limit, job)?;
         Ok((roots, found))
     })?;
     let row = |found: &Pointing| reference(&roots, found.source, index, found.offset);

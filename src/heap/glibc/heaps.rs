@@ -7,6 +7,9 @@ use crate::peek::Peek;
 
 use super::locate::{Ring, looks_like_state};
 
+/// No heap of a thread is larger (`HEAP_MAX_SIZE`; four huge pages of 512 MiB at the most).
+pub(super) const LARGEST: u64 = 2 << 30;
+
 /// Where heaps start that name an arena as theirs, by that arena.
 #[derive(Default)]
 pub(super) struct Heaps(BTreeMap<u64, Vec<u64>>);

@@ -112,6 +112,32 @@ fn a_pointer_to_the_start_is_named_before_a_heuristic() {
 }
 
 #[test]
+fn a_second_base_in_the_last_word_holds_an_object_from_wherever_it_is_pointed_at() {
+    // 24 bytes: the second base is where malloc's own pointers to the next chunk lead.
+    let mut data = vec![0; 64];
+    data[16..24].copy_from_slice(&CODE.to_le_bytes());
+    data[24..32].copy_from_slice(&CODE.to_le_bytes());
+    for place in 0..3 {
+        let units = [(4, State::Used), (8, State::Used), (4, State::Top)];
+        let mut world = World::new(WordFormat::LITTLE_64, 0x40_0000, &units);
+        let (base, second) = (world.block(0) + 16, world.block(1));
+        world.words.extend([(0, 0, DATA + 16), (0, 2, DATA + 16)]);
+        world.data.clone_from(&data);
+        world.table.push(second);
+        match place {
+            0 => world.stack.push(base),
+            1 => world.registers.push(base),
+            _ => world.words.push((1, 1, base)),
+        }
+        let (marks, _) = world.traced(Wanted::ALL);
+        assert_eq!((marks.mark(0), marks.saved_by(0)), (Mark::Reachable, Some(Link::MultipleInheritance)));
+        // Without tables of functions it may be malloc's.
+        let (marks, _) = world.traced(Wanted::NONE);
+        assert_eq!(marks.mark(0), Mark::Leader, "{place}");
+    }
+}
+
+#[test]
 fn unknown_heuristics_are_refused_by_name() {
     let error = Wanted::from_names("stdstring,what").unwrap_err().to_string();
     assert!(error.starts_with("-heuristics stdstring,what: "), "{error}");

@@ -117,8 +117,9 @@ proptest! {
     fn every_reference_is_found_from_the_block_that_it_points_at(world in worlds()) {
         let (memory, blocks, job, roots) = (world.memory(), world.blocks(), Job::default(), world.roots());
         let index = Index::new(&blocks);
+        let none = Heuristics::new(&memory, Wanted::NONE);
         for unit in blocks.units().filter(|unit| unit.state == State::Used) {
-            let found = Referrers::find(&memory, &index, &roots, &unit, usize::MAX, &job).unwrap();
+            let found = Referrers::find(&memory, &index, &roots, &none, &unit, usize::MAX, &job).unwrap();
             let mut expected = 0;
             for other in (0..world.units.len()).filter(|other| world.units[*other].1 == State::Used) {
                 for (place, (at, value)) in world.words_of(other).into_iter().enumerate() {
@@ -138,7 +139,7 @@ proptest! {
             let on_stack = world.stack.iter().chain(&world.registers).filter(|value| points(value, true)).count();
             let in_table = world.table.iter().filter(|value| points(value, false)).count();
             prop_assert_eq!(found.count, expected + on_stack as u64 + in_table as u64);
-            let few = Referrers::find(&memory, &index, &roots, &unit, 2, &job).unwrap();
+            let few = Referrers::find(&memory, &index, &roots, &none, &unit, 2, &job).unwrap();
             prop_assert_eq!((few.count, few.references.len()), (found.count, found.references.len().min(2)));
         }
     }
