@@ -98,7 +98,10 @@ def checked(
 
 
 def given(target: Target, heap: "Optional[Heap]") -> "Optional[Check]":
-    """Return the verdicts that were given on this stop already, None where none were."""
+    """Return the verdicts that were given on this stop already, None where none were.
+
+    Those of a leak-check with options of its own are not taken for others.
+    """
     return _native.judged(target.memory, heap) if heap is not None else None
 
 
@@ -135,14 +138,15 @@ class Owner(NamedTuple):
             value["offset"] = self.offset
         return value
 
-    def text(self) -> str:
+    def text(self, word_size: int) -> str:
         """Return what people read of it."""
         plus = f"+{self.offset:#x}" if self.offset else ""
         thread = f" of thread {self.thread}" if self.thread is not None else ""
         if self.kind == "block":
-            return f"block {self.name}{plus}"
+            return f"block {units.address_text(int(self.name, 16), word_size)}{plus}"
         if self.kind == "register":
-            return f"register {self.name}{thread}"
+            rule = " (counts with -vector-registers)" if "[" in self.name else ""
+            return f"register {self.name}{thread}{rule}"
         if self.kind == "frame":
             return f"frame of {self.name}{thread}" if self.name != "stack" else f"stack{thread}"
         if self.kind == "tls":
@@ -239,4 +243,4 @@ def leads(word: Word) -> str:
 
 def word_row(word: Word, word_size: int) -> "Sequence[Union[Span, str]]":
     """Return what a line says of WORD: where it stands, how it points, in what it stands."""
-    return [place(word, word_size), leads(word), word.owner.text()]
+    return [place(word, word_size), leads(word), word.owner.text(word_size)]

@@ -14,6 +14,7 @@ use crate::range::AddressRange;
 use crate::source::Thread;
 use crate::source::nptl::{self, STRUCT_PTHREAD, Stack};
 use crate::unwind;
+use crate::word::ByteOrder;
 
 use super::words;
 
@@ -73,6 +74,11 @@ pub(super) fn stacks(
     for thread in threads {
         let Some(pointer) = thread.stack_pointer else { continue };
         let from = pointer.saturating_sub(red);
+        if alternate(memory, pointer) {
+            // What lies below belongs to frames that a signal interrupted.
+            strangers = strangers.saturating_add(1);
+            continue;
+        }
         let own = owners.iter().find(|owner| owner.stack.is_some_and(|stack| stack.range.contains(pointer)));
         if let Some((owner, stack)) = own.and_then(|owner| Some((owner, owner.stack?))) {
             let start = stack.range.start().saturating_add(stack.guard);
@@ -115,6 +121,45 @@ pub(super) fn stacks(
     Ok(stacks)
 }
 
+/// Whether a signal's handler runs at `pointer` on a stack of its own (`sigaltstack`).
+///
+/// Folklore: that stack may be an array in a frame of the very thread, so that what lies
+/// below the handler is alive. Seen: programs that give `sigaltstack` a local array. The
+/// kernel leaves a description of it in the signal's frame, above the handler (Linux,
+/// include/uapi/asm-generic/ucontext.h, `uc_stack`: where it starts, flags of four
+/// bytes, how long it is). Whatever else looks like one only keeps the stack whole.
+fn alternate(memory: &dyn Memory, pointer: u64) -> bool {
+    const REACH: u64 = 256 << 10;
+    /// No smaller one is taken (`MINSIGSTKSZ`).
+    const SMALLEST: u64 = 2048;
+    /// `SS_ONSTACK` and `SS_DISABLE`, and the sign bit of `SS_AUTODISARM`.
+    const FLAGS: u64 = 0x8000_0003;
+    let format = memory.word_format();
+    let Some(region) = memory.region_at(pointer) else { return false };
+    let start = pointer.checked_next_multiple_of(format.size as u64).unwrap_or(pointer);
+    let length = region.range.end().saturating_sub(start).min(REACH);
+    let mut bytes = Vec::new();
+    let _ = memory.append(AddressRange::saturating(start, length), &mut bytes);
+    let words: Vec<u64> = bytes.chunks_exact(format.size).filter_map(|word| format.read(word)).collect();
+    // On a big-endian machine the flags are the upper half of their word.
+    let flags = |word: u64| match format.order {
+        ByteOrder::Big if format.size == 8 => word >> 32,
+        _ => word & 0xffff_ffff,
+    };
+    let described = |triple: &[u64]| match triple {
+        [start, options, size] => {
+            let stack = AddressRange::saturating(*start, *size);
+            *size >= SMALLEST
+                && flags(*options) & !FLAGS == 0
+                && stack.contains(pointer)
+                && region.range.covers(stack)
+                && stack != region.range
+        }
+        _ => false,
+    };
+    words.windows(3).any(described)
+}
+
 /// The lowest stack pointer within a range.
 ///
 /// Several threads may stand on one stack: nothing that one of them uses is dead.
@@ -125,7 +170,8 @@ fn lowest(threads: &[Thread], range: AddressRange) -> Option<u64> {
 impl Owner {
     /// The control block with the static variables beside it.
     fn statics(&self, bytes: u64) -> AddressRange {
-        let start = if self.below { self.address.saturating_sub(bytes) } else { self.address };
+        let before = if self.below { bytes } else { STRUCT_PTHREAD };
+        let start = self.address.saturating_sub(before);
         let end = if self.below { STRUCT_PTHREAD } else { bytes.saturating_add(16) };
         AddressRange::saturating(start, self.address.saturating_add(end).saturating_sub(start))
     }

@@ -37,6 +37,8 @@ const NAMED: usize = 5;
 pub enum By {
     /// Size, kind and text together.
     All,
+    /// As before, but for texts of blocks that are no text: these may be there by chance.
+    Record,
     /// Usable bytes.
     Size,
     /// What they hold.
@@ -205,7 +207,7 @@ fn batch() -> usize {
 }
 
 fn needs_contents(by: By, wanted: &Wanted<'_>) -> bool {
-    wanted.kind.is_some() || matches!(by, By::All | By::Kind | By::Text)
+    wanted.kind.is_some() || matches!(by, By::All | By::Record | By::Kind | By::Text)
 }
 
 /// The blocks that are wanted, in groups.
@@ -351,13 +353,14 @@ impl Table {
 
     fn add(&mut self, unit: &Unit, kind: Option<Content>, text: Option<&[u8]>, label: Label) {
         let size = unit.block().len();
+        let text = text.filter(|_| self.by != By::Record || kind == Some(Content::Text));
         if self.by == By::Size && kind.is_none() {
             return self.add_size(unit, size);
         }
         let number = kind.map_or(0, |kind| kind as u8) | label.class.wrapping_shl(4);
         let hash = || text.map_or(0, XxHash3_128::oneshot);
         let key: Key = match self.by {
-            By::All => (size, number, 0, hash()),
+            By::All | By::Record => (size, number, 0, hash()),
             By::Size => (size, 0, 0, 0),
             By::Kind => (0, number, 0, 0),
             By::Text => (0, 0, 0, hash()),
@@ -373,7 +376,11 @@ impl Table {
             growing.group.class = label.class;
             growing.group.behind.merge(label.behind);
             // Of one size, kind and text by the key: only the numbers grow.
-            if self.by == By::All { growing.count(unit) } else { growing.add(unit, kind, text) }
+            if matches!(self.by, By::All | By::Record) {
+                growing.count(unit);
+            } else {
+                growing.add(unit, kind, text);
+            }
         }
     }
 

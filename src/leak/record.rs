@@ -47,7 +47,7 @@ impl Records {
     ) -> Result<Self, Error> {
         let label = |unit: &Unit| check.label(unit, shown);
         let wanted = Wanted { labels: Some(&label), ..Wanted::default() };
-        let found = groups::groups(memory, blocks, By::All, &wanted, job)?;
+        let found = groups::groups(memory, blocks, By::Record, &wanted, job)?;
         let record = |group: Group| Some(Record { verdict: Verdict::from_number(group.class)?, group });
         let mut records: Vec<Record> = found.groups.into_iter().filter_map(record).collect();
         let weight = |record: &Record| record.group.bytes.saturating_add(record.group.behind.bytes);

@@ -56,10 +56,11 @@ impl Kept {
         Ok(fresh)
     }
 
-    /// The verdicts given last.
+    /// The verdicts given last, unless they were asked for in a way of their own.
     pub(super) fn judged(&self) -> Option<Arc<Check>> {
         let last = self.check.lock().unwrap_or_else(PoisonError::into_inner);
-        last.as_ref().map(|(_, check)| check.clone())
+        let usual = last.as_ref().filter(|(made, _)| *made == Options::default());
+        usual.map(|(_, check)| check.clone())
     }
 
     /// The symbols of the target that all this is kept for; their files are read as they are needed.

@@ -1,7 +1,7 @@
 //! Threads of glibc as their own structures show them: control blocks, stacks, static variables.
 //!
-//! `struct pthread` stands where a thread's pointer register points; its parts have no
-//! symbols, so each is told by what it has to look like.
+//! `struct pthread` stands where a thread's pointer register points (x86, s390x) or ends
+//! there; its parts have no symbols, so each is told by what it has to look like.
 
 use crate::memory::{Memory, RegionKind};
 use crate::peek::Peek;
@@ -124,7 +124,10 @@ pub fn id_at(peek: &mut Peek<'_>, address: u64) -> Option<i32> {
 pub fn stack_of(memory: &dyn Memory, at: u64) -> Option<Stack> {
     let format = memory.word_format();
     let mut bytes = Vec::new();
-    let _ = memory.append(AddressRange::saturating(at, STRUCT_PTHREAD), &mut bytes);
+    // Where the pointer leads to the end of the structure it lies below (aarch64, arm, powerpc, riscv).
+    let own = address_is_own(&mut Peek::new(memory), at);
+    let start = if own { at } else { at.saturating_sub(STRUCT_PTHREAD) };
+    let _ = memory.append(AddressRange::saturating(start, STRUCT_PTHREAD), &mut bytes);
     let words: Vec<u64> = bytes.chunks_exact(format.size).filter_map(|word| format.read(word)).collect();
     let fits = |triple: &[u64]| match triple {
         [start, size, guard] => {

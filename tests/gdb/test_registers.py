@@ -157,7 +157,7 @@ class TestInGdb:
         hold_what_is_kept(printed(answer)[0] or [], program, 16)
         assert "\nAT 2 1\n" in answer.stdout
 
-    def test_a_thread_that_runs_is_left_out(self, program: Program) -> None:
+    def test_of_a_thread_that_runs_nothing_is_known(self, program: Program) -> None:
         (threads,) = printed(
             gdb(
                 "set non-stop on",
@@ -171,7 +171,9 @@ class TestInGdb:
             )
         )
         assert threads is not None
-        assert [thread.id for thread in threads] == [program.pid]
+        known = {thread.id: bool(thread.general) for thread in threads}
+        assert len(known) > 1
+        assert [thread for thread, told in known.items() if told] == [program.pid]
 
     def test_a_core_knows_them_itself(self, program: Program, tmp_path: Path) -> None:
         core = cores.gcore(program.pid, tmp_path / "core")

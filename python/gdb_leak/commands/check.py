@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from gdb_leak._native import Check, Heap, Record, Records
 
 _PIECE = 1000
+_SHOWN_RECORDS = 50
 #: What -show takes, and the verdict that each means.
 _KINDS = dict(zip(("definite", "indirect", "possible", "reachable"), leaks.VERDICTS))
 _SHOWN = ("definite", "possible")
@@ -47,7 +48,12 @@ COMMAND = Command(
             "Count the bytes below each stack pointer that the ABI lets leaf functions use.",
         ),
         Option("vector-registers", "Count vector and floating-point registers too."),
-        Option("top", "Show the N largest records only.", "count", "N"),
+        Option(
+            "top",
+            f"Show the N largest records only (default {_SHOWN_RECORDS} in text, all with -json).",
+            "count",
+            "N",
+        ),
         Option("list", "List every block in use with its verdict."),
         Option(
             "error-exitcode",
@@ -84,7 +90,7 @@ def run(request: Request) -> Result:
     status = _status(parsed.count("error-exitcode", None))
     vector = parsed.flag("vector-registers")
     heuristics = ",".join(parsed.names("heuristics", ("all",)))
-    top = parsed.count("top", None)
+    top = parsed.count("top", None if parsed.flag("json") else _SHOWN_RECORDS)
     target = heaps.held(request)
     lacks: list[str] = []
     roots = leaks.opened(request, target, lacks, vector)
@@ -156,6 +162,9 @@ def text(result: Result) -> Iterator[Block]:
         yield line("")
     summary = list(_summary_rows(check))
     yield Columns(">><", summary, batch=len(summary))
+    for name, blocks, size in check.saved:
+        if blocks:
+            yield line(f"by the heuristic {name} alone: {size:,} bytes in {_blocks(blocks)}")
 
 
 def _status(code: Optional[int]) -> Optional[int]:
@@ -225,9 +234,6 @@ def _record_rows(
 def _summary_rows(check: "Check") -> "Iterator[Sequence[Union[Span, str]]]":
     for name, blocks, size in check.summary:
         yield [f"{leaks.verdict_text(name)}:", f"{size:,} bytes", f"in {_blocks(blocks)}"]
-    for name, blocks, size in check.saved:
-        if blocks:
-            yield [f"of which by {name}:", f"{size:,} bytes", f"in {_blocks(blocks)}"]
     yield ["suppressed:", "0 bytes", "in 0 blocks"]
 
 

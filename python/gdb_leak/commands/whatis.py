@@ -145,7 +145,7 @@ def _facts(known: _Known, word_size: int) -> "Iterator[Sequence[Union[Span, str]
         return
     yield ["referred", f"by {units.counted(known.total, 'word')} (leak-refs lists them)"]
     for word in known.references[:_SHOWN]:
-        yield ["", f"{leaks.leads(word)} from {word.owner.text()}"]
+        yield ["", f"{leaks.leads(word)} from {word.owner.text(word_size)}"]
 
 
 def _state(kept: str) -> str:

@@ -43,7 +43,6 @@ class GdbSession:
         # By inferior number: what it was opened from, and the target.
         self._kept: dict[int, tuple[object, Target]] = {}
         self._current: Optional[Target] = None
-        registry = gdb.events
         for name in (
             "cont",
             "exited",
@@ -53,8 +52,7 @@ class GdbSession:
             "inferior_deleted",
             "inferior_call",
         ):
-            # Not every gdb has every event.
-            event = getattr(registry, name, None)
+            event = getattr(gdb.events, name, None)  # not every gdb has every event
             if event is not None:
                 event.connect(self._drop_live)
 
@@ -133,7 +131,7 @@ class GdbSession:
         return target.memory.source == "core" or not _running()
 
     def registers(self, vector: bool) -> Optional[list[ThreadRegisters]]:
-        """Return those of the threads that are stopped, None of a core."""
+        """Return those of all threads, empty where gdb cannot ask one, None of a core."""
         memory = self.target().memory
         if memory.source == "core":
             return None
@@ -143,11 +141,12 @@ class GdbSession:
             listed = getattr(frame.architecture(), "registers", lambda _: ())
             others = (register.name for register in listed("general"))
             machine = gdb_says.architecture(frame.architecture().name())
-            read, size = frame.read_register, memory.word_size
-            return registers.of_thread(thread.ptid[1], read, machine, size, vector, others)
+            ask, size = frame.read_register, memory.word_size
+            return registers.of_thread(thread.ptid[1], ask, machine, size, vector, others)
 
-        found = _of_each_thread(gdb.selected_inferior().threads(), of_thread)
-        return [thread for thread in found if thread is not None]
+        threads = gdb.selected_inferior().threads()
+        read = {one.id: one for one in _of_each_thread(threads, of_thread) if one is not None}
+        return [read.get(one.ptid[1]) or registers.unknown(one.ptid[1]) for one in threads]
 
     def frame(self, thread: int, address: int) -> Optional[str]:
         """Return the function in whose frame ADDRESS lies on the stack of THREAD."""

@@ -10,7 +10,7 @@ from typing import Any, Callable, Optional
 
 from gdb_leak.target import ThreadRegisters
 
-__all__ = ["of_thread"]
+__all__ = ["of_thread", "unknown"]
 
 #: Reads a register by its name; a ``gdb.error`` is a RuntimeError.
 Read = Callable[[str], Any]
@@ -68,6 +68,11 @@ def of_thread(
         general,
         list(_vectors(read, machine, word_size)) if vector else [],
     )
+
+
+def unknown(number: int) -> ThreadRegisters:
+    """Return what is known of thread NUMBER where none of its registers can be read."""
+    return ThreadRegisters(number, None, None, [], [])
 
 
 def _names(spelled: str) -> Iterator[str]:
