@@ -228,21 +228,25 @@ impl Roots {
         });
         let work = |chunk: &Chunk, buffer: &mut Buffer| {
             let mut edges: Vec<(RootKind, Edge)> = Vec::new();
-            let missing = self.in_chunk(&scan, chunk, buffer, |pointer, kind| {
+            let missed = self.in_chunk(&scan, chunk, buffer, |pointer, kind| {
                 edges.extend(edge(&pointer).map(|edge| (kind, edge)));
             });
-            (edges, missing)
+            (edges, missed)
         };
-        let mut lost = 0_u64;
-        pass::in_order(&self.ranges(), pass::CHUNK, job, work, |_, (edges, missing)| {
-            lost = lost.saturating_add(missing);
+        // Of a gap behind a chunk some chunks may be cut already and count themselves.
+        let (mut lost, mut reached, mut gap_end) = (0_u64, 0_u64, 0_u64);
+        pass::in_order(&self.ranges(), pass::CHUNK, job, work, |chunk, (edges, (missing, behind))| {
+            let skipped = gap_end.min(chunk.own.start()).saturating_sub(reached);
+            lost = lost.saturating_add(skipped).saturating_add(missing);
+            reached = chunk.own.end();
+            gap_end = behind.map_or(0, |behind| behind.min(chunk.run.end()));
             for (kind, edge) in edges {
                 count(kind);
                 take(kind, edge);
             }
-            Ok(None)
+            Ok(behind)
         })?;
-        Ok((found, lost))
+        Ok((found, lost.saturating_add(gap_end.saturating_sub(reached))))
     }
 
     /// The words that point at blocks of `index` and that `near` lets pass, registers first.
@@ -265,12 +269,12 @@ impl Roots {
         self.in_registers(&scan, |pointer, _| take(pointer));
         let work = |chunk: &Chunk, buffer: &mut Buffer| {
             let mut pointers = Vec::new();
-            self.in_chunk(&scan, chunk, buffer, |pointer, _| pointers.push(pointer));
-            pointers
+            let (_, behind) = self.in_chunk(&scan, chunk, buffer, |pointer, _| pointers.push(pointer));
+            (pointers, behind)
         };
-        pass::in_order(&self.ranges(), pass::CHUNK, job, work, |_, pointers| {
+        pass::in_order(&self.ranges(), pass::CHUNK, job, work, |_, (pointers, behind)| {
             pointers.into_iter().for_each(&mut take);
-            Ok(None)
+            Ok(behind)
         })
     }
 
@@ -291,23 +295,26 @@ impl Roots {
         }
     }
 
-    /// The words in the stretches of a chunk that hold blocks; comes back with the missing bytes.
+    /// The words in the stretches of a chunk that hold blocks.
+    ///
+    /// Comes back with the missing bytes, and where a gap ends that goes on behind the chunk.
     fn in_chunk<N: Fn(u64) -> bool>(
         &self,
         scan: &Scan<'_, N>,
         chunk: &Chunk,
         buffer: &mut Buffer,
         mut take: impl FnMut(Pointer, RootKind),
-    ) -> u64 {
+    ) -> (u64, Option<u64>) {
         let format = scan.memory.word_format();
         let first = self.stretches.partition_point(|stretch| stretch.range.end() <= chunk.own.start());
-        let behind = self.stretches.iter().enumerate().skip(first);
+        let stretches = self.stretches.iter().enumerate().skip(first);
         let mut cursor = Cursor::default();
         let mut look = scan.heuristics.look(scan.memory);
-        let mut missing = 0_u64;
-        for (number, stretch) in behind.take_while(|(_, stretch)| stretch.range.start() < chunk.own.end()) {
+        let (mut missing, mut behind) = (0_u64, None);
+        for (number, stretch) in stretches.take_while(|(_, stretch)| stretch.range.start() < chunk.own.end())
+        {
             let Some(range) = stretch.range.intersection(chunk.own) else { continue };
-            let lost = words::pieces(scan.memory, range, buffer, |at, bytes| {
+            let (lost, gap_end) = words::pieces(scan.memory, range, buffer, |at, bytes| {
                 words::each(format, at.start(), bytes, scan.near, |address, value| {
                     let Some(hit) = scan.index.find(&mut cursor, value) else { return };
                     if let Some(link) = look.holds(&hit, stretch.kind.leftovers()) {
@@ -316,8 +323,9 @@ impl Roots {
                 });
             });
             missing = missing.saturating_add(lost);
+            behind = gap_end.filter(|end| *end > chunk.own.end());
         }
-        missing
+        (missing, behind)
     }
 }
 

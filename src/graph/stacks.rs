@@ -283,7 +283,7 @@ fn own_addresses(memory: &dyn Memory, anonymous: &[AddressRange], job: &Job) -> 
     let format = memory.word_format();
     let work = |chunk: &Chunk, buffer: &mut crate::memory::Buffer| {
         let mut own = Vec::new();
-        words::pieces(memory, chunk.own, buffer, |at, bytes| {
+        let (_, behind) = words::pieces(memory, chunk.own, buffer, |at, bytes| {
             let near = |value: u64| value % ALIGN == 0 && at.contains(value);
             words::each(format, at.start(), bytes, near, |address, value| {
                 if address == value {
@@ -291,12 +291,12 @@ fn own_addresses(memory: &dyn Memory, anonymous: &[AddressRange], job: &Job) -> 
                 }
             });
         });
-        own
+        (own, behind)
     };
     let mut found = Vec::new();
-    pass::in_order(anonymous, pass::CHUNK, job, work, |_, own| {
+    pass::in_order(anonymous, pass::CHUNK, job, work, |_, (own, behind)| {
         found.extend(own);
-        Ok(None)
+        Ok(behind)
     })?;
     let mut peek = Peek::new(memory);
     found.retain(|address| nptl::address_is_own(&mut peek, *address));

@@ -55,7 +55,7 @@ impl<'w> Walk<'w> {
         let behind = spans.get(first..).unwrap_or_default().iter();
         for span in behind.take_while(|span| span.range.start() < chunk.own.end()) {
             let Some(range) = span.range.intersection(chunk.own) else { continue };
-            let lost = words::pieces(self.memory, range, buffer, |at, bytes| {
+            let (lost, _) = words::pieces(self.memory, range, buffer, |at, bytes| {
                 self.units(span, at, bytes, near, visit);
             });
             missing = missing.saturating_add(lost);

@@ -10,14 +10,15 @@ const PIECE: u64 = 1 << 20;
 /// Hands over the bytes of `range` in pieces: where each starts, where it ends, and its bytes.
 ///
 /// A piece without bytes has no word that points anywhere: nobody ever wrote there, or it
-/// is missing. Comes back with how many bytes are missing.
+/// is missing. Comes back with how many bytes are missing, and where the gap ends that the
+/// last piece lies in, which may be far behind `range`.
 pub(super) fn pieces(
     memory: &dyn Memory,
     range: AddressRange,
     buffer: &mut Buffer,
     mut take: impl FnMut(AddressRange, &[u8]),
-) -> u64 {
-    let (mut at, mut missing) = (range.start(), 0_u64);
+) -> (u64, Option<u64>) {
+    let (mut at, mut missing, mut behind) = (range.start(), 0_u64, None);
     let end = range.end();
     while at < end {
         let step = at.checked_next_multiple_of(PIECE).filter(|step| *step > at);
@@ -48,9 +49,10 @@ pub(super) fn pieces(
         if to == at {
             break;
         }
+        behind = Some(gap.range.end()).filter(|gap_end| to == end && *gap_end > end);
         at = to;
     }
-    missing
+    (missing, behind)
 }
 
 /// Calls `take` with the address and the value of each aligned word that `near` lets pass.
