@@ -77,6 +77,8 @@ def opened(
         lacks = "the registers of the threads are not known, and may hold pointers"
     if lacks is not None:
         notes.append(f"no verdict: {lacks}")
+    else:
+        request.session.prepare_relocated()
     notes.extend(about)
     return None if heap is None else Roots(heap, threads, lacks)
 

@@ -153,6 +153,9 @@ class Session(Protocol):
     def prepare(self, place: Place) -> None:
         """Make the bytes of PLACE readable, where the target is read through gdb."""
 
+    def prepare_relocated(self) -> None:
+        """Make what is read-only since it was relocated readable, likewise."""
+
     def open(self, path: str) -> Target:
         """Return the core, snapshot or list of regions in the file PATH, opened."""
 

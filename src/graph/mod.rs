@@ -21,5 +21,5 @@ pub use link::{Edge, Link, MOST_BLOCKS, Wanted};
 pub use path::{Paths, Step};
 pub use references::Graph;
 pub use referrers::{Reference, Referrers, Source};
-pub use roots::{Choice, Found, Place, Pointer, RegisterRoot, RootKind, Roots, Stretch};
+pub use roots::{Choice, Found, Place, Pointer, RegisterRoot, RootKind, Roots, Stretch, relocated};
 pub use trace::{Mark, Marks, Tracer, Weight};

@@ -398,7 +398,8 @@ fn kind(region: &Region, relocated: &[AddressRange]) -> Option<RootKind> {
 }
 
 /// The regions of modules that were written while they were loaded and are read-only since.
-fn relocated(memory: &dyn Memory) -> Vec<AddressRange> {
+#[must_use]
+pub fn relocated(memory: &dyn Memory) -> Vec<AddressRange> {
     const HEADERS: u64 = 4096;
     const MOST_LOADED: usize = 64;
     // Folklore: a file may be mapped more than once, also at a lower address than the module

@@ -8,6 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::error::Error;
+use crate::graph;
 use crate::heap;
 use crate::memory::{self, Place};
 use crate::range::AddressRange;
@@ -232,6 +233,14 @@ impl Memory {
         let Some(remote) = &self.remote else { return Ok(()) };
         let ranges = place.place()?.ranges(remote.as_ref());
         remote.fetch(&ranges, &mut |range| ask(read, range))
+    }
+
+    /// Fetches what was relocated and is read-only since: the headers of modules tell where it lies.
+    fn fetch_relocated(&self, read: &Bound<'_, PyAny>) -> PyResult<()> {
+        let Some(remote) = &self.remote else { return Ok(()) };
+        let headers = remote.missed(|memory| drop(graph::relocated(memory)));
+        remote.fetch(&headers, &mut |range| ask(read, range))?;
+        remote.fetch(&graph::relocated(remote.as_ref()), &mut |range| ask(read, range))
     }
 }
 

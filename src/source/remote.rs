@@ -170,6 +170,13 @@ impl Remote {
         Ok(())
     }
 
+    /// What `look` reads and nobody fetched yet.
+    pub fn missed(&self, look: impl FnOnce(&dyn Memory)) -> Vec<AddressRange> {
+        let wanted = RwLock::new(Vec::new());
+        look(&Wanting { remote: self, wanted: &wanted });
+        AddressRange::merge(wanted.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Tells what the regions are for; fetches the few pages that show it.
     ///
     /// # Errors
@@ -184,9 +191,7 @@ impl Remote {
         const ROUNDS: usize = 64;
         let mut findings = Vec::new();
         for _ in 0..ROUNDS {
-            let wanted = RwLock::new(Vec::new());
-            findings = kinds::classify(&Wanting { remote: self, wanted: &wanted }, clues);
-            let wanted = AddressRange::merge(wanted.into_inner().unwrap_or_else(PoisonError::into_inner));
+            let wanted = self.missed(|memory| findings = kinds::classify(memory, clues));
             if self.unasked(&wanted).is_empty() {
                 break;
             }

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from harness import truth
-from harness.debuggers import environment, gdb
+from harness.debuggers import environment, gdb, shell
 from harness.processes import Program
 
 
@@ -99,6 +99,19 @@ def test_gdbserver_shows_the_texts_of_the_sample(sample: Any) -> None:
     true = truth.places(truth.process_runs(sample.live.pid, truth.heap), b"leaked")
     assert [int(match["address"], 16) for match in answer["matches"]] == true
     assert answer["target"]["kind"] == "remote"
+
+
+def test_what_was_relocated_is_fetched_for_verdicts(sample: Any) -> None:
+    answer = gdb(
+        "set sysroot /",
+        f"target remote | gdbserver --once - --attach {sample.live.pid}",
+        "leak-check -json",
+        "detach",
+        program=sample.path,
+    ).json()
+    local = shell("check", sample.live.pid, "-json").json()
+    assert answer["roots"]["relro"] == local["roots"]["relro"]
+    assert not [note for note in answer["notes"] if "missing" in note]
 
 
 def test_gdbserver_over_a_socket_serves_too(sample: Any) -> None:

@@ -88,6 +88,10 @@ class GdbSession:
             raise RequestError(_MOVING)
         memory.fetch(place, _read)
 
+    def prepare_relocated(self) -> None:
+        """Fetch what modules hold that was relocated and is read-only since."""
+        self.target().memory.fetch_relocated(_read)
+
     def open(self, path: str) -> Target:
         """Return the core, snapshot or list of regions in the file PATH, opened."""
         return Target(_native.open_file(path, _program(), _sysroot()), path)

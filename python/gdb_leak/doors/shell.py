@@ -60,6 +60,9 @@ class ShellSession:
     def prepare(self, place: Place) -> None:
         """Do nothing: core files and processes are read directly."""
 
+    def prepare_relocated(self) -> None:
+        """Do nothing, as above."""
+
     def open(self, path: str) -> Target:
         """Return the core, snapshot or list of regions in the file PATH, or the process PATH."""
         return self._open(path, usage=False)
