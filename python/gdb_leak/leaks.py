@@ -70,7 +70,7 @@ def opened(
     if others and (heap is None or not heap.used):
         lacks = f"blocks come from {others}"
     elif heap is None:
-        lacks = "the allocator is not known: it is not glibc's malloc, and no library tells another"
+        lacks = "there is no heap to judge"
     elif not request.session.at_rest(target):
         lacks = "threads are running, and their registers may hold pointers"
     elif not any(general for _, _, _, general, _ in known):

@@ -281,6 +281,9 @@ def _list(option: Option, typed: str) -> tuple[str, ...]:
     names = typed.split(",")
     if len(names) == 1 and names[0] in option.alone:
         return (names[0],)
+    alone = [name for name in names if name in option.alone]
+    if alone:
+        raise UsageError(f"-{option.name} {typed}: {alone[0]} takes no other item beside it")
     unknown = [name for name in names if name not in option.choices]
     if unknown:
         valid = ", ".join((*option.choices, *option.alone))

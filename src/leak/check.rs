@@ -272,7 +272,10 @@ fn notes(
     let (stacks, bytes) = roots.ended;
     if stacks > 0 {
         notes.push(format!(
-            "{stacks} stacks of threads that ended ({bytes} bytes) do not count, though glibc keeps them"
+            "{stacks} {} ended ({bytes} bytes) {} not count, though glibc keeps {}",
+            if stacks == 1 { "stack of a thread that" } else { "stacks of threads that" },
+            if stacks == 1 { "does" } else { "do" },
+            if stacks == 1 { "it" } else { "them" },
         ));
     }
     notes

@@ -150,7 +150,8 @@ def text(result: Result) -> Iterator[Block]:
         yield Columns(">>>><<<<", _record_rows(data.shown, result.word_size), batch=_PIECE)
         if len(data.shown) < data.records:
             yield line(
-                f"{units.counted(data.records, 'record')}, the {len(data.shown)} largest shown"
+                f"{units.counted(data.records, 'record')}, the "
+                f"{'' if len(data.shown) == 1 else f'{len(data.shown)} '}largest shown"
             )
         yield line("")
     if check.only_vector is not None:
