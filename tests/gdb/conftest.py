@@ -1,7 +1,10 @@
-"""Fixtures for the tests of heaps at rest."""
+"""Fixtures for the tests of heaps at rest, and of what is lost in them."""
+
+from collections.abc import Iterator
 
 import pytest
 from harness.heap_stops import FORMS
+from harness.leaks import Owners, owners_at_rest
 
 
 @pytest.fixture(params=FORMS)
@@ -9,3 +12,10 @@ def form(request: pytest.FixtureRequest) -> str:
     """Return one of FORMS: the process, or a core of it."""
     found: str = request.param
     return found
+
+
+@pytest.fixture(scope="session")
+def owners(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Owners]:
+    """Have a program with a block for each sort of place that can point at one."""
+    with owners_at_rest(tmp_path_factory.mktemp("owners")) as made:
+        yield made

@@ -1,12 +1,15 @@
-"""Programs that leak: compiled, run to their end in gdb, and asked about there."""
+"""Programs that leak: compiled, run to their end in gdb or to a wait, and asked about there."""
 
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness import ROOT
-from harness.debuggers import gdb, shell
+from harness import ROOT, cores
+from harness.debuggers import Answer, gdb, shell
+from harness.processes import Program
 
 _FOLDER = ROOT / "tests" / "fixtures" / "leaks"
 #: So that every block is listed, and every record.
@@ -83,3 +86,42 @@ def run_to_exit(program: Path, core: Path) -> AtExit:
     )
     assert "call to syscall exit_group" in answer.stdout, answer.stdout + answer.stderr
     return AtExit(program, core, answer.json())
+
+
+@dataclass(frozen=True)
+class Owners:
+    """The program of leaks/owners.c where it waits, and a core of it."""
+
+    live: Program
+    core: Path
+
+    def at(self, name: str) -> int:
+        """Return the address of the block, or of the memory, that is called NAME."""
+        return self.live.places[name][0]
+
+    @property
+    def second(self) -> int:
+        """The number of the second thread."""
+        (line,) = [line for line in self.live.lines if line.startswith("SECOND ")]
+        return int(line.split()[1])
+
+    def gdb(self, form: str, *commands: str) -> Answer:
+        """Return what gdb answers in ``live`` or ``core``."""
+        if form == "live":
+            return gdb(*commands, pid=self.live.pid)
+        return gdb(*commands, program=self.live.path, core=self.core)
+
+    def shell(self, form: str, command: str, *words: str) -> Answer:
+        """Return what the shell's door answers in ``live`` or ``core``."""
+        return shell(command, self.core if form == "core" else self.live.pid, *words)
+
+
+@contextmanager
+def owners_at_rest(folder: Path) -> Iterator[Owners]:
+    """Start the program of leaks/owners.c, and take a core; it ends with the context."""
+    live = Program(compile_leak("owners", folder / "owners"), cwd=folder)
+    try:
+        live.wait_for("READY")
+        yield Owners(live, cores.gcore(live.pid, folder / "taken"))
+    finally:
+        live.end()
