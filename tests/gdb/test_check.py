@@ -161,8 +161,10 @@ class TestShow:
     ) -> None:
         answer = owners.gdb("core", f"leak-check -show {kinds}")
         assert answer.status == REFUSED
-        for kind in (*VERDICTS, "all"):
-            assert kind in answer.error
+        if "," in kinds and "all" in kinds:
+            assert "all takes no other item beside it" in answer.error
+        else:
+            assert all(kind in answer.error for kind in (*VERDICTS, "all"))
         assert owners.shell("core", "check", "-show", kinds).status == WRONG_USAGE
 
     @pytest.mark.parametrize("names", ["bogus", "none,all", "stdstring,none"])
@@ -171,8 +173,10 @@ class TestShow:
     ) -> None:
         answer = owners.gdb("core", f"leak-check -heuristics {names}")
         assert answer.status == REFUSED
-        for name in HEURISTICS:
-            assert name in answer.error
+        if "none" in names:
+            assert "none takes no other item beside it" in answer.error
+        else:
+            assert all(name in answer.error for name in HEURISTICS)
         assert owners.shell("core", "check", "-heuristics", names).status == WRONG_USAGE
 
     @pytest.mark.parametrize(

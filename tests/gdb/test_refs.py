@@ -135,7 +135,7 @@ def test_people_read_where_it_stands_how_it_points_and_who_owns_it(
 ) -> None:
     texts = {
         "symbol": "to its start  table+0x10",
-        "middle": f"to its start  block {owners.at('start'):#x}+0x8",
+        "middle": f"to its start  block 0x{owners.at('start'):016x}+0x8",
         "register": f"to its start  register r13 of thread {owners.second}",
         "tls": f"to its start  TLS of thread {owners.second}",
         "inside": "into it, +0x18  inside",
@@ -189,7 +189,7 @@ class TestPath:
         steps = said.partition("why it is alive:\n")[2].splitlines()[:2]
         short, end = owners.at("short"), owners.at("end")
         assert re.fullmatch(rf"0x[0-9a-f]{{16}}  shortcut +-> 0x{short:016x}", steps[0])
-        assert steps[1] == f"0x{short + 32:016x}  block {short:#x}+0x20  -> 0x{end:016x}"
+        assert steps[1] == f"0x{short + 32:016x}  block 0x{short:016x}+0x20  -> 0x{end:016x}"
 
     def test_there_is_none_unless_asked_for(self, owners: Owners) -> None:
         for words in ((), ("-path",)):
@@ -340,7 +340,7 @@ class TestWhatis:
         text = self.whatis(owners, either, owners.at("third")).stdout
         assert re.search(r"^verdict +indirectly lost$", text, re.MULTILINE)
         assert re.search(r"^referred +by 1 word \(leak-refs lists them\)$", text, re.MULTILINE)
-        owner = f"to its start from block {owners.at('second'):#x}+0x8"
+        owner = f"to its start from block 0x{owners.at('second'):016x}+0x8"
         assert re.search(rf"^ +{re.escape(owner)}$", text, re.MULTILINE)
 
     def test_what_is_not_in_use_has_neither(self, owners: Owners, either: tuple[str, str]) -> None:
