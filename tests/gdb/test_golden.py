@@ -39,6 +39,10 @@ COMMANDS = {
     "blocks-list": "leak-blocks -list -size 2056 -limit 2",
     "whatis": "leak-whatis HEAP+0xab5",
     "whatis-free": "leak-whatis HEAP+0x2a0",
+    "refs": "leak-refs HEAP+0xab0 -path",
+    # Last: once it was run others show verdicts too.
+    "check": "leak-check",
+    "check-all": "leak-check -show all -list",
 }
 #: Where libc and the kernel decide most sizes.
 OF_THE_MACHINE = ("overview", "snapshot", "regions-by-size")

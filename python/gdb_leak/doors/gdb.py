@@ -24,6 +24,11 @@ from gdb_leak.words import tokenize
 
 __all__ = ["GdbSession", "LeakCommand", "register"]
 
+# After which a live target is not what it was.
+_EVENTS = (
+    *("cont", "exited", "memory_changed", "register_changed"),
+    *("new_inferior", "inferior_deleted", "inferior_call"),
+)
 _NO_TARGET = (
     "no process and no core file: load one with core FILE, attach PID, or file PROGRAM and run"
 )
@@ -43,15 +48,7 @@ class GdbSession:
         # By inferior number: what it was opened from, and the target.
         self._kept: dict[int, tuple[object, Target]] = {}
         self._current: Optional[Target] = None
-        for name in (
-            "cont",
-            "exited",
-            "memory_changed",
-            "register_changed",
-            "new_inferior",
-            "inferior_deleted",
-            "inferior_call",
-        ):
+        for name in _EVENTS:
             event = getattr(gdb.events, name, None)  # not every gdb has every event
             if event is not None:
                 event.connect(self._drop_live)
@@ -155,9 +152,8 @@ class GdbSession:
     def frame(self, thread: int, address: int) -> Optional[str]:
         """Return the function in whose frame ADDRESS lies on the stack of THREAD."""
         wanted = (one for one in gdb.selected_inferior().threads() if one.ptid[1] == thread)
-        return next(
-            iter(_of_each_thread(wanted, lambda _, top: frames.holding(top, address))), None
-        )
+        found = _of_each_thread(wanted, lambda _, top: frames.holding(top, address))
+        return found[0] if found else None
 
     def symbol(self, address: int) -> Optional[str]:
         """Return what gdb's ``info symbol`` says of ADDRESS."""
