@@ -78,7 +78,7 @@ def opened(
     if lacks is not None:
         notes.append(f"no verdict: {lacks}")
     else:
-        request.session.prepare_relocated()
+        request.session.prepare_roots(threads)
     notes.extend(about)
     return None if heap is None else Roots(heap, threads, lacks)
 

@@ -153,8 +153,11 @@ class Session(Protocol):
     def prepare(self, place: Place) -> None:
         """Make the bytes of PLACE readable, where the target is read through gdb."""
 
-    def prepare_relocated(self) -> None:
-        """Make what is read-only since it was relocated readable, likewise."""
+    def prepare_roots(self, threads: Optional[Sequence[ThreadRegisters]]) -> None:
+        """Make what roots are told by beside writable memory readable, likewise.
+
+        :param threads: as :meth:`registers` gives them.
+        """
 
     def open(self, path: str) -> Target:
         """Return the core, snapshot or list of regions in the file PATH, opened."""

@@ -11,12 +11,14 @@ use crate::error::Error;
 use crate::graph;
 use crate::heap;
 use crate::memory::{self, Place};
+use crate::pass::Job;
 use crate::range::AddressRange;
 use crate::source::kinds::Clues;
 use crate::source::registers::{Register, Registers};
 use crate::source::remote::{self, Remote};
 use crate::source::symbols::Symbol;
 use crate::source::{self, Files, Target, Thread, process, snapshot, stop};
+use crate::unwind;
 use crate::word::{ByteOrder, WordFormat};
 
 use super::call;
@@ -235,12 +237,19 @@ impl Memory {
         remote.fetch(&ranges, &mut |range| ask(read, range))
     }
 
-    /// Fetches what was relocated and is read-only since: the headers of modules tell where it lies.
-    fn fetch_relocated(&self, read: &Bound<'_, PyAny>) -> PyResult<()> {
+    /// Fetches what roots are told by beside writable memory: what unwinding stacks takes, and
+    /// what was relocated and is read-only since.
+    fn fetch_roots(&self, threads: Option<Vec<ThreadRegisters>>, read: &Bound<'_, PyAny>) -> PyResult<()> {
+        // Tables of modules are searched, a page here and a page there.
+        const AROUND: u64 = 64 << 10;
         let Some(remote) = &self.remote else { return Ok(()) };
-        let headers = remote.missed(|memory| drop(graph::relocated(memory)));
-        remote.fetch(&headers, &mut |range| ask(read, range))?;
-        remote.fetch(&graph::relocated(remote.as_ref()), &mut |range| ask(read, range))
+        let threads = self.threads_or(threads);
+        let mut read = |range| ask(read, range);
+        let relocated = remote.complete(AROUND, &mut read, |memory| {
+            unwind::dead_slots(memory, &threads, &Job::default())?;
+            Ok::<_, Error>(graph::relocated(memory))
+        })??;
+        remote.fetch(&relocated, &mut read)
     }
 }
 

@@ -170,11 +170,46 @@ impl Remote {
         Ok(())
     }
 
-    /// What `look` reads and nobody fetched yet.
-    pub fn missed(&self, look: impl FnOnce(&dyn Memory)) -> Vec<AddressRange> {
-        let wanted = RwLock::new(Vec::new());
-        look(&Wanting { remote: self, wanted: &wanted });
-        AddressRange::merge(wanted.into_inner().unwrap_or_else(PoisonError::into_inner))
+    /// Does `work` again and again, until it misses nothing more that can be fetched.
+    ///
+    /// Fetches whole pieces of `around` bytes, of what a file holds and nobody can write to;
+    /// single pages of anything else. Comes back with what `work` came to last.
+    ///
+    /// # Errors
+    ///
+    /// As [`Remote::fetch`].
+    pub fn complete<T, E: From<Error>>(
+        &self,
+        around: u64,
+        read: &mut dyn FnMut(AddressRange) -> Result<Option<Vec<u8>>, E>,
+        mut work: impl FnMut(&dyn Memory) -> T,
+    ) -> Result<T, E> {
+        // Each round may show a word that lies on a page not fetched yet.
+        const ROUNDS: usize = 1024;
+        let mut rounds = 1;
+        loop {
+            let wanted = RwLock::new(Vec::new());
+            let found = work(&Wanting { remote: self, wanted: &wanted });
+            let missed = wanted.into_inner().unwrap_or_else(PoisonError::into_inner);
+            let missed =
+                AddressRange::merge(missed.into_iter().map(|range| self.widen(range, around)).collect());
+            if rounds == ROUNDS || self.unasked(&missed).is_empty() {
+                return Ok(found);
+            }
+            self.fetch(&missed, read)?;
+            rounds = rounds.saturating_add(1);
+        }
+    }
+
+    /// The pieces of `around` bytes that hold `range`, where nobody writes to them.
+    fn widen(&self, range: AddressRange, around: u64) -> AddressRange {
+        let Some(region) = self.region_at(range.start()) else { return range };
+        if region.anonymous() || region.permissions.writable() {
+            return range;
+        }
+        let start = range.start().saturating_sub(range.start() % around);
+        let end = range.end().checked_next_multiple_of(around).unwrap_or(range.end());
+        AddressRange::saturating(start, end.saturating_sub(start)).intersection(region.range).unwrap_or(range)
     }
 
     /// Tells what the regions are for; fetches the few pages that show it.
@@ -187,16 +222,7 @@ impl Remote {
         clues: &Clues<'_>,
         read: &mut dyn FnMut(AddressRange) -> Result<Option<Vec<u8>>, E>,
     ) -> Result<(), E> {
-        // Each round may show a word that lies on a page not fetched yet.
-        const ROUNDS: usize = 64;
-        let mut findings = Vec::new();
-        for _ in 0..ROUNDS {
-            let wanted = self.missed(|memory| findings = kinds::classify(memory, clues));
-            if self.unasked(&wanted).is_empty() {
-                break;
-            }
-            self.fetch(&wanted, read)?;
-        }
+        let findings = self.complete(PAGE, read, |memory| kinds::classify(memory, clues))?;
         for (region, finding) in self.regions.iter_mut().zip(findings) {
             region.kind = finding.kind;
             if let Some(name) = finding.name {

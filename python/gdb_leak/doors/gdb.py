@@ -7,7 +7,7 @@ it or resumes it.
 
 import os
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Callable, Optional, TypeVar, Union
 
 import gdb
@@ -85,9 +85,9 @@ class GdbSession:
             raise RequestError(_MOVING)
         memory.fetch(place, _read)
 
-    def prepare_relocated(self) -> None:
-        """Fetch what modules hold that was relocated and is read-only since."""
-        self.target().memory.fetch_relocated(_read)
+    def prepare_roots(self, threads: Optional[Sequence[ThreadRegisters]]) -> None:
+        """Fetch what roots are told by beside writable memory, where gdb is the only way."""
+        self.target().memory.fetch_roots(threads, _read)
 
     def open(self, path: str) -> Target:
         """Return the core, snapshot or list of regions in the file PATH, opened."""

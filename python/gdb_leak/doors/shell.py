@@ -60,7 +60,7 @@ class ShellSession:
     def prepare(self, place: Place) -> None:
         """Do nothing: core files and processes are read directly."""
 
-    def prepare_relocated(self) -> None:
+    def prepare_roots(self, threads: Optional[Sequence[ThreadRegisters]]) -> None:
         """Do nothing, as above."""
 
     def open(self, path: str) -> Target:
