@@ -12,8 +12,12 @@ CALLS = 101
 #: malloc_usable_size of a block of 2048 bytes, whose chunk is 0x810.
 USABLE = 2056
 TEXT = "leaked memory"
-#: The process in gdb, attached to and started there, cores, and the shell's door on all.
-FORMS = ("attached", "run", "gcore", "kernel core", "shell gcore", "shell kernel core", "shell pid")
+#: The process in gdb, attached to, started there or behind gdbserver, cores, and the shell's
+#: door on all.
+FORMS = (
+    *("attached", "run", "gdbserver", "gcore", "kernel core"),
+    *("shell gcore", "shell kernel core", "shell pid"),
+)
 NONE = {"blocks": 0, "bytes": 0}
 WRONG_USAGE, REFUSED = 2, 1
 LAST_WAIT = ("break wait_for_key if calls == 101", "run")
@@ -40,6 +44,9 @@ def said(request: pytest.FixtureRequest) -> Said:
     lines = (" ".join(("leak-check", *words)), "echo @@\\n", "leak-check")
     if form == "attached":
         answer = gdb(*lines, pid=sample.live.pid)
+    elif form == "gdbserver":
+        server = f"target remote | gdbserver --once --attach - {sample.live.pid}"
+        answer = gdb(server, *lines, "detach", program=sample.path)
     elif form == "run":
         answer = gdb(*LAST_WAIT, *lines, program=sample.path)
     else:
