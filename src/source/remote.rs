@@ -207,7 +207,7 @@ impl Remote {
         if region.anonymous() || region.permissions.writable() {
             return range;
         }
-        let start = range.start().saturating_sub(range.start() % around);
+        let start = range.start().saturating_sub(range.start().checked_rem(around).unwrap_or(0));
         let end = range.end().checked_next_multiple_of(around).unwrap_or(range.end());
         AddressRange::saturating(start, end.saturating_sub(start)).intersection(region.range).unwrap_or(range)
     }
