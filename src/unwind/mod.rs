@@ -31,8 +31,9 @@
 //! This rests on what compilers and the ABI promise, and on rules that describe the code. The
 //! rules are tested: each instruction that changes the stack pointer is held against the rules
 //! before and behind it, each jump against those at its aim, and each return address must
-//! stand behind a call. Code written by hand that reads its caller's frame through the frame
-//! pointer would not be noticed.
+//! stand behind a call. What is not tested: that a function makes its frame in one place, and
+//! that no function reads its caller's frame through the frame pointer, as code written by hand
+//! could. `tests/gdb/test_dead_slots.py` overwrites what is dead in programs that run on.
 //!
 //! x86-64 only; on other machines nothing is dead.
 
