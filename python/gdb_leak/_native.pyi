@@ -18,6 +18,7 @@ __all__ = [
     "Contents",
     "Difference",
     "Dump",
+    "Frame",
     "Group",
     "Groups",
     "Heap",
@@ -38,6 +39,7 @@ __all__ = [
     "diff",
     "dump",
     "find",
+    "frames",
     "heap_kept",
     "heap_summary",
     "judged",
@@ -437,6 +439,21 @@ class Reference:
     block: Final[int]
     offset: Final[int]
 
+@final
+class Frame:
+    """A call that has not returned, and the words of its frame that nobody will read."""
+
+    pc: Final[int]
+    stack_pointer: Final[int]
+    cfa: Final[int]
+    dead: Final[list[tuple[int, int]]]
+    unclear: Final[Optional[str]]
+
+def frames(
+    memory: Memory,
+    threads: Optional[Sequence[_ThreadRegisters]] = None,
+    progress: _Progress = None,
+) -> list[tuple[int, list[Frame]]]: ...
 def check(
     memory: Memory,
     heap: Heap,

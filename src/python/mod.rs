@@ -6,6 +6,7 @@
 mod call;
 mod changes;
 mod errors;
+mod frames;
 mod heap;
 mod kept;
 mod leak;
@@ -19,6 +20,8 @@ use pyo3::pymodule;
 mod _native {
     #[pymodule_export]
     use super::changes::{Change, Contents, Difference, contents, diff};
+    #[pymodule_export]
+    use super::frames::{Frame, frames};
     #[pymodule_export]
     use super::heap::{
         Arena, Block, Group, Groups, Heap, HeapSummary, Listed, heap_kept, heap_summary, may_hold_blocks,

@@ -1,0 +1,53 @@
+//! The frames of threads, and what of them nobody will read.
+
+use pyo3::prelude::*;
+
+use crate::unwind::{Frame as Unwound, Unwinder};
+
+use super::call;
+use super::memory::{Memory, ThreadRegisters};
+
+/// A call that has not returned.
+#[pyclass(frozen, get_all, module = "gdb_leak._native")]
+pub(super) struct Frame {
+    pc: u64,
+    stack_pointer: u64,
+    /// The stack pointer before the call.
+    cfa: u64,
+    /// Ranges of words that its function does not touch.
+    dead: Vec<(u64, u64)>,
+    /// Why all of it counts as alive, if it does.
+    unclear: Option<&'static str>,
+}
+
+/// The frames of each thread, the innermost first, as far as they can be told without gdb.
+#[pyfunction]
+#[pyo3(signature = (memory, threads = None, progress = None))]
+pub(super) fn frames(
+    py: Python<'_>,
+    memory: &Memory,
+    threads: Option<Vec<ThreadRegisters>>,
+    progress: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Vec<(i32, Vec<Frame>)>> {
+    let threads = memory.threads_or(threads);
+    let own = memory.target.memory.as_ref();
+    call::run(py, progress, |job| {
+        let mut unwinder = Unwinder::new(own);
+        let unwound = |thread| {
+            job.check()?;
+            let frames = unwinder.frames(thread);
+            Ok((thread.id, frames.into_iter().map(frame).collect()))
+        };
+        threads.iter().map(unwound).collect()
+    })
+}
+
+fn frame(frame: Unwound) -> Frame {
+    Frame {
+        pc: frame.pc,
+        stack_pointer: frame.stack_pointer,
+        cfa: frame.cfa,
+        dead: frame.dead.iter().map(|range| (range.start(), range.end())).collect(),
+        unclear: frame.unclear.map(crate::unwind::Unclear::name),
+    }
+}
