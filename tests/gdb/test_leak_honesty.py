@@ -161,7 +161,7 @@ def test_a_static_program_is_judged(tmp_path: Path, flag: str) -> None:
 
 
 def test_a_program_that_took_no_block_yet_has_no_verdict(programs: dict[str, Path]) -> None:
-    no_verdict(gdb("break main", "run", CHECK, program=programs["sample"]).json(), "not known")
+    no_verdict(gdb("break main", "run", CHECK, program=programs["sample"]).json(), "no heap")
 
 
 def verdicts(answer: dict[str, Any]) -> dict[int, str]:
