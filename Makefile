@@ -4,7 +4,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help build demo test test-matrix soak lint bench wheel docs clean setup setup-lint setup-bench setup-matrix FORCE
+.PHONY: help build demo test test-matrix soak lint bench wheel docs clean setup setup-lint setup-bench setup-test setup-matrix FORCE
 
 WITH_RUST := scripts/with-rust
 PYTHON := .venv/bin/python
@@ -22,7 +22,7 @@ build: $(INSTALLED) ## build optimised and install into .venv: .venv/bin/gdb-lea
 demo: $(INSTALLED) ## a whole leak hunt on a sample program, in gdb and from a shell
 	scripts/demo
 
-test: $(INSTALLED) ## cargo test, then pytest over real gdbs and the installed wheel
+test: setup-test $(INSTALLED) ## cargo test, then pytest over real gdbs and the installed wheel
 	$(WITH_RUST) cargo test --locked --workspace --quiet
 	.venv/bin/pytest
 
@@ -78,6 +78,9 @@ setup-lint:
 
 setup-bench:
 	@scripts/setup bench
+
+setup-test:
+	@scripts/setup test
 
 setup-matrix:
 	@scripts/setup matrix
