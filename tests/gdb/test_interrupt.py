@@ -1,5 +1,6 @@
-"""Ctrl-C in a real terminal, while gigabytes are searched."""
+"""Ctrl-C in a real terminal, while gigabytes are searched, or a large heap is judged."""
 
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Callable
 import pytest
 from harness import cores
 from harness.debuggers import DOOR, environment, gdb_line
+from harness.processes import Program, compile_fixture
 from harness.terminal import PROMPT, Terminal
 
 GIB = 1 << 30
@@ -17,6 +19,8 @@ MOST_SECONDS = 1.0
 SLOW = ("-regex", r"[^a](\x00|b){3,60}c")
 #: The search has begun when gdb has used this much processor time.
 BEGUN = 0.5
+#: A check of half a GiB takes about 0.9 s of it: reading the heap, pointers, tracing, records.
+WITHIN_CHECK = (0.05, 0.15, 0.25, 0.35)
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +42,11 @@ def open_terminal() -> Iterator[Callable[[list[str]], Terminal]]:
         terminal.end()
 
 
-def interrupted_after(terminal: Terminal, awaited: Callable[[], object]) -> float:
-    """Press Ctrl-C once the search has begun; return the seconds until AWAITED."""
-    begun = terminal.used_seconds() + BEGUN
+def interrupted_after(
+    terminal: Terminal, awaited: Callable[[], object], used: float = BEGUN
+) -> float:
+    """Press Ctrl-C once the search has begun, by time USED; return the seconds until AWAITED."""
+    begun = terminal.used_seconds() + used
     until = time.monotonic() + 30
     while terminal.used_seconds() < begun:
         assert time.monotonic() < until, "the search did not begin"
@@ -127,3 +133,61 @@ def test_progress_is_shown_in_a_terminal(
     terminal.read_until("searching")
     terminal.interrupt()
     assert terminal.wait() == 130
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    """Have a process with four million blocks, which knows what it lost of them."""
+    folder = tmp_path_factory.mktemp("graph")
+    program = Program(compile_fixture("graph_big", folder / "graph_big", "-O2"), "0.5")
+    try:
+        program.wait_for("READY")
+        yield program
+    finally:
+        program.end()
+
+
+def counted(program: Program, name: str) -> int:
+    """Return what the program printed as NAME."""
+    (line,) = [line for line in program.lines if line.startswith(name)]
+    return int(line.split()[1])
+
+
+def lost_in(text: str) -> tuple[int, int]:
+    """Return how many blocks TEXT has as definitely, and as indirectly lost."""
+    found = re.findall(r"(?:definitely|indirectly) lost: +[\d,]+ bytes +in +([\d,]+) block", text)
+    definitely, indirectly = (int(count.replace(",", "")) for count in found)
+    return definitely, indirectly
+
+
+def test_ctrl_c_ends_a_check_wherever_it_is_and_the_next_one_is_right(
+    graph: Program, open_terminal: Callable[[list[str]], Terminal]
+) -> None:
+    line = gdb_line(("set pagination off",), pid=graph.pid, batch=False)
+    terminal = open_terminal(line)
+    terminal.read_until(PROMPT)
+    for used in WITHIN_CHECK:
+        terminal.type("leak-check -top 1\n")
+        seconds = interrupted_after(terminal, lambda: quit_and_prompt(terminal), used)
+        print(f"prompt back after {seconds:.3f} s")  # noqa: T201
+        assert seconds < MOST_SECONDS
+        # What was read of the heap by then is dropped, for the next round to begin anew.
+        terminal.command("set var *(char *)$sp = *(char *)$sp")
+    leaders, lost = counted(graph, "leaders"), counted(graph, "lost")
+    assert lost_in(terminal.command("leak-check -top 1")) == (leaders, lost - leaders)
+    terminal.command("detach")
+    assert graph.alive()
+
+
+def test_ctrl_c_while_a_shell_holds_a_process_lets_it_run_on(
+    graph: Program, open_terminal: Callable[[list[str]], Terminal]
+) -> None:
+    for used in WITHIN_CHECK:
+        terminal = open_terminal([str(DOOR), "check", str(graph.pid)])
+        seconds = interrupted_after(terminal, terminal.wait, used)
+        print(f"ended after {seconds:.3f} s")  # noqa: T201
+        assert terminal.wait() == 130
+        assert seconds < MOST_SECONDS
+        stat = Path(f"/proc/{graph.pid}/stat").read_text()
+        assert stat.rpartition(")")[2].split()[0] == "S"
+        assert "TracerPid:\t0\n" in Path(f"/proc/{graph.pid}/status").read_text()

@@ -85,4 +85,6 @@ class Terminal:
 
 
 def _take_terminal() -> None:
+    # A shell that starts the tests in the background has Ctrl-C ignored.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
