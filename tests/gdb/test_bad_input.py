@@ -287,7 +287,7 @@ class TestOptions:
         refused(in_gdb(sample, "leak-find -hex -u8 6c"), "exclude each other")
 
     @pytest.mark.parametrize(
-        "option", ["-state lost", "-verdict", "-count x", "-limit many", "-align 0", "-top 1"]
+        "option", ["-state lost", "-count x", "-limit many", "-align 0", "-top 1"]
     )
     def test_what_find_does_not_take_is_refused(self, sample: Any, option: str) -> None:
         refused(in_gdb(sample, f"leak-find x {option}"))
