@@ -119,6 +119,7 @@ CASES = [
     Case("keys", (1, 0, 1, 82)),
     Case("coroutines", (1, 2, 0, 5)),
     Case("alternate_stack", (1, 0, 0, 4)),
+    Case("alternate_inside", (0, 0, 0, 1)),
     Case("library", (1, 0, 1, 7), library="library_part", of_libc=True),
     Case("library_closed", (2, 1, 1, 0), library="library_part", of_libc=True),
     Case("library_tls", (0, 0, 5, 7), library="library_tls_part", of_libc=True),
