@@ -103,6 +103,23 @@ impl AddressRange {
         (start < end).then_some(Self { start, end })
     }
 
+    /// Those of `others` that share a byte with this range.
+    ///
+    /// `others` must be in address order and must not overlap each other.
+    ///
+    /// ```
+    /// use gdb_leak::range::AddressRange;
+    /// let range = |a, b| AddressRange::new(a, b).unwrap();
+    /// let others = [range(0, 2), range(2, 4), range(8, 9)];
+    /// assert_eq!(range(3, 8).among(&others), [range(2, 4)]);
+    /// ```
+    #[must_use]
+    pub fn among(self, others: &[Self]) -> &[Self] {
+        let first = others.partition_point(|other| other.end <= self.start);
+        let behind = others.get(first..).unwrap_or_default();
+        behind.get(..behind.partition_point(|other| other.start < self.end)).unwrap_or_default()
+    }
+
     /// The parts of this range that none of `others` covers, in address order.
     ///
     /// `others` must be in address order and must not overlap each other.

@@ -6,17 +6,18 @@
 //! dead where the thread's control block shows that it ended. Whatever cannot be told counts
 //! as alive, and is said.
 
+use std::collections::BTreeSet;
+
 use crate::error::Error;
 use crate::memory::{Memory, RegionKind};
-use crate::pass::{self, Chunk, Job};
-use crate::peek::Peek;
+use crate::pass::Job;
 use crate::range::AddressRange;
 use crate::source::Thread;
-use crate::source::nptl::{self, STRUCT_PTHREAD, Stack};
+use crate::source::nptl::{self, Stack};
 use crate::unwind;
 use crate::word::ByteOrder;
 
-use super::words;
+use super::owners::Owners;
 
 /// What a part of memory is to a thread.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -41,18 +42,6 @@ pub(super) struct Stacks {
     pub notes: Vec<String>,
 }
 
-/// A control block with what it says.
-struct Owner {
-    address: u64,
-    stack: Option<Stack>,
-    /// What stands where the thread's number does.
-    id: Option<i32>,
-    /// The thread, where its registers name this control block.
-    thread: Option<i32>,
-    /// Whether its static variables lie below it.
-    below: bool,
-}
-
 /// The stacks of `threads`; control blocks of others are looked for in `anonymous`.
 ///
 /// `red` is how many bytes below a stack pointer count as alive.
@@ -67,58 +56,83 @@ pub(super) fn stacks(
     red: u64,
     job: &Job,
 ) -> Result<Stacks, Error> {
-    let owners = owners(memory, threads, anonymous, job)?;
+    let owners = Owners::find(memory, threads, anonymous, job)?;
+    let known = Known::new(threads);
     let statics = nptl::static_bytes(memory);
     let mut stacks = Stacks::default();
     let mut strangers = 0_u64;
     for thread in threads {
+        job.check()?;
         let Some(pointer) = thread.stack_pointer else { continue };
-        let from = pointer.saturating_sub(red);
-        if alternate(memory, pointer) {
-            // What lies below belongs to frames that a signal interrupted.
+        let Some((range, end)) = stack_at(memory, &owners, pointer, statics) else {
             strangers = strangers.saturating_add(1);
             continue;
-        }
-        let own = owners.iter().find(|owner| owner.stack.is_some_and(|stack| stack.range.contains(pointer)));
-        if let Some((owner, stack)) = own.and_then(|owner| Some((owner, owner.stack?))) {
-            let start = stack.range.start().saturating_add(stack.guard);
-            let end = owner.statics(statics).start().clamp(from.max(start), stack.range.end());
-            stacks.own(AddressRange::saturating(from, end.saturating_sub(from)), Part::Stack, thread.id);
-            stacks.die(start, lowest(threads, stack.range).unwrap_or(pointer).saturating_sub(red));
-            continue;
-        }
-        match memory.region_at(pointer) {
-            Some(region) if region.kind == RegionKind::Stack => {
-                let live = AddressRange::saturating(from, region.range.end().saturating_sub(from));
-                stacks.own(live, Part::Stack, thread.id);
-                let lowest = lowest(threads, region.range).unwrap_or(pointer);
-                stacks.die(region.range.start(), lowest.saturating_sub(red));
-            }
-            _ => strangers = strangers.saturating_add(1),
-        }
+        };
+        let from = pointer.saturating_sub(red).clamp(range.start(), end);
+        stacks.own(AddressRange::saturating(from, end.saturating_sub(from)), Part::Stack, thread.id);
+        // Several threads may stand on one stack: nothing that one of them uses is dead.
+        let lowest = known.lowest(range).unwrap_or(pointer).saturating_sub(red);
+        stacks.die(range.start(), lowest);
     }
-    for owner in &owners {
-        let listed = || owner.id.filter(|id| threads.iter().any(|thread| thread.id == *id));
-        let name = owner.thread.or_else(listed);
-        if let Some(id) = name {
+    for owner in owners.all() {
+        if let Some(id) = owner.thread.or(owner.id.filter(|id| known.lives(*id))) {
             stacks.own(owner.statics(statics), Part::Statics, id);
         }
     }
-    stacks.end(&owners, threads, statics);
+    stacks.end(&owners, &known, statics);
     stacks.lost(&owners);
     let untouched = unwind::dead_slots(memory, threads, job)?;
     stacks.untouched = untouched.iter().map(|range| range.len()).sum();
     stacks.dead.extend(untouched);
     if strangers > 0 {
         stacks.notes.push(format!(
-            "{strangers} of {} threads run on stacks that are not those they were given (a signal's, a coroutine's): \
-             these count as a whole",
+            "{strangers} of {} threads run on stacks that are not those they were given (a signal's, a coroutine's), \
+             or of which nothing tells where they lie: these count as a whole",
             threads.len()
         ));
     }
     stacks.owned.sort_unstable_by_key(|(range, ..)| *range);
     stacks.dead = AddressRange::merge(std::mem::take(&mut stacks.dead));
     Ok(stacks)
+}
+
+/// The stack that a thread with its stack pointer at `pointer` runs on, without its guard, and
+/// where frames end in it; `None` where what lies below the pointer may be alive.
+fn stack_at(memory: &dyn Memory, owners: &Owners, pointer: u64, statics: u64) -> Option<(AddressRange, u64)> {
+    if alternate(memory, pointer) {
+        return None;
+    }
+    if let Some((owner, stack)) = owners.of_stack(pointer) {
+        let usable = stack.usable();
+        let end = owner.statics(statics).start().clamp(usable.start(), usable.end());
+        return Some((usable, end));
+    }
+    let region = memory.region_at(pointer).filter(|region| region.kind == RegionKind::Stack)?;
+    Some((region.range, region.range.end()))
+}
+
+/// Stack pointers and numbers of the threads that live.
+struct Known {
+    pointers: Vec<u64>,
+    ids: BTreeSet<i32>,
+}
+
+impl Known {
+    fn new(threads: &[Thread]) -> Self {
+        let mut pointers: Vec<u64> = threads.iter().filter_map(|thread| thread.stack_pointer).collect();
+        pointers.sort_unstable();
+        Self { pointers, ids: threads.iter().map(|thread| thread.id).collect() }
+    }
+
+    fn lives(&self, id: i32) -> bool {
+        self.ids.contains(&id)
+    }
+
+    /// The lowest stack pointer within a range.
+    fn lowest(&self, range: AddressRange) -> Option<u64> {
+        let first = self.pointers.partition_point(|pointer| *pointer < range.start());
+        self.pointers.get(first).copied().filter(|pointer| range.contains(*pointer))
+    }
 }
 
 /// Whether a signal's handler runs at `pointer` on a stack of its own (`sigaltstack`).
@@ -160,23 +174,6 @@ fn alternate(memory: &dyn Memory, pointer: u64) -> bool {
     words.windows(3).any(described)
 }
 
-/// The lowest stack pointer within a range.
-///
-/// Several threads may stand on one stack: nothing that one of them uses is dead.
-fn lowest(threads: &[Thread], range: AddressRange) -> Option<u64> {
-    threads.iter().filter_map(|thread| thread.stack_pointer).filter(|at| range.contains(*at)).min()
-}
-
-impl Owner {
-    /// The control block with the static variables beside it.
-    fn statics(&self, bytes: u64) -> AddressRange {
-        let before = if self.below { bytes } else { STRUCT_PTHREAD };
-        let start = self.address.saturating_sub(before);
-        let end = if self.below { STRUCT_PTHREAD } else { bytes.saturating_add(16) };
-        AddressRange::saturating(start, self.address.saturating_add(end).saturating_sub(start))
-    }
-}
-
 impl Stacks {
     fn own(&mut self, range: AddressRange, part: Part, thread: i32) {
         if !range.is_empty() {
@@ -185,7 +182,9 @@ impl Stacks {
     }
 
     fn die(&mut self, start: u64, end: u64) {
-        self.dead.push(AddressRange::saturating(start, end.saturating_sub(start)));
+        if start < end {
+            self.dead.push(AddressRange::saturating(start, end.saturating_sub(start)));
+        }
     }
 
     /// Finds the stacks of threads that ended, where that can be told.
@@ -195,26 +194,20 @@ impl Stacks {
     /// thread is the program's again, and glibc notes no guard for it (nptl/allocatestack.c).
     /// Static variables and the control block stay alive, as for valgrind: the next thread
     /// takes them over, and with them the loader's blocks for its static variables.
-    fn end(&mut self, owners: &[Owner], threads: &[Thread], statics: u64) {
-        let told = owners.iter().any(|owner| owner.thread.is_some() && owner.thread == owner.id);
-        let lives = |stack: &Stack| {
-            threads
-                .iter()
-                .filter_map(|thread| thread.stack_pointer)
-                .any(|pointer| stack.range.contains(pointer))
-        };
+    fn end(&mut self, owners: &Owners, known: &Known, statics: u64) {
+        let told = owners.all().iter().any(|owner| owner.thread.is_some() && owner.thread == owner.id);
         let mut unsure = 0_u64;
-        for owner in owners.iter().filter(|owner| owner.thread.is_none()) {
-            let Some(stack) = owner.stack.filter(|stack| !lives(stack)) else { continue };
-            let start = stack.range.start();
-            let from = start.saturating_add(stack.guard);
+        for owner in owners.all().iter().filter(|owner| owner.thread.is_none()) {
+            let unused = |stack: &Stack| known.lowest(stack.range).is_none();
+            let Some(stack) = owner.stack.filter(unused) else { continue };
+            let usable = stack.usable();
             if told && owner.id.is_some_and(|id| id <= 0) && stack.guard > 0 {
-                let end = owner.statics(statics).start().clamp(from, stack.range.end());
-                self.die(from, end);
+                let end = owner.statics(statics).start().clamp(usable.start(), usable.end());
+                self.die(usable.start(), end);
                 self.ended.0 = self.ended.0.saturating_add(1);
-                self.ended.1 = self.ended.1.saturating_add(end.saturating_sub(from));
-            } else if owner.id.is_none_or(|id| !threads.iter().any(|thread| thread.id == id)) {
-                unsure = unsure.saturating_add(stack.range.end().saturating_sub(from));
+                self.ended.1 = self.ended.1.saturating_add(end.saturating_sub(usable.start()));
+            } else if owner.id.is_none_or(|id| !known.lives(id)) {
+                unsure = unsure.saturating_add(usable.len());
             }
         }
         if unsure > 0 {
@@ -224,19 +217,17 @@ impl Stacks {
             ));
         }
     }
-}
 
-impl Stacks {
     /// Says how many threads' memory is not what it was, where their control blocks show it.
     ///
     /// Folklore: gcore stops saving a mapping at the first page that it cannot read, and
     /// the rest of it reads as zeros. Seen: gdb 13.1 on Linux 6.18 with glibc 2.42 and
     /// later, which make the guard of a thread's stack a page within its mapping
     /// (`MADV_GUARD_INSTALL`): all stacks but the main one are lost, static variables too.
-    fn lost(&mut self, owners: &[Owner]) {
+    fn lost(&mut self, owners: &Owners) {
         // Where some show their own address, all have to.
-        let shown = owners.iter().any(|owner| owner.below);
-        let lost = owners.iter().filter(|owner| owner.thread.is_some() && !owner.below).count();
+        let shown = owners.all().iter().any(|owner| owner.below);
+        let lost = owners.all().iter().filter(|owner| owner.thread.is_some() && !owner.below).count();
         if shown && lost > 0 {
             self.notes.insert(
                 0,
@@ -247,58 +238,4 @@ impl Stacks {
             );
         }
     }
-}
-
-/// The control blocks of threads, and those that show their own address.
-fn owners(
-    memory: &dyn Memory,
-    threads: &[Thread],
-    anonymous: &[AddressRange],
-    job: &Job,
-) -> Result<Vec<Owner>, Error> {
-    let mut known: Vec<(u64, Option<i32>)> = threads
-        .iter()
-        .filter_map(|thread| Some((thread.thread_pointer.filter(|at| *at != 0)?, Some(thread.id))))
-        .collect();
-    let shown = own_addresses(memory, anonymous, job)?;
-    known.extend(shown.into_iter().map(|address| (address, None)));
-    known.sort_unstable_by_key(|(address, id)| (*address, id.is_none()));
-    known.dedup_by_key(|(address, _)| *address);
-    let mut peek = Peek::new(memory);
-    let mut owner = |(address, thread): (u64, Option<i32>)| Owner {
-        address,
-        stack: nptl::stack_of(memory, address),
-        below: nptl::address_is_own(&mut peek, address),
-        id: nptl::id_at(&mut peek, address),
-        thread,
-    };
-    Ok(known.into_iter().map(&mut owner).collect())
-}
-
-/// Where memory looks like a control block that shows its own address (x86, s390x).
-///
-/// Neighbouring mappings merge, so that such a block may lie anywhere in a region.
-fn own_addresses(memory: &dyn Memory, anonymous: &[AddressRange], job: &Job) -> Result<Vec<u64>, Error> {
-    const ALIGN: u64 = 16;
-    let format = memory.word_format();
-    let work = |chunk: &Chunk, buffer: &mut crate::memory::Buffer| {
-        let mut own = Vec::new();
-        let (_, behind) = words::pieces(memory, chunk.own, buffer, |at, bytes| {
-            let near = |value: u64| value % ALIGN == 0 && at.contains(value);
-            words::each(format, at.start(), bytes, near, |address, value| {
-                if address == value {
-                    own.push(value);
-                }
-            });
-        });
-        (own, behind)
-    };
-    let mut found = Vec::new();
-    pass::in_order(anonymous, pass::CHUNK, job, work, |_, (own, behind)| {
-        found.extend(own);
-        Ok(behind)
-    })?;
-    let mut peek = Peek::new(memory);
-    found.retain(|address| nptl::address_is_own(&mut peek, *address));
-    Ok(found)
 }

@@ -8,6 +8,7 @@
 //! what a million blocks cost, in whatever order they lie.
 
 use crate::error::Error;
+use crate::heap::allocator::Count;
 use crate::heap::block::{Blocks, State};
 use crate::pass::Job;
 
@@ -36,15 +37,6 @@ pub enum Mark {
 const MARK: u8 = 7;
 const LINK_SHIFT: u32 = 3;
 
-/// What a leader holds that nothing else does: how many blocks, and their usable bytes.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Weight {
-    /// How many blocks.
-    pub blocks: u64,
-    /// Their usable bytes.
-    pub bytes: u64,
-}
-
 /// The mark of each unit, and who leads those that nothing holds.
 ///
 /// Memory: a byte for each unit; four more, and 16 for each leader with members, in pages
@@ -55,7 +47,7 @@ pub struct Marks {
     /// Of a member: its leader's number, which may have become a member since, and one.
     /// Of a leader: the number of its weight, and one; zero where it has no members.
     links: Vec<u32>,
-    weights: Vec<Weight>,
+    weights: Vec<Count>,
 }
 
 impl Marks {
@@ -79,9 +71,9 @@ impl Marks {
         Some(Link::from_number(number)).filter(|link| link.heuristic())
     }
 
-    /// What a leader holds.
+    /// What a leader holds that nothing else does: blocks, and their usable bytes.
     #[must_use]
-    pub fn weight(&self, unit: usize) -> Weight {
+    pub fn weight(&self, unit: usize) -> Count {
         let number = (self.mark(unit) == Mark::Leader).then(|| self.links.get(unit)).flatten();
         number.and_then(|number| self.weights.get(slot(*number)?)).copied().unwrap_or_default()
     }
@@ -279,18 +271,18 @@ impl<'t> Tracer<'t> {
             // The room is taken over with what is in it.
             (None, Some(place)) => {
                 if let Some(room) = self.marks.weights.get_mut(place) {
-                    *room = Weight::default();
+                    *room = Count::default();
                 }
                 place
             }
             (None, None) => {
-                self.marks.weights.push(Weight::default());
+                self.marks.weights.push(Count::default());
                 self.marks.weights.len().saturating_sub(1)
             }
         };
         if let Some(room) = self.marks.weights.get_mut(place) {
-            room.blocks = room.blocks.saturating_add(weight.blocks).saturating_add(1);
-            room.bytes = room.bytes.saturating_add(weight.bytes).saturating_add(bytes);
+            room.merge(weight);
+            room.add(bytes);
         }
         if let Some(link) = self.marks.link(leader) {
             *link = u32::try_from(place.saturating_add(1)).unwrap_or(0);

@@ -4,12 +4,12 @@ use crate::heap::block::{Blocks, State};
 use crate::memory::Memory;
 use crate::range::AddressRange;
 
-/// A number of blocks and the bytes of their units.
+/// A number of blocks and their bytes: of whole units, where nothing else is said.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Count {
     /// How many.
     pub blocks: u64,
-    /// Their bytes, headers included.
+    /// Their bytes.
     pub bytes: u64,
 }
 

@@ -6,9 +6,10 @@ use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterato
 
 use crate::error::Error;
 use crate::graph::{
-    Choice, Found, Graph, Heuristics, Index, Link, Marks, RootKind, Roots, Tracer, Wanted, Weight,
+    Choice, Found, Graph, Heuristics, Index, Link, Mark, Marks, RootKind, Roots, Tracer, Wanted,
 };
 use crate::heap::Allocator;
+use crate::heap::allocator::Count;
 use crate::heap::block::{Blocks, State};
 use crate::memory::Memory;
 use crate::pass::Job;
@@ -39,9 +40,9 @@ impl Default for Options {
 pub struct Check {
     marks: Marks,
     /// Blocks and usable bytes by verdict, in the order of [`Verdict::ALL`].
-    pub summary: [Weight; Verdict::ALL.len()],
+    pub summary: [Count; Verdict::ALL.len()],
     /// Blocks and usable bytes that only a heuristic saved, in the order of [`Link::HEURISTICS`].
-    pub saved: [Weight; Link::HEURISTICS.len()],
+    pub saved: [Count; Link::HEURISTICS.len()],
     /// What only registers hold that are not general ones, where these count.
     pub only_vector: Option<Held>,
     /// What was found in the roots.
@@ -127,7 +128,7 @@ impl Check {
 
     /// What a definitely lost block holds that nothing else does.
     #[must_use]
-    pub fn weight(&self, unit: usize) -> Weight {
+    pub fn weight(&self, unit: usize) -> Count {
         self.marks.weight(unit)
     }
 
@@ -155,7 +156,7 @@ impl Check {
 
     /// Blocks and usable bytes with a verdict.
     #[must_use]
-    pub fn of(&self, verdict: Verdict) -> Weight {
+    pub fn of(&self, verdict: Verdict) -> Count {
         self.summary.get(verdict as usize).copied().unwrap_or_default()
     }
 }
@@ -164,7 +165,7 @@ impl Check {
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Held {
     /// How many, and their usable bytes.
-    pub weight: Weight,
+    pub weight: Count,
     /// The addresses of the first of them.
     pub sample: Vec<u64>,
 }
@@ -174,16 +175,9 @@ impl Held {
     fn between(blocks: &Blocks, without: &Marks, with: &Marks) -> Self {
         const NAMED: usize = 5;
         let mut held = Self::default();
-        let verdict = |marks: &Marks, unit: usize| Verdict::of(marks, unit);
-        let better = |unit: usize| match (verdict(without, unit), verdict(with, unit)) {
-            (Some(before), Some(after)) => {
-                (before.lost() && !after.lost())
-                    || (before != Verdict::PossiblyLost && before.lost() && after == Verdict::PossiblyLost)
-            }
-            _ => false,
-        };
-        for unit in blocks.units().filter(|unit| unit.state == State::Used && better(unit.index)) {
-            add(Some(&mut held.weight), 1, unit.block().len());
+        let surer = |unit: usize| sureness(with, unit) > sureness(without, unit);
+        for unit in blocks.units().filter(|unit| surer(unit.index)) {
+            held.weight.add(unit.block().len());
             if held.sample.len() < NAMED {
                 held.sample.push(unit.block().start());
             }
@@ -192,14 +186,16 @@ impl Held {
     }
 }
 
-type Sums = ([Weight; Verdict::ALL.len()], [Weight; Link::HEURISTICS.len()]);
-
-fn add(weight: Option<&mut Weight>, blocks: u64, bytes: u64) {
-    if let Some(weight) = weight {
-        weight.blocks = weight.blocks.saturating_add(blocks);
-        weight.bytes = weight.bytes.saturating_add(bytes);
+/// How surely roots hold a unit.
+fn sureness(marks: &Marks, unit: usize) -> u8 {
+    match marks.mark(unit) {
+        Mark::Reachable => 2,
+        Mark::Possible => 1,
+        Mark::None | Mark::Leader | Mark::Member => 0,
     }
 }
+
+type Sums = ([Count; Verdict::ALL.len()], [Count; Link::HEURISTICS.len()]);
 
 /// Blocks and usable bytes by verdict, and by the heuristic that saved them.
 fn sums(blocks: &Blocks, marks: &Marks, job: &Job) -> Result<Sums, Error> {
@@ -214,11 +210,12 @@ fn sums(blocks: &Blocks, marks: &Marks, job: &Job) -> Result<Sums, Error> {
         for unit in blocks.units_in(from..to).filter(|unit| unit.state == State::Used) {
             let Some(verdict) = Verdict::of(marks, unit.index) else { continue };
             let bytes = unit.block().len();
-            add(sums.0.get_mut(verdict as usize), 1, bytes);
-            if let Some(link) = marks.saved_by(unit.index).filter(|_| verdict == Verdict::StillReachable) {
-                let place = Link::HEURISTICS.iter().position(|other| *other == link);
-                add(place.and_then(|place| sums.1.get_mut(place)), 1, bytes);
+            if let Some(count) = sums.0.get_mut(verdict as usize) {
+                count.add(bytes);
             }
+            let saved = marks.saved_by(unit.index);
+            let counts = sums.1.iter_mut().zip(Link::HEURISTICS);
+            counts.filter(|(_, link)| saved == Some(*link)).for_each(|(count, _)| count.add(bytes));
         }
         sums
     };
@@ -226,12 +223,9 @@ fn sums(blocks: &Blocks, marks: &Marks, job: &Job) -> Result<Sums, Error> {
     job.check()?;
     let mut whole = Sums::default();
     for (verdicts, saved) in counted {
-        for (own, other) in whole.0.iter_mut().zip(verdicts) {
-            add(Some(own), other.blocks, other.bytes);
-        }
-        for (own, other) in whole.1.iter_mut().zip(saved) {
-            add(Some(own), other.blocks, other.bytes);
-        }
+        let verdicts = whole.0.iter_mut().zip(verdicts);
+        let saved = whole.1.iter_mut().zip(saved);
+        verdicts.chain(saved).for_each(|(own, other)| own.merge(other));
     }
     Ok(whole)
 }

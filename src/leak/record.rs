@@ -1,7 +1,6 @@
 //! Lost blocks in records: those with one verdict that are alike.
 
 use crate::error::Error;
-use crate::heap::allocator::Count;
 use crate::heap::block::{Blocks, State, Unit};
 use crate::heap::groups::{self, By, Group, Label, Wanted};
 use crate::memory::Memory;
@@ -71,7 +70,6 @@ impl Check {
             return None;
         }
         let verdict = self.verdict(unit.index).filter(|verdict| shown.contains(verdict))?;
-        let weight = self.weight(unit.index);
-        Some(Label { class: verdict as u8, behind: Count { blocks: weight.blocks, bytes: weight.bytes } })
+        Some(Label { class: verdict as u8, behind: self.weight(unit.index) })
     }
 }

@@ -6,8 +6,9 @@ use pyo3::prelude::*;
 
 use crate::graph::{
     Choice, Heuristics, Index, Link, Paths, Place, Reference as Pointing, Referrers as Pointings, Roots,
-    Source, Step, Wanted, Weight,
+    Source, Step, Wanted,
 };
+use crate::heap::allocator::Count;
 use crate::heap::block::{State, Unit};
 use crate::heap::groups::Label;
 use crate::leak::{Check as Checked, Options, Records as Recorded, Verdict};
@@ -16,7 +17,10 @@ use super::call;
 use super::heap::{Heap, unknown};
 use super::memory::{Memory, ThreadRegisters};
 
-fn row(name: &'static str, weight: Weight) -> (&'static str, u64, u64) {
+/// Who points at a block is asked of all registers.
+const EVERYTHING: Choice = Choice { red_zone: 0, vector: true };
+
+fn row(name: &'static str, weight: Count) -> (&'static str, u64, u64) {
     (name, weight.blocks, weight.bytes)
 }
 
@@ -172,8 +176,7 @@ impl Check {
 impl Check {
     /// The same label for every unit that is lost, whichever way.
     pub(super) fn lost(&self, unit: &Unit) -> Option<Label> {
-        let shown = [Verdict::DefinitelyLost, Verdict::IndirectlyLost, Verdict::PossiblyLost];
-        self.check.label(unit, &shown).map(|_| Label::default())
+        self.check.verdict(unit.index).filter(|verdict| verdict.lost()).map(|_| Label::default())
     }
 }
 
@@ -294,6 +297,3 @@ pub(super) fn shortest_path(
     let row = |step: &Step| reference(&roots, step.source, step.block, step.offset);
     Ok(steps.map(|steps| steps.iter().map(row).collect()))
 }
-
-/// Who points at a block is asked of all registers.
-const EVERYTHING: Choice = Choice { red_zone: 0, vector: true };

@@ -29,6 +29,15 @@ pub struct Stack {
     pub guard: u64,
 }
 
+impl Stack {
+    /// What of it frames, static variables and the control block may use.
+    #[must_use]
+    pub fn usable(&self) -> AddressRange {
+        let start = self.range.start().saturating_add(self.guard);
+        AddressRange::saturating(start, self.range.end().saturating_sub(start))
+    }
+}
+
 /// Regions larger than this are looked at near their end only.
 const WHOLE: u64 = 256 << 10;
 const TAIL: u64 = 64 << 10;

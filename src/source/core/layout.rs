@@ -110,10 +110,7 @@ impl Layout {
         }
         let held: Vec<_> = self.regions.iter().map(|region| region.range).collect();
         for file in files {
-            let first = held.partition_point(|range| range.end() <= file.range.start());
-            let behind = held.get(first..).unwrap_or_default();
-            let inside = behind.get(..behind.partition_point(|range| range.start() < file.range.end()));
-            for range in file.range.without(inside.unwrap_or_default()) {
+            for range in file.range.without(file.range.among(&held)) {
                 let inside = range.start().saturating_sub(file.range.start());
                 self.push(range, 0, 0);
                 if let Some(region) = self.regions.last_mut() {

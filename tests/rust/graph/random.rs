@@ -1,8 +1,7 @@
 //! Random graphs, traced and looked at by hand.
 
-use gdb_leak::graph::{
-    Graph, Heuristics, Index, Link, Mark, Paths, Place, Referrers, Source, Wanted, Weight,
-};
+use gdb_leak::graph::{Graph, Heuristics, Index, Link, Mark, Paths, Place, Referrers, Source, Wanted};
+use gdb_leak::heap::allocator::Count;
 use gdb_leak::heap::block::State;
 use gdb_leak::memory::Memory;
 use gdb_leak::pass::{CHUNK, Job};
@@ -90,7 +89,7 @@ proptest! {
             let led = |other: &usize| expected[*other] == (Mark::Member, unit);
             let members: Vec<usize> = (0..world.units.len()).filter(led).collect();
             let bytes = members.iter().map(|member| world.range(*member).len()).sum();
-            prop_assert_eq!(marks.weight(unit), Weight { blocks: members.len() as u64, bytes });
+            prop_assert_eq!(marks.weight(unit), Count { blocks: members.len() as u64, bytes });
             let mut told = Vec::new();
             marks.members(unit, |member| told.push(member));
             prop_assert_eq!(told, members);
