@@ -115,6 +115,7 @@ CASES = [
     Case("thread_unjoined", (1, 0, 1, 1)),
     Case("own_stacks", (1, 0, 2, 5)),
     Case("arenas", (9, 39, 4, 64)),
+    Case("beside_heap", (1, 0, 1, 1)),
     Case("tls", (1, 0, 1, 5)),
     Case("keys", (1, 0, 1, 82)),
     Case("coroutines", (1, 2, 0, 5)),
