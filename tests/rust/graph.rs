@@ -10,5 +10,7 @@ mod lists;
 mod naive;
 #[path = "graph/random.rs"]
 mod random;
+#[path = "graph/roots.rs"]
+mod roots;
 #[path = "graph/world.rs"]
 mod world;
