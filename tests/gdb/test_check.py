@@ -7,7 +7,7 @@ from typing import Any, Callable, Optional
 import pytest
 from harness.debuggers import Answer, environment, gdb, gdb_line, shell
 from harness.leaks import Owners, compile_leak, run_to_exit
-from harness.terminal import PROMPT, Terminal
+from harness.terminal import COLOURED, PROMPT, Terminal
 
 REFUSED, WRONG_USAGE = 1, 2
 #: In the order in which valgrind sums them up (memcheck/mc_leakcheck.c, print_results).
@@ -277,10 +277,7 @@ class TestText:
             assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", said), words
         assert f"0x{owners.at('escape'):016x}" in ask().stdout
 
-    @pytest.mark.parametrize(
-        ("setting", "variables", "coloured"),
-        [("on", {}, True), ("off", {}, False), ("on", {"NO_COLOR": "1"}, False)],
-    )
+    @pytest.mark.parametrize(("setting", "variables", "coloured"), COLOURED)
     def test_in_a_terminal_colour_follows_gdbs_style_and_no_color(
         self, owners: Owners, setting: str, variables: dict[str, str], coloured: bool
     ) -> None:

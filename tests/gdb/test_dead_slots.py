@@ -22,7 +22,9 @@ from harness import ROOT, cores
 from harness.debuggers import gdb
 from harness.processes import Program, compile_fixture
 
-pytestmark = pytest.mark.skipif(os.uname().machine != "x86_64", reason="x86-64 only")
+pytestmark = pytest.mark.skipif(
+    os.uname().machine != "x86_64", reason="frames are unwound on x86-64 only"
+)
 
 SOAK = int(os.environ.get("GDB_LEAK_SOAK", "1"))
 FLAVOURS = {

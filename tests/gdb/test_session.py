@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from harness import truth
 from harness.debuggers import Answer, environment, gdb, gdb_line, shell
-from harness.terminal import PROMPT, Terminal
+from harness.terminal import COLOURED, PROMPT, Terminal
 
 FIND = 'leak-find -json "leaked" -in heap'
 COUNT = 102
@@ -202,10 +202,7 @@ class TestSettings:
         answer = in_gdb(sample, "set style enabled on", line, env=environment(TERM="xterm"))
         assert "\x1b[" not in answer.stdout.split("read.c", 1)[-1]
 
-    @pytest.mark.parametrize(
-        ("setting", "variables", "coloured"),
-        [("on", {}, True), ("off", {}, False), ("on", {"NO_COLOR": "1"}, False)],
-    )
+    @pytest.mark.parametrize(("setting", "variables", "coloured"), COLOURED)
     def test_in_a_terminal_colour_follows_gdbs_style_and_no_color(
         self, sample: Any, setting: str, variables: dict[str, str], coloured: bool
     ) -> None:

@@ -16,6 +16,8 @@ from harness import ROOT
 from harness.debuggers import environment
 
 PROMPT = "(gdb) "
+#: gdb's own setting, the environment, and whether answers in a terminal are coloured then.
+COLOURED = (("on", {}, True), ("off", {}, False), ("on", {"NO_COLOR": "1"}, False))
 
 
 class Terminal:
