@@ -8,7 +8,7 @@ use crate::heap::block::State;
 use crate::memory::{Memory, Permissions, Region, RegionKind};
 use crate::pass::Job;
 use crate::range::AddressRange;
-use crate::source::elf::Image;
+use crate::source::elf::{self, Image};
 
 use super::roots::{RootKind, Stretch};
 use super::stacks::{Part, Stacks};
@@ -68,7 +68,6 @@ fn kind(region: &Region, relocated: &[AddressRange]) -> Option<RootKind> {
 /// The regions of modules that were written while they were loaded and are read-only since.
 #[must_use]
 pub fn relocated(memory: &dyn Memory) -> Vec<AddressRange> {
-    const HEADERS: u64 = 4096;
     const MOST_LOADED: usize = 64;
     // Folklore: a file may be mapped more than once, also at a lower address than the module
     // that was loaded from it. Seen: programs that read their own symbols, dlmopen.
@@ -76,9 +75,7 @@ pub fn relocated(memory: &dyn Memory) -> Vec<AddressRange> {
     let files = || memory.regions().iter().filter(|region| !region.anonymous());
     for region in files().filter(|region| region.file_offset == 0) {
         let start = region.range.start();
-        let mut headers = Vec::new();
-        let _ = memory.append(AddressRange::saturating(start, HEADERS), &mut headers);
-        let image = Image::parse(headers.as_slice()).ok();
+        let image = elf::image_at(memory, start);
         images.entry(&region.name).or_default().extend(image.map(|image| (start, image)));
     }
     let read_only = Permissions::new(true, false, false);

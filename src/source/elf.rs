@@ -271,14 +271,21 @@ pub fn file_build_id(file: &FileView, image: &Image) -> Option<Vec<u8>> {
     })
 }
 
+/// ELF headers and program headers fit into this many bytes in any module.
+const HEADERS: u64 = 4096;
+
+/// The headers of the module whose file starts at `base` in memory.
+#[must_use]
+pub fn image_at(memory: &dyn Memory, base: u64) -> Option<Image> {
+    let mut headers = Vec::new();
+    let _ = memory.append(AddressRange::saturating(base, HEADERS), &mut headers);
+    Image::parse(headers.as_slice()).ok()
+}
+
 /// The headers and the build-id of the module whose file starts at `base` in memory.
 #[must_use]
 pub fn loaded(memory: &dyn Memory, base: u64) -> Option<(Image, Vec<u8>)> {
-    // ELF headers and program headers fit into this many bytes in any module.
-    const HEADERS: u64 = 4096;
-    let mut headers = Vec::new();
-    let _ = memory.append(AddressRange::saturating(base, HEADERS), &mut headers);
-    let image = Image::parse(headers.as_slice()).ok()?;
+    let image = image_at(memory, base)?;
     let id = image.notes_in_memory(base).find_map(|(range, align)| {
         let range = AddressRange::saturating(range.start(), range.len().min(HEADERS));
         build_id(&memory.bytes(range).ok()?, image.format.order, align)

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use crate::memory::{Memory, Permissions, Region, RegionKind};
 use crate::range::AddressRange;
-use crate::source::elf::Image;
+use crate::source::elf::image_at;
 use crate::source::{Thread, nptl};
 
 /// What a source knows that helps to tell.
@@ -102,10 +102,7 @@ fn anonymous_data(region: &Region) -> bool {
 /// Where the module ends in memory, its bss included; `None` where its headers cannot be read.
 fn module_end(memory: &dyn Memory, name: &str) -> Option<u64> {
     let first = memory.regions().iter().find(|region| region.name == name && region.file_offset == 0)?;
-    let mut headers = Vec::new();
-    let length = first.range.len().min(4096);
-    let _ = memory.append(AddressRange::saturating(first.range.start(), length), &mut headers);
-    let image = Image::parse(headers.as_slice()).ok()?;
+    let image = image_at(memory, first.range.start())?;
     Some(image.end(first.range.start()))
 }
 

@@ -7,7 +7,7 @@ use crate::memory::{Memory, RegionKind};
 use crate::peek::Peek;
 use crate::range::AddressRange;
 use crate::source::Thread;
-use crate::source::elf::Image;
+use crate::source::elf;
 
 /// The control block of a thread, and where its static variables are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -154,13 +154,10 @@ pub fn stack_of(memory: &dyn Memory, at: u64) -> Option<Stack> {
 /// The loader adds some for libraries that are loaded later.
 #[must_use]
 pub fn static_bytes(memory: &dyn Memory) -> u64 {
-    const HEADERS: u64 = 4096;
     let modules = memory.regions().iter().filter(|region| !region.anonymous() && region.file_offset == 0);
     let mut sum = 0_u64;
     for region in modules {
-        let mut headers = Vec::new();
-        let _ = memory.append(AddressRange::saturating(region.range.start(), HEADERS), &mut headers);
-        let Ok(image) = Image::parse(headers.as_slice()) else { continue };
+        let Some(image) = elf::image_at(memory, region.range.start()) else { continue };
         let Some(tls) = image.thread_local() else { continue };
         let align = tls.align.clamp(1, 4096);
         sum = sum.saturating_add(tls.memory_size.min(1 << 30));

@@ -6,8 +6,7 @@ use object::elf;
 
 use crate::memory::Memory;
 use crate::peek::Peek;
-use crate::range::AddressRange;
-use crate::source::elf::Image;
+use crate::source::elf::image_at;
 
 use super::rules::{Left, Rules};
 
@@ -62,15 +61,12 @@ impl<'m> Modules<'m> {
 impl Table {
     /// That of the module at `base`.
     fn find(memory: &dyn Memory, peek: &mut Peek<'_>, base: u64) -> Option<Self> {
-        const HEADERS: u64 = 4096;
         // Version 1; how the start of .eh_frame is written; a count of 4 bytes; pairs
         // of signed 4 bytes from the table's start.
         const VERSION: u8 = 1;
         const COUNT: u8 = gimli::constants::DW_EH_PE_udata4.0;
         const PAIRS: u8 = gimli::constants::DW_EH_PE_datarel.0 | gimli::constants::DW_EH_PE_sdata4.0;
-        let mut headers = Vec::new();
-        let _ = memory.append(AddressRange::saturating(base, HEADERS), &mut headers);
-        let image = Image::parse(headers.as_slice()).ok()?;
+        let image = image_at(memory, base)?;
         if image.machine != elf::EM_X86_64.0 || image.format.size != 8 {
             return None;
         }
