@@ -151,10 +151,7 @@ class Owner(NamedTuple):
             return f"register {self.name}{thread}{rule}"
         if self.kind == "frame":
             return f"frame of {self.name}{thread}" if self.name != "stack" else f"stack{thread}"
-        if self.kind == "tls":
-            named = f"TLS variable {self.name}{plus}" if self.name != "TLS" else "TLS"
-            return f"{named}{thread}"
-        return f"{self.name}{plus}"
+        return f"{self.name}{plus}{thread}"
 
 
 def owner(request: Request, target: Target, heap: "Heap", reference: "Reference") -> Owner:

@@ -136,11 +136,6 @@ impl Check {
         self.check.saved_by(index).map(Link::name)
     }
 
-    fn indirect(&self, index: usize) -> (u64, u64) {
-        let weight = self.check.weight(index);
-        (weight.blocks, weight.bytes)
-    }
-
     fn cluster(&self, py: Python<'_>, index: usize, limit: usize) -> (Vec<usize>, u64) {
         py.detach(|| self.check.cluster(index, limit))
     }

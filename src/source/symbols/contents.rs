@@ -32,14 +32,10 @@ pub(super) struct Contents {
 #[derive(Debug)]
 struct Tables {
     sections: Table,
-    /// Sections of which each thread has a copy: their addresses are those of other sections too.
-    thread_sections: Table,
     section_names: Strings,
     sized: Table,
     /// Symbols of no size, which name a place.
     labels: Table,
-    /// By their offset in the block of a thread.
-    thread_local: Table,
     names: Strings,
 }
 
@@ -89,17 +85,6 @@ impl Contents {
         self.text(self.tables.section_names, self.tables.sections.covering(at)?.name)
     }
 
-    /// The name of the thread-local variable at `offset` of the module's block, and where it starts.
-    pub(super) fn thread_local_at(&self, offset: u64) -> Option<(String, u64)> {
-        let found = self.tables.thread_local.covering(offset)?;
-        Some((readable(&self.text(self.tables.names, found.name)?), found.start))
-    }
-
-    /// The name of the section of which each thread has a copy, at the linked address `at`.
-    pub(super) fn thread_local_section_at(&self, at: u64) -> Option<String> {
-        self.text(self.tables.section_names, self.tables.thread_sections.covering(at)?.name)
-    }
-
     /// The name at `offset`, if the file still has it and it has a letter.
     fn text(&self, names: Strings, offset: u32) -> Option<String> {
         self.file.recheck().ok()?;
@@ -145,15 +130,15 @@ where
     // Arm marks functions in Thumb code by the lowest bit of their address.
     let thumb = header.e_machine(endian) == elf::EM_ARM;
     let reading = Reading { endian, sections, symbols, names, data, thumb };
-    let ([sections, thread_sections], section_names) = match of_sections {
+    let (sections, section_names) = match of_sections {
         Some(strings) => (reading.sections(), strings),
-        None => (Default::default(), Strings { start: 0, end: 0 }),
+        None => (Table::default(), Strings { start: 0, end: 0 }),
     };
-    let [sized, labels, thread_local] = reading.symbols();
-    if sized.is_empty() && labels.is_empty() && thread_local.is_empty() {
+    let [sized, labels] = reading.symbols();
+    if sized.is_empty() && labels.is_empty() {
         return None;
     }
-    Some(Tables { sections, thread_sections, section_names, sized, labels, thread_local, names })
+    Some(Tables { sections, section_names, sized, labels, names })
 }
 
 /// A file that is being read.
@@ -171,33 +156,27 @@ where
     Elf: FileHeader<Endian = Endianness>,
     R: ReadRef<'data>,
 {
-    /// The sections in memory, and those of threads.
-    fn sections(&self) -> [Table; 2] {
+    /// The sections in memory.
+    fn sections(&self) -> Table {
         let endian = self.endian;
-        let (mut plain, mut of_threads) = (Vec::new(), Vec::new());
-        for section in self.sections.iter().filter(|section| allocated(*section, endian)) {
-            let found = Candidate {
-                start: section.sh_addr(endian).into(),
-                size: section.sh_size(endian).into(),
-                name: section.sh_name(endian),
-                global: false,
-            };
-            let thread = flag(section, endian, elf::SHF_TLS);
-            if thread {
-                of_threads.push(found);
-            }
-            // `.tbss` has an address and takes none.
-            if !(thread && section.sh_type(endian) == elf::SHT_NOBITS) {
-                plain.push(found);
-            }
-        }
-        [plain, of_threads].map(|found| Table::new(found, |_, _| Ordering::Equal))
+        // `.tbss` has an address and takes none.
+        let none = |section: &&Elf::SectionHeader| {
+            flag(*section, endian, elf::SHF_TLS) && section.sh_type(endian) == elf::SHT_NOBITS
+        };
+        let there = self.sections.iter().filter(|section| allocated(*section, endian) && !none(section));
+        let found = there.map(|section| Candidate {
+            start: section.sh_addr(endian).into(),
+            size: section.sh_size(endian).into(),
+            name: section.sh_name(endian),
+            global: false,
+        });
+        Table::new(found.collect(), |_, _| Ordering::Equal)
     }
 
-    /// The symbols with a size, without one, and of threads.
-    fn symbols(&self) -> [Table; 3] {
+    /// The symbols with a size, and those without one.
+    fn symbols(&self) -> [Table; 2] {
         let endian = self.endian;
-        let (mut sized, mut labels, mut of_threads) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut sized, mut labels) = (Vec::new(), Vec::new());
         for (index, symbol) in self.symbols.enumerate().take(MOST_SYMBOLS) {
             let kind = symbol.st_type();
             let Some(section) = self.section_of(index, symbol) else { continue };
@@ -210,28 +189,19 @@ where
             if self.thumb && kind == elf::STT_FUNC {
                 found.start &= !1;
             }
-            if kind == elf::STT_TLS {
-                of_threads.push(found);
-            } else if found.size > 0 {
+            if found.size > 0 {
                 sized.push(found);
             } else if self.label(&found, kind, section) {
                 labels.push(found);
             }
         }
-        [sized, labels, of_threads].map(|found| Table::new(found, |one, other| self.better(one, other)))
+        [sized, labels].map(|found| Table::new(found, |one, other| self.better(one, other)))
     }
 
     /// The section of a symbol that names a place in the module's memory.
     fn section_of(&self, index: SymbolIndex, symbol: &Elf::Sym) -> Option<&'data Elf::SectionHeader> {
         let endian = self.endian;
-        let kinds = [
-            elf::STT_NOTYPE,
-            elf::STT_OBJECT,
-            elf::STT_FUNC,
-            elf::STT_COMMON,
-            elf::STT_TLS,
-            elf::STT_GNU_IFUNC,
-        ];
+        let kinds = [elf::STT_NOTYPE, elf::STT_OBJECT, elf::STT_FUNC, elf::STT_COMMON, elf::STT_GNU_IFUNC];
         if !kinds.contains(&symbol.st_type()) || symbol.st_name(endian) == 0 {
             return None;
         }

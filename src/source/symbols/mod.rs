@@ -117,22 +117,6 @@ impl Symbols {
         })
     }
 
-    /// The thread-local variable at `offset` of the block of each thread that
-    /// belongs to the module which holds `address`.
-    #[must_use]
-    pub fn thread_local(&self, memory: &dyn Memory, address: u64, offset: u64) -> Option<Symbol> {
-        let module = self.module_at(memory, address)?;
-        let (path, contents) = self.contents(memory, &module)?;
-        let block = module.image.segments.iter().find(|segment| segment.kind == elf::PT_TLS.0)?;
-        let (name, start) = contents.thread_local_at(offset)?;
-        Some(Symbol {
-            name,
-            offset: offset.saturating_sub(start),
-            module: path.clone(),
-            section: contents.thread_local_section_at(block.address.checked_add(offset)?),
-        })
-    }
-
     /// The module whose segments hold `address`.
     fn module_at(&self, memory: &dyn Memory, address: u64) -> Option<Arc<Module>> {
         if matches!(self.places, Places::Nowhere) {

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use gdb_leak::source::Files;
 
-use crate::running::{Mapping, Named, Subject, spell};
+use crate::running::{Mapping, Named, Subject};
 
 const EXPECTED: [(&str, &str); 13] = [
     ("changed", "changed+0 .data program"),
@@ -159,17 +159,6 @@ fn a_heap_in_one_region_with_the_bss_has_no_symbols() {
     assert!(named.regions().iter().any(|region| region.range.contains(bss_end + MORE - 1)));
     assert_eq!(named.spelled(bss_end), "");
     assert_eq!(named.spelled(bss_end + MORE - 1), "");
-}
-
-#[test]
-fn thread_local_variables_are_named_by_their_offset_in_the_module() {
-    let subject = Subject::start(&[]);
-    let live = subject.live();
-    let found = |address, offset| live.thread_local(address, offset).map(|symbol| spell(&symbol));
-    assert_eq!(found(subject.at("changed"), 4).as_deref(), Some("own+4 .tdata program"));
-    assert_eq!(found(subject.at("hidden"), 15).as_deref(), Some("library_own+15 .tdata libsymbols.so"));
-    assert_eq!(found(subject.at("hidden"), 16), None);
-    assert_eq!(found(subject.at("heap"), 0), None);
 }
 
 /// A symbol as `nm` lists it.

@@ -169,10 +169,6 @@ impl Named {
         self.symbols.name(self.target.memory.as_ref(), address)
     }
 
-    pub(crate) fn thread_local(&self, address: u64, offset: u64) -> Option<Symbol> {
-        self.symbols.thread_local(self.target.memory.as_ref(), address, offset)
-    }
-
     pub(crate) fn regions(&self) -> &[gdb_leak::memory::Region] {
         self.target.memory.regions()
     }
