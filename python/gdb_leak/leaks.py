@@ -21,11 +21,13 @@ __all__ = [
     "checked",
     "found",
     "given",
+    "judged",
     "leads",
     "opened",
     "owner",
     "place",
     "references",
+    "rooted",
     "verdict_text",
     "word",
     "word_row",
@@ -63,6 +65,15 @@ def opened(
     """
     about: list[str] = []
     heap = heaps.opened(request, target, about)
+    roots = rooted(request, target, heap, notes, vector)
+    notes.extend(about)
+    return roots
+
+
+def rooted(
+    request: Request, target: Target, heap: "Optional[Heap]", notes: list[str], vector: bool = False
+) -> Optional[Roots]:
+    """Return what verdicts on HEAP rest on, None without one; NOTES get why none can be given."""
     others = " or ".join(_native.other_allocators(target.memory))
     threads = request.session.registers(vector)
     known = target.memory.thread_registers() if threads is None else threads
@@ -79,7 +90,6 @@ def opened(
         notes.append(f"no verdict: {lacks}")
     else:
         request.session.prepare_roots(threads)
-    notes.extend(about)
     return None if heap is None else Roots(heap, threads, lacks)
 
 
@@ -111,10 +121,16 @@ def found(request: Request, target: Target, heap: "Heap", notes: list[str]) -> "
     """Return the verdicts on HEAP: those given already, else given now, None where none can be."""
     check = given(target, heap)
     if check is None:
-        roots = opened(request, target, notes)
-        if roots is not None and roots.lacks is None:
-            check = checked(request, target, roots)
+        roots = rooted(request, target, heap, notes)
+        check = judged(request, target, roots) if roots is not None else None
     return check
+
+
+def judged(request: Request, target: Target, roots: Roots) -> "Optional[Check]":
+    """Return the usual verdicts on the heap of ROOTS, None where none can be given."""
+    if roots.lacks is not None:
+        return None
+    return given(target, roots.heap) or checked(request, target, roots)
 
 
 def verdict_text(verdict: Optional[str], saved_by: Optional[str] = None) -> str:

@@ -214,11 +214,11 @@ class TestMissingMemory:
         assert all(said[at] in ("definitely_lost", "indirectly_lost") for at in changed)
 
     # A core by gcore shows nothing of such memory: docs/limits.md.
-    def test_a_table_that_is_not_to_be_dumped(self, tmp_path: Path) -> None:
-        dont_dump = 16  # MADV_DONTDUMP
+    def test_a_table_that_is_not_to_be_dumped(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("PAGE_NOT_DUMPED", "1")
         with owners_at_rest(tmp_path) as own, cores.plain_core_pattern():
-            page = own.at("page")
-            gdb(f"call (int)madvise({page:#x}, 4096, {dont_dump})", pid=own.live.pid)
             whole = verdicts(shell("check", own.live.pid, *WHOLE).json())
             own.core.unlink()
             core = cores.kernel_core(own.live)
@@ -418,3 +418,25 @@ class TestDamagedHeap:
         ]
         assert not wrong, wrong
         assert set(said) == set(wanted)
+
+    def test_no_command_says_twice_what_is_damaged(self, own: Owners) -> None:
+        header, whole = own.at("middle") - 8, own.at("leader")
+        word = f"*(unsigned long *){header:#x}"
+        answers = gdb(
+            f"set $size = {word}",
+            f"set var {word} = 0",
+            "leak-blocks -state lost -json",
+            f"set var {word} = 0",
+            f"leak-whatis {whole:#x} -json",
+            f"set var {word} = 0",
+            f"leak-refs {whole:#x} -json",
+            f"set var {word} = 0",
+            f"leak-find -pointer {whole:#x} -verdict -json",
+            f"set var {word} = $size",
+            pid=own.live.pid,
+        ).all_json()
+        assert len(answers) == 4
+        for answer in answers:
+            notes = answer["notes"]
+            assert any("the heap is damaged" in note for note in notes), answer["command"]
+            assert len(set(notes)) == len(notes), (answer["command"], notes)

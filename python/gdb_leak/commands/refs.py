@@ -61,9 +61,7 @@ def run(request: Request) -> Result:
     block = heap.block_at(address)
     if block is None or block.list != "used":
         raise RequestError(_no_block(block, address))
-    check = leaks.given(target, heap)
-    if check is None and roots.lacks is None:
-        check = leaks.checked(request, target, roots)
+    check = leaks.judged(request, target, roots)
     words, count = leaks.references(request, target, roots, block, limit)
     path: Optional[list[leaks.Word]] = None
     if parsed.flag("path"):

@@ -60,10 +60,11 @@ def run(request: Request) -> Result:
     verdict = saved_by = references = None
     count = 0
     if heap is not None and unit is not None and unit.list == "used":
-        roots = leaks.opened(request, target, [], vector=True)
+        roots = leaks.rooted(request, target, heap, notes, vector=True)
+        check = None
         if roots is not None:
             references, count = leaks.references(request, target, roots, unit, _REFERENCES)
-        check = leaks.found(request, target, heap, notes)
+            check = leaks.judged(request, target, roots)
         if check is not None:
             verdict, saved_by = check.verdict(unit.index), check.saved_by(unit.index)
             notes = [*check.notes, *notes]
