@@ -1,0 +1,32 @@
+//! Records, in the process that it is preloaded into, which code allocated each live block.
+//!
+//! The layout of what it keeps is in docs/recording.md. It neither allocates nor
+//! unwinds by exceptions, and calls the C library only where that is safe inside malloc.
+
+#![cfg_attr(not(test), no_std)]
+
+#[cfg(not(all(target_os = "linux", target_arch = "x86_64", target_pointer_width = "64")))]
+compile_error!("the recorder knows x86-64 Linux only");
+
+mod blocks;
+mod children;
+#[cfg(not(test))]
+pub mod entry;
+mod layout;
+mod lock;
+mod memory;
+mod real;
+mod recorder;
+mod sample;
+mod settings;
+mod slot;
+mod stacks;
+mod unwind;
+
+/// Ends the process: nothing here panics, and nothing could be told to whom.
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    // SAFETY: the call takes nothing and does not come back.
+    unsafe { libc::abort() }
+}

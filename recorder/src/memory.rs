@@ -1,0 +1,178 @@
+//! The recorder's own memory: one reservation between two guard pages.
+
+use core::ffi::c_void;
+use core::ptr;
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use crate::layout::{Header, PAGE};
+use crate::lock::Lock;
+
+/// Bytes that an area grows by.
+const STEP: usize = 1 << 18;
+
+/// Entries of one kind, handed out from the first on and never taken back.
+pub(crate) struct Area {
+    base: usize,
+    entry: usize,
+    capacity: u64,
+    /// Bytes that may be read and written by now.
+    committed: AtomicUsize,
+    used: *const AtomicU64,
+    pub(crate) lock: Lock,
+}
+
+impl Area {
+    /// The address of the entry with that number, which was handed out.
+    #[inline]
+    pub(crate) fn at<T>(&self, index: usize) -> *mut T {
+        (self.base + index * self.entry) as *mut T
+    }
+
+    /// How many were handed out.
+    pub(crate) fn used(&self) -> u64 {
+        // SAFETY: it points into the header, which stays.
+        unsafe { (*self.used).load(Ordering::Acquire) }
+    }
+
+    /// Hands out `count` entries, all zero: the number of the first, or `None` where the area is full.
+    #[cold]
+    pub(crate) fn take(&self, count: u64) -> Option<u64> {
+        self.lock.with(|| {
+            let first = self.used();
+            let end = first.checked_add(count).filter(|end| *end <= self.capacity)?;
+            let bytes = end as usize * self.entry;
+            let committed = self.committed.load(Ordering::Relaxed);
+            if bytes > committed {
+                let most = round(self.capacity as usize * self.entry);
+                let wanted = (bytes + STEP).next_multiple_of(STEP).min(most);
+                let errno = Errno::keep();
+                let done = open(self.base + committed, wanted - committed);
+                errno.restore();
+                if !done {
+                    return None;
+                }
+                self.committed.store(wanted, Ordering::Relaxed);
+            }
+            // SAFETY: it points into the header, which stays.
+            unsafe { (*self.used).store(end, Ordering::Release) };
+            Some(first)
+        })
+    }
+}
+
+/// `errno` as the program left it, which it finds again.
+pub(crate) struct Errno(i32);
+
+impl Errno {
+    pub(crate) fn keep() -> Self {
+        // SAFETY: glibc gives each thread its own, at an address that stays.
+        Self(unsafe { *libc::__errno_location() })
+    }
+
+    pub(crate) fn restore(self) {
+        // SAFETY: as above.
+        unsafe { *libc::__errno_location() = self.0 };
+    }
+}
+
+/// Bytes in whole pages.
+const fn round(bytes: usize) -> usize {
+    bytes.next_multiple_of(PAGE)
+}
+
+/// Makes reserved pages usable, and part of cores.
+fn open(start: usize, bytes: usize) -> bool {
+    let at = start as *mut c_void;
+    // SAFETY: the pages are the reservation's own, and nobody used them so far.
+    unsafe {
+        libc::mprotect(at, bytes, libc::PROT_READ | libc::PROT_WRITE) == 0
+            && libc::madvise(at, bytes, libc::MADV_DODUMP) == 0
+    }
+}
+
+/// Where everything lies.
+pub(crate) struct Plan {
+    /// Bytes of an entry, and how many at most, of each area in the header's order.
+    pub(crate) areas: [(usize, u64); 5],
+    /// Bytes of each of the recorder's own tables.
+    pub(crate) tables: [usize; 5],
+}
+
+/// What was reserved.
+pub(crate) struct Reserved {
+    pub(crate) header: *mut Header,
+    pub(crate) areas: [Area; 5],
+    pub(crate) tables: [usize; 5],
+}
+
+impl Plan {
+    /// Reserves memory for all of it; `None` where there is not so much.
+    pub(crate) fn reserve(&self) -> Option<Reserved> {
+        let areas: usize = self.areas.iter().map(|(entry, most)| round(entry * *most as usize)).sum();
+        let tables: usize = self.tables.iter().copied().map(round).sum();
+        let total = PAGE + PAGE + areas + tables + PAGE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: a new mapping wherever the kernel likes harms nobody.
+        let start = unsafe { libc::mmap(ptr::null_mut(), total, libc::PROT_NONE, flags, -1, 0) };
+        if start == libc::MAP_FAILED {
+            return None;
+        }
+        let base = start as usize;
+        let header = base + PAGE;
+        let own = header + PAGE + areas;
+        // SAFETY: all of it lies in the mapping just made.
+        let ready = unsafe {
+            libc::madvise(start, total, libc::MADV_DONTDUMP);
+            // Folklore: in a kernel without names this is refused, and nothing is lost.
+            libc::prctl(
+                libc::PR_SET_VMA,
+                libc::PR_SET_VMA_ANON_NAME as libc::c_ulong,
+                header as libc::c_ulong,
+                (total - 2 * PAGE) as libc::c_ulong,
+                c"gdb-leak record".as_ptr(),
+            );
+            open(header, PAGE)
+                && libc::mprotect(own as *mut c_void, tables, libc::PROT_READ | libc::PROT_WRITE) == 0
+        };
+        if !ready {
+            // SAFETY: as above; nobody else knows of it.
+            unsafe { libc::munmap(start, total) };
+            return None;
+        }
+        let header = header as *mut Header;
+        let mut offset = PAGE;
+        let mut index = 0;
+        let areas = self.areas.map(|(entry, capacity)| {
+            // SAFETY: the header's page is zero and writable; there are five areas.
+            let info = unsafe { &raw mut (*header).areas }.cast::<crate::layout::AreaInfo>();
+            // SAFETY: as above.
+            let info = unsafe { &*info.add(index) };
+            info.offset.store(offset as u64, Ordering::Relaxed);
+            info.entry.store(entry as u64, Ordering::Relaxed);
+            info.capacity.store(capacity, Ordering::Relaxed);
+            let area = Area {
+                base: header as usize + offset,
+                entry,
+                capacity,
+                committed: AtomicUsize::new(0),
+                used: &raw const info.used,
+                lock: Lock::new(),
+            };
+            offset += round(entry * capacity as usize);
+            index += 1;
+            area
+        });
+        let mut at = own;
+        let tables = self.tables.map(|bytes| {
+            let table = at;
+            at += round(bytes);
+            table
+        });
+        // SAFETY: the header's page is the recorder's own.
+        unsafe {
+            (*header).reserved = (total - 2 * PAGE) as u64;
+            (*header).own = header as u64;
+        }
+        Some(Reserved { header, areas, tables })
+    }
+}

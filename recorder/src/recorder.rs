@@ -1,0 +1,483 @@
+//! The one recorder of a process: made when malloc is first called, there until the end.
+
+use core::cell::UnsafeCell;
+use core::ffi::{c_int, c_void};
+use core::mem::MaybeUninit;
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use crate::blocks::{Blocks, Kept};
+use crate::layout::{self, Block, Header, Module, Node};
+use crate::lock::Lock;
+use crate::memory::{Area, Errno, Plan};
+use crate::real;
+use crate::sample::Filter;
+use crate::settings::Settings;
+use crate::slot::{self, SLOT_BYTES, Slot, Who};
+use crate::stacks::Stacks;
+use crate::unwind::modules::Modules;
+use crate::unwind::rules::Rules;
+use crate::unwind::walk::{self, Caller};
+
+const MOST_MODULES: u64 = 1 << 15;
+const MOST_NAMES: u64 = 1 << 22;
+const MOST_THREADS: u64 = 1 << 14;
+
+/// Not begun.
+const UNUSED: u32 = 0;
+/// Begun by the thread that [`STARTER`] names.
+const STARTING: u32 = 1;
+/// Recording.
+const ON: u32 = 2;
+/// Not recording: it could not begin, or went wrong.
+const OFF: u32 = 3;
+
+static STATE: AtomicU32 = AtomicU32::new(UNUSED);
+static STARTER: AtomicU32 = AtomicU32::new(0);
+
+struct Place(UnsafeCell<MaybeUninit<Recorder>>);
+
+// SAFETY: written once, before `STATE` says so; its parts have locks or belong to one thread.
+unsafe impl Sync for Place {}
+
+static RECORDER: Place = Place(UnsafeCell::new(MaybeUninit::uninit()));
+
+pub(crate) struct Recorder {
+    header: *mut Header,
+    blocks: Blocks,
+    stacks: Stacks,
+    rules: Rules,
+    modules: Modules,
+    threads: Area,
+    slots: Lock,
+    filter: Filter,
+    key: libc::pthread_key_t,
+    sample: u64,
+    depth: usize,
+    steps: u64,
+    started: u64,
+}
+
+/// The recorder, once it is there.
+#[inline]
+pub(crate) fn recorder() -> Option<&'static Recorder> {
+    if STATE.load(Ordering::Acquire) == ON {
+        // SAFETY: written before the state was, and not since.
+        return Some(unsafe { (*RECORDER.0.get()).assume_init_ref() });
+    }
+    begin()
+}
+
+/// Begins to record, where nobody did.
+#[cold]
+#[inline(never)]
+fn begin() -> Option<&'static Recorder> {
+    if STATE.load(Ordering::Acquire) == OFF {
+        return None;
+    }
+    let own = thread_number();
+    if STATE.compare_exchange(UNUSED, STARTING, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+        STARTER.store(own, Ordering::Release);
+        let errno = Errno::keep();
+        let made = if real::find() { Recorder::new() } else { None };
+        errno.restore();
+        let Some(made) = made else {
+            say(c"gdb-leak: cannot record: there is no address space for it (ulimit -v), or no malloc behind\n");
+            STATE.store(OFF, Ordering::Release);
+            return None;
+        };
+        // SAFETY: only the thread that changed the state gets here.
+        unsafe { (*RECORDER.0.get()).write(made) };
+        STATE.store(ON, Ordering::Release);
+        // SAFETY: the handlers are functions of this library, which stays.
+        unsafe { libc::pthread_atfork(Some(before_fork), Some(after_fork), Some(in_child)) };
+    }
+    // dlsym may call malloc: it gets memory from elsewhere. Other threads wait.
+    while STATE.load(Ordering::Acquire) == STARTING {
+        if STARTER.load(Ordering::Acquire) == own {
+            return None;
+        }
+        core::hint::spin_loop();
+    }
+    // SAFETY: as above.
+    (STATE.load(Ordering::Acquire) == ON).then(|| unsafe { (*RECORDER.0.get()).assume_init_ref() })
+}
+
+fn say(line: &core::ffi::CStr) {
+    let line = line.to_bytes();
+    // SAFETY: that many bytes are there.
+    unsafe { libc::write(2, line.as_ptr().cast(), line.len()) };
+}
+
+fn thread_number() -> u32 {
+    // SAFETY: the call takes nothing and changes nothing.
+    unsafe { libc::syscall(libc::SYS_gettid) as u32 }
+}
+
+fn clock(which: libc::clockid_t) -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the clock writes to a local.
+    unsafe { libc::clock_gettime(which, &raw mut now) };
+    (now.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(now.tv_nsec as u64)
+}
+
+impl Recorder {
+    fn new() -> Option<Self> {
+        let settings = Settings::read();
+        let mut memory = settings.memory;
+        // Half the memory is for blocks, a quarter for stacks, the rest for finding them.
+        let (reserved, blocks, nodes) = loop {
+            let blocks = memory / 2 / size_of::<Block>() as u64;
+            let nodes = memory / 4 / size_of::<Node>() as u64;
+            let plan = Plan {
+                areas: [
+                    (size_of::<Block>(), blocks),
+                    (size_of::<Node>(), nodes),
+                    (size_of::<Module>(), MOST_MODULES),
+                    (1, MOST_NAMES),
+                    (SLOT_BYTES, MOST_THREADS),
+                ],
+                tables: [
+                    Blocks::table_bytes(blocks),
+                    Stacks::table_bytes(nodes),
+                    Rules::TABLE_BYTES,
+                    Modules::table_bytes(MOST_MODULES),
+                    Filter::TABLE_BYTES,
+                ],
+            };
+            if let Some(reserved) = plan.reserve() {
+                break (reserved, blocks, nodes);
+            }
+            memory /= 2;
+            if memory < 1 << 20 {
+                return None;
+            }
+        };
+        let header = reserved.header;
+        let started = clock(libc::CLOCK_MONOTONIC_COARSE);
+        // SAFETY: the header's page is the recorder's own, and nobody else knows of it yet.
+        unsafe {
+            (*header).version = layout::VERSION;
+            (*header).header_bytes = layout::PAGE as u32;
+            (*header).pid.store(libc::getpid() as u32, Ordering::Relaxed);
+            (*header).depth = settings.depth as u32;
+            (*header).sample = settings.sample;
+            (*header).started = started;
+            (*header).started_real = clock(libc::CLOCK_REALTIME);
+            (*header).time_shift = layout::TIME_SHIFT;
+            #[cfg(not(test))]
+            {
+                (*header).functions = crate::entry::functions();
+            }
+            (*header).state.store(layout::RECORDING, Ordering::Relaxed);
+            (*header).magic = layout::MAGIC;
+        }
+        let mut key = 0;
+        // SAFETY: the destructor is a function of this library, which stays.
+        if unsafe { libc::pthread_key_create(&raw mut key, Some(thread_ends)) } != 0 {
+            return None;
+        }
+        let [block_area, node_area, module_area, name_area, threads] = reserved.areas;
+        let [block_table, node_table, rule_table, module_table, filter_table] = reserved.tables;
+        // SAFETY: the header stays.
+        let generation = unsafe { &raw const (*header).generation };
+        Some(Self {
+            header,
+            blocks: Blocks::new(block_area, block_table, blocks),
+            stacks: Stacks::new(node_area, node_table, nodes),
+            rules: Rules::new(rule_table),
+            modules: Modules::new(module_area, name_area, module_table, generation),
+            threads,
+            slots: Lock::new(),
+            filter: Filter::new(filter_table),
+            key,
+            sample: settings.sample,
+            depth: settings.depth,
+            steps: settings.steps,
+            started,
+        })
+    }
+
+    fn header(&self) -> &Header {
+        // SAFETY: it stays, and what changes in it is atomic.
+        unsafe { &*self.header }
+    }
+
+    /// A slot for the calling thread.
+    fn slot(&self) -> Option<&'static Slot> {
+        let number = thread_number();
+        let slot = self.slots.with(|| {
+            let used = self.threads.used() as usize;
+            let free = (0..used).map(|at| self.slot_at(at)).find(|slot| slot.thread.load(Ordering::Acquire) == 0);
+            let slot = match free {
+                Some(slot) => slot,
+                None => self.slot_at(self.threads.take(1)? as usize),
+            };
+            slot.begin(number, clock(libc::CLOCK_MONOTONIC) ^ u64::from(number) << 32, self.sample);
+            Some(slot)
+        })?;
+        slot::tell_end(self.key, slot);
+        Some(slot)
+    }
+
+    fn slot_at(&self, number: usize) -> &'static Slot {
+        // SAFETY: it was handed out; zero bytes are a slot that nobody has.
+        unsafe { &*self.threads.at::<Slot>(number) }
+    }
+
+    /// Now, in units of a recording.
+    #[inline]
+    fn now(&self) -> u32 {
+        ((clock(libc::CLOCK_MONOTONIC_COARSE) - self.started) >> layout::TIME_SHIFT) as u32
+    }
+
+    /// Records a block that `function` gave to `caller`.
+    #[inline]
+    pub(crate) fn allocated(&self, block: *mut c_void, size: usize, function: usize, caller: Caller) {
+        if self.steps == 0 {
+            return;
+        }
+        match slot::enter(|| self.slot()) {
+            Who::Inside(slot) => {
+                if self.sample == 0 || slot.countdown.takes(size as u64, self.sample) {
+                    self.record(slot, block as u64, size, function, caller);
+                }
+                slot.leave(|block| self.give_back(block));
+            }
+            Who::Handler(_) | Who::Without => {
+                self.header().missed.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn record(&self, slot: &Slot, block: u64, size: usize, function: usize, caller: Caller) {
+        let stack = self.stack(slot, function as u64, caller);
+        if self.steps < 3 {
+            return;
+        }
+        let time = self.now();
+        slot.time.store(time, Ordering::Relaxed);
+        let thread = slot.thread.load(Ordering::Relaxed);
+        if self.sample != 0 {
+            self.filter.add(block);
+        }
+        if self.blocks.insert(block, Kept { size: size as u64, stack, thread, time }) {
+            slot.recorded.store(slot.recorded.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        } else {
+            self.header().dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The node of the stack above a call; 0 where there is no room for it.
+    #[inline]
+    fn stack(&self, slot: &Slot, function: u64, caller: Caller) -> u32 {
+        // SAFETY: the slot is this thread's, which is inside the recorder once.
+        let room = unsafe { &mut *slot.frames.as_ptr() };
+        let frames = room.get_mut(..self.depth).unwrap_or_default();
+        let walked = walk::walk(caller, function, &slot.readable, &self.rules, &self.modules, frames);
+        if self.steps < 2 {
+            return 0;
+        }
+        let generation = self.modules.generation();
+        let remembered = slot.remembered(walked.hash, generation);
+        if remembered.hash.get() == walked.hash && remembered.node.get() != 0 {
+            return remembered.node.get();
+        }
+        let frames = frames.get(..walked.frames).unwrap_or_default();
+        let node = self.stacks.node(function, frames, generation).unwrap_or(0);
+        if walked.cut {
+            self.header().cut.fetch_add(1, Ordering::Relaxed);
+        }
+        remembered.hash.set(walked.hash);
+        remembered.node.set(node);
+        node
+    }
+
+    /// Forgets a block that is about to be given back; whether it may be.
+    ///
+    /// A handler that interrupted the recorder may hold it up where it is: then the block
+    /// waits, and the interrupted call gives it back.
+    #[inline]
+    pub(crate) fn released(&self, block: *mut c_void) -> bool {
+        let address = block as u64;
+        if self.sample != 0 && !self.filter.may_have(address) || self.steps < 3 {
+            return true;
+        }
+        match slot::enter(|| self.slot()) {
+            Who::Inside(slot) => {
+                self.forget(address);
+                slot.leave(|block| self.give_back(block));
+                true
+            }
+            Who::Handler(slot) => {
+                let waits = slot.wait(address);
+                if !waits {
+                    self.header().stale.fetch_add(1, Ordering::Relaxed);
+                }
+                !waits
+            }
+            Who::Without => {
+                quietly(|| self.forget(address));
+                true
+            }
+        }
+    }
+
+    /// What was kept of a block that is about to be resized, which is forgotten.
+    pub(crate) fn resizes(&self, block: *mut c_void) -> Option<Kept> {
+        let address = block as u64;
+        if self.sample != 0 && !self.filter.may_have(address) || self.steps < 3 {
+            return None;
+        }
+        match slot::enter(|| self.slot()) {
+            Who::Inside(slot) => {
+                let kept = self.forget(address);
+                slot.leave(|block| self.give_back(block));
+                kept
+            }
+            Who::Handler(_) => {
+                self.header().stale.fetch_add(1, Ordering::Relaxed);
+                None
+            }
+            Who::Without => quietly(|| self.forget(address)),
+        }
+    }
+
+    /// Keeps a block again that could not be resized.
+    pub(crate) fn stays(&self, block: *mut c_void, kept: Kept) {
+        let again = || {
+            if self.sample != 0 {
+                self.filter.add(block as u64);
+            }
+            self.blocks.insert(block as u64, kept);
+        };
+        match slot::enter(|| self.slot()) {
+            Who::Inside(slot) => {
+                again();
+                slot.leave(|block| self.give_back(block));
+            }
+            Who::Handler(_) => {
+                self.header().missed.fetch_add(1, Ordering::Relaxed);
+            }
+            Who::Without => quietly(again),
+        }
+    }
+
+    fn forget(&self, address: u64) -> Option<Kept> {
+        let kept = self.blocks.remove(address);
+        if kept.is_some() && self.sample != 0 {
+            self.filter.remove(address);
+        }
+        kept
+    }
+
+    /// Gives a block back that waited.
+    fn give_back(&self, block: u64) {
+        self.forget(block);
+        // SAFETY: the program gave it back, and it waited since.
+        unsafe { real::free(block as *mut c_void) };
+    }
+
+    /// Takes note of libraries that are gone.
+    pub(crate) fn unloaded(&self) {
+        match slot::enter(|| self.slot()) {
+            Who::Inside(slot) => {
+                if self.modules.unloaded() {
+                    self.rules.clear();
+                }
+                slot.leave(|block| self.give_back(block));
+            }
+            Who::Handler(_) | Who::Without => {}
+        }
+    }
+}
+
+/// Does `work` with all signals held up: a handler would find locks taken that are its own thread's.
+#[cold]
+fn quietly<T>(work: impl FnOnce() -> T) -> T {
+    // SAFETY: the sets are locals, and the mask is put back as it was.
+    unsafe {
+        let mut all = MaybeUninit::<libc::sigset_t>::uninit();
+        let mut before = MaybeUninit::<libc::sigset_t>::uninit();
+        libc::sigfillset(all.as_mut_ptr());
+        libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr());
+        let result = work();
+        libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), core::ptr::null_mut());
+        result
+    }
+}
+
+unsafe extern "C" fn thread_ends(slot: *mut c_void) {
+    let Some(recorder) = recorder() else { return };
+    // SAFETY: the value of the key is the thread's slot.
+    let slot = unsafe { &*slot.cast::<Slot>() };
+    if !slot.end() {
+        slot::tell_end(recorder.key, slot);
+    }
+}
+
+/// Whether the thread that forks stands inside the recorder: a signal handler forks.
+fn interrupted() -> bool {
+    slot::own().is_some_and(Slot::inside)
+}
+
+unsafe extern "C" fn before_fork() {
+    let Some(recorder) = recorder() else { return };
+    if !interrupted() {
+        recorder.modules.take_all();
+        recorder.stacks.take_all();
+        recorder.blocks.take_all();
+        recorder.slots.take();
+        recorder.threads.lock.take();
+    }
+}
+
+unsafe extern "C" fn after_fork() {
+    let Some(recorder) = recorder() else { return };
+    if !interrupted() {
+        recorder.leave_all();
+    }
+}
+
+unsafe extern "C" fn in_child() {
+    let Some(recorder) = recorder() else { return };
+    if interrupted() {
+        // Locks are taken that nobody will leave. What is there is kept as it is.
+        recorder.header().state.store(layout::STOPPED, Ordering::Relaxed);
+        STATE.store(OFF, Ordering::Release);
+        return;
+    }
+    recorder.leave_all();
+    let header = recorder.header();
+    // SAFETY: the call takes nothing and changes nothing.
+    header.pid.store(unsafe { libc::getpid() } as u32, Ordering::Relaxed);
+    let own = slot::own();
+    for at in 0..recorder.threads.used() as usize {
+        let slot = recorder.slot_at(at);
+        if own.is_none_or(|own| !core::ptr::eq(own, slot)) {
+            slot.thread.store(0, Ordering::Relaxed);
+        }
+    }
+    if let Some(own) = own {
+        own.thread.store(thread_number(), Ordering::Relaxed);
+    }
+}
+
+impl Recorder {
+    fn leave_all(&self) {
+        self.threads.lock.leave();
+        self.slots.leave();
+        self.blocks.leave_all();
+        self.stacks.leave_all();
+        self.modules.leave_all();
+    }
+}
+
+/// The status of a call of dlclose, with libraries that are gone noted.
+pub(crate) fn closed(status: c_int) -> c_int {
+    if let Some(recorder) = recorder() {
+        let errno = Errno::keep();
+        recorder.unloaded();
+        errno.restore();
+    }
+    status
+}

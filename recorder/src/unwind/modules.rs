@@ -1,0 +1,290 @@
+//! The modules that stacks lead through, and where their rules of unwinding are.
+
+use core::ffi::{CStr, c_int, c_void};
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use crate::layout::{Module, PAGE, STILL};
+use crate::lock::Lock;
+use crate::memory::{Area, Errno};
+
+/// Where the rules of a module are: the recorder's own part of what is known of it.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Tables {
+    /// Its `.eh_frame_hdr`; 0: it has none.
+    pub(crate) header: u64,
+    /// The end of the segment that this lies in.
+    pub(crate) end: u64,
+    /// The program headers in memory, their number, and what is to be added to their addresses.
+    headers: u64,
+    count: u64,
+    bias: u64,
+}
+
+impl Tables {
+    /// The end of the segment that holds an address.
+    pub(crate) fn segment_end(&self, address: u64) -> Option<u64> {
+        // SAFETY: the loader's own headers, of a module that is loaded.
+        let headers =
+            unsafe { core::slice::from_raw_parts(self.headers as *const libc::Elf64_Phdr, self.count as usize) };
+        segment_of(headers, self.bias, address)
+    }
+}
+
+fn segment_of(headers: &[libc::Elf64_Phdr], bias: u64, address: u64) -> Option<u64> {
+    headers.iter().filter(|header| header.p_type == libc::PT_LOAD).find_map(|header| {
+        let start = bias.wrapping_add(header.p_vaddr);
+        let end = start.checked_add(header.p_filesz)?;
+        (start..end).contains(&address).then_some(end)
+    })
+}
+
+pub(crate) struct Modules {
+    area: Area,
+    names: Area,
+    tables: usize,
+    pub(crate) lock: Lock,
+    generation: *const AtomicU32,
+}
+
+impl Modules {
+    /// Bytes of the table that `new` needs.
+    pub(crate) fn table_bytes(capacity: u64) -> usize {
+        capacity as usize * size_of::<Tables>()
+    }
+
+    pub(crate) const fn new(area: Area, names: Area, tables: usize, generation: *const AtomicU32) -> Self {
+        Self { area, names, tables, lock: Lock::new(), generation }
+    }
+
+    /// How often modules were unloaded.
+    #[inline]
+    pub(crate) fn generation(&self) -> u32 {
+        // SAFETY: it points into the header, which stays.
+        unsafe { (*self.generation).load(Ordering::Relaxed) }
+    }
+
+    /// The tables of the module that holds an address, which is added if it is new.
+    pub(crate) fn tables(&self, address: u64) -> Option<Tables> {
+        let errno = Errno::keep();
+        let found = self.lock.with(|| {
+            let known = self.known(address).or_else(|| {
+                self.add(address);
+                self.known(address)
+            })?;
+            // SAFETY: each module has tables of the same number.
+            Some(unsafe { *(self.tables as *const Tables).add(known) })
+        });
+        errno.restore();
+        found.filter(|tables| tables.header != 0)
+    }
+
+    fn module(&self, number: usize) -> &Module {
+        // SAFETY: it was handed out.
+        unsafe { &*self.area.at::<Module>(number) }
+    }
+
+    fn known(&self, address: u64) -> Option<usize> {
+        (0..self.area.used() as usize).find(|number| {
+            let module = self.module(*number);
+            (module.start..module.end).contains(&address) && module.until.load(Ordering::Relaxed) == STILL
+        })
+    }
+
+    fn add(&self, address: u64) {
+        let mut search = Search { modules: self, address };
+        // SAFETY: the callback gets the address of `search`, which lives across the call.
+        unsafe { libc::dl_iterate_phdr(Some(add_if_it_holds), (&raw mut search).cast()) };
+    }
+
+    /// Notes which modules are gone; whether stacks led through one of them.
+    pub(crate) fn unloaded(&self) -> bool {
+        self.lock.with(|| {
+            let mut gone = false;
+            for number in 0..self.area.used() as usize {
+                let module = self.module(number);
+                if module.until.load(Ordering::Relaxed) != STILL {
+                    continue;
+                }
+                let mut search = Same { start: module.start, bias: module.bias, found: false };
+                // SAFETY: as above.
+                unsafe { libc::dl_iterate_phdr(Some(is_same), (&raw mut search).cast()) };
+                if !search.found {
+                    module.until.store(self.generation() + 1, Ordering::Relaxed);
+                    gone = true;
+                }
+            }
+            if gone {
+                // SAFETY: it points into the header, which stays.
+                unsafe { (*self.generation).fetch_add(1, Ordering::Release) };
+            }
+            gone
+        })
+    }
+
+    /// Keeps the name of a module: its place in the area of names.
+    fn name(&self, name: &[u8]) -> Option<(u32, u32)> {
+        let at = self.names.take(name.len() as u64)?;
+        // SAFETY: that many bytes were handed out there.
+        unsafe { core::ptr::copy_nonoverlapping(name.as_ptr(), self.names.at(at as usize), name.len()) };
+        Some((u32::try_from(at).ok()?, u32::try_from(name.len()).ok()?))
+    }
+
+    fn keep(&self, info: &libc::dl_phdr_info, headers: &[libc::Elf64_Phdr]) -> Option<()> {
+        let loaded = || headers.iter().filter(|header| header.p_type == libc::PT_LOAD);
+        let start = loaded().map(|header| header.p_vaddr).min()? & !(PAGE as u64 - 1);
+        let end = loaded().map(|header| header.p_vaddr.saturating_add(header.p_memsz)).max()?;
+        let bias = info.dlpi_addr;
+        let mut path = [0_u8; PAGE];
+        // SAFETY: the loader's own name, which ends in zero.
+        let told = unsafe { CStr::from_ptr(info.dlpi_name) }.to_bytes();
+        let name = if told.is_empty() { own_path(&mut path) } else { told };
+        let (name_offset, name_bytes) = self.name(name)?;
+        let (build_id, build_id_bytes) = build_id(headers, bias);
+        let header = headers.iter().find(|header| header.p_type == libc::PT_GNU_EH_FRAME);
+        let at = header.map(|header| bias.wrapping_add(header.p_vaddr));
+        let within = at.and_then(|at| segment_of(headers, bias, at));
+        let number = self.area.take(1)? as usize;
+        // SAFETY: both have room for the number handed out, and are the recorder's own.
+        unsafe {
+            (self.tables as *mut Tables).add(number).write(Tables {
+                header: if within.is_some() { at.unwrap_or(0) } else { 0 },
+                end: within.unwrap_or(0),
+                headers: info.dlpi_phdr as u64,
+                count: headers.len() as u64,
+                bias,
+            });
+            self.area.at::<Module>(number).write(Module {
+                start: bias.wrapping_add(start),
+                end: bias.wrapping_add(end),
+                bias,
+                name_offset,
+                name_bytes,
+                build_id,
+                build_id_bytes,
+                since: self.generation(),
+                until: AtomicU32::new(STILL),
+            });
+        }
+        Some(())
+    }
+
+    pub(crate) fn take_all(&self) {
+        self.lock.take();
+        self.area.lock.take();
+        self.names.lock.take();
+    }
+
+    pub(crate) fn leave_all(&self) {
+        self.names.lock.leave();
+        self.area.lock.leave();
+        self.lock.leave();
+    }
+}
+
+/// The path of the program.
+fn own_path(room: &mut [u8; PAGE]) -> &[u8] {
+    // SAFETY: the buffer has that many bytes.
+    let got = unsafe { libc::readlink(c"/proc/self/exe".as_ptr(), room.as_mut_ptr().cast(), room.len()) };
+    usize::try_from(got).ok().and_then(|got| room.get(..got)).unwrap_or_default()
+}
+
+const NT_GNU_BUILD_ID: u32 = 3;
+
+/// The build-id among the notes of a module, and its length; 0 where it is longer than there is room.
+fn build_id(headers: &[libc::Elf64_Phdr], bias: u64) -> ([u8; 20], u32) {
+    let mut kept = [0_u8; 20];
+    for header in headers.iter().filter(|header| header.p_type == libc::PT_NOTE) {
+        let start = bias.wrapping_add(header.p_vaddr);
+        // Notes that are not loaded are not in memory.
+        if segment_of(headers, bias, start).is_none_or(|end| end - start < header.p_filesz) {
+            continue;
+        }
+        // SAFETY: within a segment of a module that the loader has just told of.
+        let notes = unsafe { core::slice::from_raw_parts(start as *const u8, header.p_filesz as usize) };
+        if let Some(found) = note(notes, header.p_align) {
+            if let Some(room) = kept.get_mut(..found.len()) {
+                room.copy_from_slice(found);
+                return (kept, found.len() as u32);
+            }
+            return (kept, 0);
+        }
+    }
+    (kept, 0)
+}
+
+/// The build-id in these notes.
+fn note(notes: &[u8], alignment: u64) -> Option<&[u8]> {
+    let alignment = if alignment == 8 { 8 } else { 4 };
+    let word = |at: usize| {
+        let bytes = notes.get(at..at.checked_add(4)?)?;
+        Some(u32::from_ne_bytes(bytes.try_into().ok()?) as usize)
+    };
+    let mut at = 0_usize;
+    loop {
+        let (name, content, kind) = (word(at)?, word(at + 4)?, word(at + 8)?);
+        let start = at + 12;
+        let described = start.checked_add(name)?.checked_next_multiple_of(alignment)?;
+        let end = described.checked_add(content)?;
+        if kind == NT_GNU_BUILD_ID as usize && notes.get(start..start.checked_add(name)?)? == b"GNU\0" {
+            return notes.get(described..end);
+        }
+        at = end.checked_next_multiple_of(alignment)?;
+    }
+}
+
+struct Search<'m> {
+    modules: &'m Modules,
+    address: u64,
+}
+
+/// The program headers of what the loader tells.
+///
+/// # Safety
+///
+/// `info` is what dl_iterate_phdr gives a callback.
+unsafe fn headers<'m>(info: *const libc::dl_phdr_info) -> &'m [libc::Elf64_Phdr] {
+    // SAFETY: by the caller's word.
+    unsafe {
+        let info = &*info;
+        if info.dlpi_phdr.is_null() {
+            return &[];
+        }
+        core::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum))
+    }
+}
+
+unsafe extern "C" fn add_if_it_holds(info: *mut libc::dl_phdr_info, _: usize, search: *mut c_void) -> c_int {
+    // SAFETY: the loader gives a module, and `search` as `add` passed it.
+    unsafe {
+        let search = &*search.cast::<Search<'_>>();
+        let headers = headers(info);
+        let bias = (*info).dlpi_addr;
+        let holds = headers.iter().filter(|header| header.p_type == libc::PT_LOAD).any(|header| {
+            search.address.wrapping_sub(bias.wrapping_add(header.p_vaddr)) < header.p_memsz
+        });
+        if holds {
+            search.modules.keep(&*info, headers);
+        }
+        c_int::from(holds)
+    }
+}
+
+struct Same {
+    start: u64,
+    bias: u64,
+    found: bool,
+}
+
+unsafe extern "C" fn is_same(info: *mut libc::dl_phdr_info, _: usize, search: *mut c_void) -> c_int {
+    // SAFETY: as above, from `unloaded`.
+    unsafe {
+        let search = &mut *search.cast::<Same>();
+        let headers = headers(info);
+        let bias = (*info).dlpi_addr;
+        let first = headers.iter().filter(|header| header.p_type == libc::PT_LOAD).map(|header| header.p_vaddr).min();
+        let start = first.map(|first| bias.wrapping_add(first & !(PAGE as u64 - 1)));
+        search.found = bias == search.bias && start == Some(search.start);
+        c_int::from(search.found)
+    }
+}

@@ -1,0 +1,174 @@
+//! The return addresses on the stack of the calling thread.
+
+use core::cell::Cell;
+
+use super::modules::Modules;
+use super::rule::{Frame, Rule, Saved};
+use super::rules::Rules;
+use crate::layout::{EXACT, PAGE};
+use crate::memory::Errno;
+
+/// Memory of a stack that was seen to be readable.
+///
+/// Rules may be wrong, and a program that runs on must not fail over it: so each page is
+/// asked for once before it is read. Pages above the stack pointer stay for as long as
+/// the frames on them live.
+pub(crate) struct Readable {
+    low: Cell<u64>,
+    high: Cell<u64>,
+}
+
+impl Readable {
+    /// Forgets what another thread saw.
+    pub(crate) fn forget(&self) {
+        self.low.set(0);
+        self.high.set(0);
+    }
+
+    #[inline]
+    fn has(&self, address: u64) -> bool {
+        address % 8 == 0 && address.wrapping_sub(self.low.get()) < self.high.get() - self.low.get()
+    }
+
+    /// The word at an address, if it can be read.
+    #[inline]
+    fn word(&self, address: u64) -> Option<u64> {
+        if !self.has(address) {
+            self.look(address)?;
+        }
+        // SAFETY: an aligned word in pages that the kernel read.
+        Some(unsafe { (address as *const u64).read() })
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn look(&self, address: u64) -> Option<()> {
+        if address % 8 != 0 {
+            return None;
+        }
+        let page = address & !(PAGE as u64 - 1);
+        let mut byte = 0_u8;
+        let own = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
+        let there = libc::iovec { iov_base: page as *mut _, iov_len: 1 };
+        let errno = Errno::keep();
+        // SAFETY: the kernel checks the address that is asked for; the other is a local's.
+        let got = unsafe { libc::process_vm_readv(libc::getpid(), &raw const own, 1, &raw const there, 1, 0) };
+        errno.restore();
+        if got != 1 {
+            return None;
+        }
+        let end = page + PAGE as u64;
+        if page == self.high.get() {
+            self.high.set(end);
+        } else if end == self.low.get() {
+            self.low.set(page);
+        } else {
+            self.low.set(page);
+            self.high.set(end);
+        }
+        Some(())
+    }
+}
+
+/// A stack as it was walked.
+pub(crate) struct Walked {
+    /// How many frames there are.
+    pub(crate) frames: usize,
+    /// What tells this stack from others.
+    pub(crate) hash: u64,
+    /// Whether it leads on further than is known.
+    pub(crate) cut: bool,
+}
+
+/// Where a call came from: the registers of the caller's frame, with the return address
+/// on top of the stack.
+#[derive(Clone, Copy)]
+pub(crate) struct Caller {
+    pub(crate) sp: u64,
+    pub(crate) bp: u64,
+}
+
+#[inline]
+fn mix(hash: u64, pc: u64) -> u64 {
+    (hash ^ pc).wrapping_mul(0xff51_afd7_ed55_8ccd).rotate_left(29)
+}
+
+/// The stack above a call, from the caller on, into `frames`.
+#[inline]
+pub(crate) fn walk(
+    caller: Caller,
+    function: u64,
+    readable: &Readable,
+    rules: &Rules,
+    modules: &Modules,
+    frames: &mut [u64],
+) -> Walked {
+    let mut bp = caller.bp;
+    let mut sp = caller.sp + 8;
+    let mut walked = Walked { frames: 0, hash: mix(0, function), cut: true };
+    // SAFETY: the call has just put it there.
+    let mut pc = unsafe { (caller.sp as *const u64).read() };
+    let mut exact = 0;
+    for place in frames.iter_mut() {
+        *place = pc | exact;
+        walked.frames += 1;
+        walked.hash = mix(walked.hash, pc | exact);
+        // The rule is that of the byte before; what a signal interrupted stands where it is.
+        let rule = rules.rule(pc + (exact >> 63), modules);
+        exact = 0;
+        let Some((frame, saved)) = step(rule, sp, bp, readable) else {
+            match rule.frame() {
+                Frame::End => walked.cut = false,
+                Frame::Signal => {
+                    if let Some(before) = interrupted(sp, readable) {
+                        (pc, sp, bp) = before;
+                        exact = EXACT;
+                        continue;
+                    }
+                }
+                _ => {}
+            }
+            break;
+        };
+        let Some(back) = readable.word(frame.wrapping_sub(8)) else { break };
+        // Callers' frames lie above; the last function of a thread may return to nothing.
+        if frame <= sp {
+            break;
+        }
+        if back == 0 {
+            walked.cut = false;
+            break;
+        }
+        (pc, sp, bp) = (back, frame, saved);
+    }
+    walked.hash = mix(walked.hash, walked.frames as u64);
+    walked
+}
+
+/// The address of the frame, and the caller's frame pointer.
+#[inline]
+fn step(rule: Rule, sp: u64, bp: u64, readable: &Readable) -> Option<(u64, u64)> {
+    let frame = match rule.frame() {
+        Frame::Sp => sp.wrapping_add_signed(rule.offset()),
+        Frame::Bp => bp.wrapping_add_signed(rule.offset()),
+        Frame::AtBp => readable.word(bp.wrapping_add_signed(rule.offset()))?,
+        _ => return None,
+    };
+    let saved = match rule.saved() {
+        Saved::Same => bp,
+        Saved::AtFrame => readable.word(frame.wrapping_add_signed(rule.saved_at()))?,
+        Saved::AtBp => readable.word(bp.wrapping_add_signed(rule.saved_at()))?,
+    };
+    Some((frame, saved))
+}
+
+/// The program counter, stack pointer and frame pointer that a signal interrupted.
+///
+/// `sp` is where the handler returns to: there stands a `ucontext_t`, whose registers
+/// begin at byte 40 (Linux, `arch/x86/include/uapi/asm/sigcontext.h`).
+fn interrupted(sp: u64, readable: &Readable) -> Option<(u64, u64, u64)> {
+    const REGISTERS: u64 = 40;
+    let register = |number: i32| readable.word(sp + REGISTERS + 8 * number as u64);
+    let pc = register(libc::REG_RIP)?;
+    Some((pc, register(libc::REG_RSP)?, register(libc::REG_RBP)?))
+}
