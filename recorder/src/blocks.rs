@@ -1,32 +1,39 @@
 //! The live blocks, found by their address.
 //!
-//! Sixty-four tables, each with a lock of its own; chains of entries in each. One way
-//! is a single table without locks: it cannot grow without a moment in which nobody may
-//! use it, and a block's entry would have to be found by probing. A table here grows in
-//! place: its buckets double, and half of each chain moves.
+//! A table for each mebibyte of addresses, some of which share one, each with a lock of its
+//! own: glibc gives threads arenas of their own, and so threads seldom want the same table.
+//! An entry stands at the place
+//! that its address hashes to or closely behind (linear probing). One way is chains of
+//! entries: they grow in place and can be filled to the last, but to find one takes two or
+//! three words from far apart in memory, and waiting for these was most of what recording
+//! cost. Here it takes one, which a free overlaps with the header of the block itself and
+//! an allocation with unwinding.
 //!
-//! Memory: 32 bytes for each entry, and four to eight for its bucket.
+//! Memory: tables are filled to four fifths and grow by a half or a third, so that a block
+//! takes 40 to 60 bytes.
 
 use core::cell::Cell;
-use core::sync::atomic::Ordering;
+use core::ffi::c_void;
+use core::sync::atomic::{AtomicU64, Ordering};
 
-use crate::layout::Block;
-use crate::lock::Lock;
-use crate::memory::Area;
+use crate::layout::{Block, PAGE};
+use crate::lock::{self, Biased, Inside};
+use crate::memory::{Area, Errno};
 
-const SHARDS: usize = 64;
-/// Buckets that a table has at first, as a power of two.
-const FIRST_BITS: u32 = 7;
-/// Entries that a table takes from the area at once: a page.
-const BATCH: u64 = 128;
+/// Tables, as a power of two.
+const BITS: u32 = 10;
+const SHARDS: usize = 1 << BITS;
+/// Entries of a table at first. All sizes are multiples of it.
+const FIRST: u64 = 16;
 
 #[repr(C, align(64))]
 struct Shard {
-    lock: Lock,
-    /// The first of the entries that nobody uses, counted from one.
-    free: Cell<u32>,
-    count: Cell<u32>,
-    bits: Cell<u32>,
+    lock: Biased,
+    /// Whether it may not grow any more.
+    full: Cell<bool>,
+    entries: Cell<*mut Block>,
+    size: Cell<u64>,
+    count: Cell<u64>,
 }
 
 /// What was kept of a block.
@@ -41,10 +48,9 @@ pub(crate) struct Kept {
 pub(crate) struct Blocks {
     area: Area,
     shards: [Shard; SHARDS],
-    /// Where the buckets are, and how many bytes each table has for them.
-    buckets: usize,
-    stride: usize,
-    most_bits: u32,
+    /// Entries of all tables, and how many there may be.
+    total: AtomicU64,
+    most: u64,
 }
 
 /// Spreads addresses over all bits.
@@ -53,75 +59,67 @@ fn hash(address: u64) -> u64 {
     (address >> 4).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
+/// The place of a hash in a table of that size.
+#[inline]
+fn home(hash: u64, size: u64) -> u64 {
+    ((hash >> 32) * size) >> 32
+}
+
 impl Blocks {
-    /// Bytes of the table that `new` needs for so many blocks.
-    pub(crate) fn table_bytes(capacity: u64) -> usize {
-        SHARDS << (Self::bits(capacity) + 2)
+    /// How many entries the area has room for where so many may be in use: those of tables
+    /// that were grown out of are never used again.
+    pub(crate) const fn room(most: u64) -> u64 {
+        4 * most
     }
 
-    fn bits(capacity: u64) -> u32 {
-        (capacity / SHARDS as u64).next_power_of_two().trailing_zeros().max(FIRST_BITS)
-    }
-
-    pub(crate) fn new(area: Area, table: usize, capacity: u64) -> Self {
-        let most_bits = Self::bits(capacity);
+    pub(crate) fn new(area: Area, most: u64) -> Self {
         let shards = core::array::from_fn(|_| Shard {
-            lock: Lock::new(),
-            free: Cell::new(0),
+            lock: Biased::new(),
+            full: Cell::new(false),
+            entries: Cell::new(core::ptr::null_mut()),
+            size: Cell::new(0),
             count: Cell::new(0),
-            bits: Cell::new(FIRST_BITS),
         });
-        Self { area, shards, buckets: table, stride: 4 << most_bits, most_bits }
+        Self { area, shards, total: AtomicU64::new(0), most }
     }
 
     #[inline]
-    fn shard(&self, hash: u64) -> (&Shard, *mut u32) {
-        let number = (hash >> 58) as usize;
-        // SAFETY: six bits are below 64.
-        let shard = unsafe { self.shards.get_unchecked(number) };
-        (shard, (self.buckets + number * self.stride) as *mut u32)
+    fn shard(&self, address: u64) -> &Shard {
+        let number = (address >> 20).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - BITS);
+        // SAFETY: the number has as many bits as that of tables.
+        unsafe { self.shards.get_unchecked(number as usize) }
     }
 
-    /// The entry counted from one.
+    /// Has the entry's place brought near, while something else is done.
     #[inline]
-    fn entry(&self, number: u32) -> *mut Block {
-        self.area.at(number as usize - 1)
-    }
-
-    #[inline]
-    fn place(hash: u64, bits: u32) -> usize {
-        (hash >> 24) as usize & ((1 << bits) - 1)
+    pub(crate) fn prefetch(&self, address: u64) {
+        let shard = self.shard(address);
+        // What another thread replaces meanwhile makes this useless, not wrong.
+        let at = shard.entries.get().wrapping_add(home(hash(address), shard.size.get()) as usize);
+        crate::memory::prefetch(at as u64);
     }
 
     /// Keeps a block, in place of what was kept of its address; whether there was room.
+    /// `inside` is the calling thread's, where it has one; likewise below.
     #[inline]
-    pub(crate) fn insert(&self, address: u64, kept: Kept) -> bool {
-        let hash = hash(address);
-        let (shard, buckets) = self.shard(hash);
-        shard.lock.with(|| {
-            // SAFETY: below the number of buckets, which the table has room for; links lead
-            // to entries that were handed out; all of it under the table's lock.
+    pub(crate) fn insert(&self, inside: Option<&'static Inside>, address: u64, kept: Kept) -> bool {
+        let shard = self.shard(address);
+        shard.lock.with(inside, || {
+            if shard.count.get() * 5 >= shard.size.get() * 4 {
+                self.grow(shard);
+                // One place stays free, which ends every search.
+                if shard.count.get() + 1 >= shard.size.get() {
+                    return false;
+                }
+            }
+            // SAFETY: under the table's lock.
             unsafe {
-                let bucket = buckets.add(Self::place(hash, shard.bits.get()));
-                let mut number = *bucket;
-                while number != 0 {
-                    let entry = self.entry(number);
-                    if (*entry).key.load(Ordering::Relaxed) == !address {
-                        (*entry).key.store(0, Ordering::Release);
-                        fill(entry, address, kept);
-                        return true;
-                    }
-                    number = (*entry).next;
+                let entry = place(shard, address);
+                if (*entry).key.load(Ordering::Relaxed) == 0 {
+                    shard.count.set(shard.count.get() + 1);
                 }
-                let Some(number) = self.fresh(shard) else { return false };
-                let entry = self.entry(number);
-                (*entry).next = *bucket;
+                (*entry).key.store(0, Ordering::Release);
                 fill(entry, address, kept);
-                *bucket = number;
-                shard.count.set(shard.count.get() + 1);
-                if shard.count.get() >> shard.bits.get() != 0 && shard.bits.get() < self.most_bits {
-                    self.double(shard, buckets);
-                }
             }
             true
         })
@@ -129,98 +127,144 @@ impl Blocks {
 
     /// Forgets a block: what was kept of it.
     #[inline]
-    pub(crate) fn remove(&self, address: u64) -> Option<Kept> {
-        let hash = hash(address);
-        let (shard, buckets) = self.shard(hash);
-        shard.lock.with(|| {
-            // SAFETY: as above.
-            unsafe {
-                let mut link = buckets.add(Self::place(hash, shard.bits.get()));
-                while *link != 0 {
-                    let number = *link;
-                    let entry = self.entry(number);
-                    if (*entry).key.load(Ordering::Relaxed) == !address {
-                        let Block { size, stack, thread, time, .. } = *entry;
-                        (*entry).key.store(0, Ordering::Release);
-                        *link = (*entry).next;
-                        (*entry).next = shard.free.replace(number);
-                        shard.count.set(shard.count.get() - 1);
-                        return Some(Kept { size, stack, thread, time });
-                    }
-                    link = &raw mut (*entry).next;
-                }
+    pub(crate) fn remove(&self, inside: Option<&'static Inside>, address: u64) -> Option<Kept> {
+        let shard = self.shard(address);
+        shard.lock.with(inside, || {
+            if shard.count.get() == 0 {
+                return None;
             }
-            None
+            // SAFETY: under the table's lock.
+            unsafe {
+                let entry = place(shard, address);
+                if (*entry).key.load(Ordering::Relaxed) == 0 {
+                    return None;
+                }
+                let Block { size, stack, thread, time, .. } = *entry;
+                close(shard, entry);
+                shard.count.set(shard.count.get() - 1);
+                Some(Kept { size, stack, thread, time })
+            }
         })
     }
 
-    /// An entry that nobody uses.
-    #[inline]
-    fn fresh(&self, shard: &Shard) -> Option<u32> {
-        if shard.free.get() == 0 {
-            self.refill(shard)?;
-        }
-        let number = shard.free.get();
-        // SAFETY: it is one of those handed out to this table, whose lock is taken.
-        shard.free.set(unsafe { (*self.entry(number)).next });
-        Some(number)
-    }
-
+    /// Moves a table to where there is more room, if there is.
     #[cold]
-    fn refill(&self, shard: &Shard) -> Option<()> {
-        let first = u32::try_from(self.area.take(BATCH)?).ok()?;
-        for number in (1..=BATCH as u32).rev() {
-            let number = first + number;
-            // SAFETY: it was handed out just now.
-            unsafe { (*self.entry(number)).next = shard.free.replace(number) };
+    #[inline(never)]
+    fn grow(&self, shard: &Shard) {
+        let old = shard.size.get();
+        if shard.full.get() {
+            return;
         }
-        Some(())
-    }
-
-    /// Doubles the buckets of a table.
-    ///
-    /// # Safety
-    ///
-    /// The table's lock is taken, and there is room for twice as many.
-    #[cold]
-    unsafe fn double(&self, shard: &Shard, buckets: *mut u32) {
-        let bits = shard.bits.get();
-        let half = 1_usize << bits;
-        for at in 0..half {
-            // SAFETY: both buckets lie in the table's room, and links lead to its entries.
+        // 1, 2, 3, 4, 6, 8, 12, … times the first.
+        let size = match old {
+            0 => FIRST,
+            _ if (old / FIRST).is_power_of_two() && old > FIRST => old + old / 2,
+            FIRST => 2 * FIRST,
+            _ => old + old / 3,
+        };
+        let fits = self.total.fetch_add(size - old, Ordering::Relaxed) + size - old <= self.most;
+        let Some(first) = fits.then(|| self.area.take(size)).flatten() else {
+            shard.full.set(true);
+            return;
+        };
+        let before = shard.entries.get();
+        shard.entries.set(self.area.at(first as usize));
+        shard.size.set(size);
+        for at in 0..old as usize {
+            // SAFETY: within the old table; the new one has room.
             unsafe {
-                let mut stay = buckets.add(at);
-                let mut move_to = buckets.add(at + half);
-                let mut number = *stay;
-                while number != 0 {
-                    let entry = self.entry(number);
-                    let address = !(*entry).key.load(Ordering::Relaxed);
-                    let link = if Self::place(hash(address), bits + 1) == at { &mut stay } else { &mut move_to };
-                    **link = number;
-                    *link = &raw mut (*entry).next;
-                    number = (*entry).next;
+                let entry = before.add(at);
+                let key = (*entry).key.load(Ordering::Relaxed);
+                if key != 0 {
+                    let Block { size, stack, thread, time, .. } = *entry;
+                    fill(place(shard, !key), !key, Kept { size, stack, thread, time });
+                    (*entry).key.store(0, Ordering::Relaxed);
                 }
-                *stay = 0;
-                *move_to = 0;
             }
         }
-        shard.bits.set(bits + 1);
+        let start = (before as usize).next_multiple_of(PAGE);
+        let end = (before as usize + old as usize * size_of::<Block>()) & !(PAGE - 1);
+        if start < end {
+            let errno = Errno::keep();
+            // SAFETY: whole pages that nobody uses any more; they read as zero from now on.
+            unsafe { libc::madvise(start as *mut c_void, end - start, libc::MADV_DONTNEED) };
+            errno.restore();
+        }
     }
 
     /// Takes all locks, so that a fork finds the tables whole.
     pub(crate) fn take_all(&self) {
-        for shard in &self.shards {
-            shard.lock.take();
-        }
+        lock::take_all(self.shards.iter().map(|shard| &shard.lock));
         self.area.lock.take();
     }
 
     /// Lets go of all locks.
     pub(crate) fn leave_all(&self) {
         self.area.lock.leave();
-        for shard in &self.shards {
-            shard.lock.leave();
+        lock::leave_all(self.shards.iter().map(|shard| &shard.lock));
+    }
+}
+
+/// The entry of a block, or the free one where it would stand.
+///
+/// # Safety
+///
+/// The table's lock is taken, and it has a free entry.
+#[inline]
+unsafe fn place(shard: &Shard, address: u64) -> *mut Block {
+    let size = shard.size.get();
+    let mut at = home(hash(address), size);
+    // SAFETY: below the size, and by the caller's word the search ends.
+    unsafe {
+        loop {
+            let entry = shard.entries.get().add(at as usize);
+            let key = (*entry).key.load(Ordering::Relaxed);
+            if key == 0 || key == !address {
+                return entry;
+            }
+            at += 1;
+            if at == size {
+                at = 0;
+            }
         }
+    }
+}
+
+/// Frees an entry, and moves up those behind that could not stand at their own place.
+///
+/// An entry that moves is there twice for a moment, and never gone.
+///
+/// # Safety
+///
+/// As for [`place`]; the entry is one of the table's.
+#[inline]
+unsafe fn close(shard: &Shard, entry: *mut Block) {
+    let size = shard.size.get();
+    // SAFETY: all numbers are below the size, and by the caller's word there is a free entry.
+    unsafe {
+        let first = shard.entries.get();
+        let mut hole = entry.offset_from(first) as u64;
+        let mut at = hole;
+        loop {
+            at += 1;
+            if at == size {
+                at = 0;
+            }
+            let next = first.add(at as usize);
+            let key = (*next).key.load(Ordering::Relaxed);
+            if key == 0 {
+                break;
+            }
+            // How far it stands from its own place, and how far the hole is.
+            let behind = |from: u64| if at >= from { at - from } else { at + size - from };
+            if behind(home(hash(!key), size)) >= behind(hole) {
+                let Block { size, stack, thread, time, .. } = *next;
+                (*first.add(hole as usize)).key.store(0, Ordering::Release);
+                fill(first.add(hole as usize), !key, Kept { size, stack, thread, time });
+                hole = at;
+            }
+        }
+        (*first.add(hole as usize)).key.store(0, Ordering::Release);
     }
 }
 

@@ -1,6 +1,7 @@
-//! A lock that allocates nothing and may be taken inside malloc.
+//! Locks that allocate nothing and may be taken inside malloc.
 
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::cell::Cell;
+use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering, compiler_fence};
 
 /// Turns of waiting before the processor is given to somebody else.
 const TURNS: u32 = 100;
@@ -58,5 +59,156 @@ impl Lock {
             // SAFETY: `pause` lives across the call, and the remainder is not asked for.
             unsafe { libc::syscall(libc::SYS_nanosleep, &raw const pause, 0_usize) };
         }
+    }
+}
+
+/// A lock that one thread takes without an atomic instruction.
+///
+/// An atomic instruction waits until all that the program wrote before is written, and so
+/// for each cache line that it does not have: that was half of what recording a call cost.
+/// Most tables are used by one thread. That one, the owner, only says that it is inside, and
+/// looks whether somebody else wants to come in. Whoever does says so and asks the kernel for
+/// a barrier on every processor that the process runs on (membarrier, Linux 4.14): after it
+/// either the owner sees the wish or the other sees that the owner is inside. A table that
+/// several threads want again and again has no owner any more, and a lock as above.
+///
+/// An owner is known by the address of a word of its own, in which it says which lock it is
+/// inside of: a thread that does not know yet that it is no owner any more disturbs nobody.
+#[repr(C)]
+pub(crate) struct Biased {
+    owner: AtomicUsize,
+    /// Whether somebody else wants to come in.
+    wanted: AtomicU32,
+    /// Taken by whoever is not the owner.
+    others: Lock,
+    /// How often the owner changed.
+    changes: Cell<u32>,
+}
+
+/// A thread's word: the address of the lock that it is inside of as the owner.
+pub(crate) type Inside = AtomicUsize;
+
+/// No owner so far.
+const NOBODY: usize = 0;
+/// No owner any more.
+const EVERYBODY: usize = 1;
+/// Owners that a lock has before it has none.
+const MOST_CHANGES: u32 = 8;
+
+/// Whether the kernel gives the barrier that owners need.
+static BARRIERS: AtomicU32 = AtomicU32::new(0);
+
+// Linux, include/uapi/linux/membarrier.h.
+const REGISTER_PRIVATE_EXPEDITED: i32 = 1 << 4;
+const PRIVATE_EXPEDITED: i32 = 1 << 3;
+
+fn membarrier(command: i32) -> bool {
+    let errno = crate::memory::Errno::keep();
+    // SAFETY: the call takes numbers and writes nothing.
+    let granted = unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) == 0 };
+    errno.restore();
+    granted
+}
+
+/// Asks the kernel for barriers, once.
+pub(crate) fn prepare() {
+    BARRIERS.store(u32::from(membarrier(REGISTER_PRIVATE_EXPEDITED)), Ordering::Relaxed);
+}
+
+impl Biased {
+    pub(crate) const fn new() -> Self {
+        Self {
+            owner: AtomicUsize::new(NOBODY),
+            wanted: AtomicU32::new(0),
+            others: Lock::new(),
+            changes: Cell::new(0),
+        }
+    }
+
+    /// Does `work` with the lock taken by the thread with that word; a thread may have none.
+    #[inline]
+    pub(crate) fn with<T>(&self, inside: Option<&'static Inside>, work: impl FnOnce() -> T) -> T {
+        if let Some(inside) = inside {
+            let own = address(inside);
+            if self.owner.load(Ordering::Relaxed) == own {
+                inside.store(address(self), Ordering::Relaxed);
+                compiler_fence(Ordering::SeqCst);
+                // Nobody wants in now that everybody can see who is in, and it is the owner still.
+                if self.wanted.load(Ordering::Acquire) == 0 && self.owner.load(Ordering::Relaxed) == own {
+                    let result = work();
+                    inside.store(0, Ordering::Release);
+                    return result;
+                }
+                inside.store(0, Ordering::Release);
+            }
+        }
+        self.enter(inside);
+        let result = work();
+        self.others.leave();
+        result
+    }
+
+    /// Takes the lock as somebody who does not own it, and who owns it from then on where nobody
+    /// did, or not too many.
+    #[cold]
+    #[inline(never)]
+    fn enter(&self, inside: Option<&'static Inside>) {
+        self.others.take();
+        let owner = self.owner.load(Ordering::Relaxed);
+        if owner == EVERYBODY {
+            return;
+        }
+        if owner != NOBODY {
+            self.wanted.store(1, Ordering::SeqCst);
+            membarrier(PRIVATE_EXPEDITED);
+            self.wait_for(owner);
+            self.changes.set(self.changes.get() + 1);
+        }
+        let owners = BARRIERS.load(Ordering::Relaxed) != 0 && self.changes.get() <= MOST_CHANGES;
+        let owner = inside.filter(|_| owners).map_or(EVERYBODY, address);
+        self.owner.store(owner, Ordering::Relaxed);
+        // Whoever sees this sees the new owner as well.
+        self.wanted.store(0, Ordering::Release);
+    }
+
+    /// Waits until the owner is out, after a barrier.
+    fn wait_for(&self, owner: usize) {
+        // SAFETY: the address of a thread's word: these are never given back.
+        let inside = unsafe { &*(owner as *const Inside) };
+        while inside.load(Ordering::Acquire) == address(self) {
+            core::hint::spin_loop();
+        }
+    }
+}
+
+fn address<T>(of: &T) -> usize {
+    &raw const *of as usize
+}
+
+/// Takes all of these locks.
+pub(crate) fn take_all<'l>(locks: impl Iterator<Item = &'l Biased> + Clone) {
+    for lock in locks.clone() {
+        lock.others.take();
+        lock.wanted.store(1, Ordering::SeqCst);
+    }
+    if BARRIERS.load(Ordering::Relaxed) != 0 {
+        membarrier(PRIVATE_EXPEDITED);
+    }
+    for lock in locks {
+        let owner = lock.owner.load(Ordering::Relaxed);
+        if owner != NOBODY && owner != EVERYBODY {
+            lock.wait_for(owner);
+        }
+    }
+}
+
+/// Lets go of all of these locks, which have no owner afterwards: in a child the owners are gone.
+pub(crate) fn leave_all<'l>(locks: impl Iterator<Item = &'l Biased>) {
+    for lock in locks {
+        if lock.owner.load(Ordering::Relaxed) != EVERYBODY {
+            lock.owner.store(NOBODY, Ordering::Relaxed);
+        }
+        lock.wanted.store(0, Ordering::Release);
+        lock.others.leave();
     }
 }

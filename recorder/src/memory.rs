@@ -75,6 +75,15 @@ impl Errno {
     }
 }
 
+/// Has the word at an address brought near; one that is not mapped is as good as any.
+#[inline]
+pub(crate) fn prefetch(address: u64) {
+    // SAFETY: nothing is read that the program could see, and no address faults.
+    unsafe {
+        core::arch::asm!("prefetcht0 [{0}]", in(reg) address, options(nostack, preserves_flags, readonly));
+    }
+}
+
 /// Bytes in whole pages.
 const fn round(bytes: usize) -> usize {
     bytes.next_multiple_of(PAGE)
@@ -95,14 +104,14 @@ pub(crate) struct Plan {
     /// Bytes of an entry, and how many at most, of each area in the header's order.
     pub(crate) areas: [(usize, u64); 5],
     /// Bytes of each of the recorder's own tables.
-    pub(crate) tables: [usize; 5],
+    pub(crate) tables: [usize; 4],
 }
 
 /// What was reserved.
 pub(crate) struct Reserved {
     pub(crate) header: *mut Header,
     pub(crate) areas: [Area; 5],
-    pub(crate) tables: [usize; 5],
+    pub(crate) tables: [usize; 4],
 }
 
 impl Plan {

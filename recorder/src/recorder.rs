@@ -16,7 +16,7 @@ use crate::slot::{self, SLOT_BYTES, Slot, Who};
 use crate::stacks::Stacks;
 use crate::unwind::modules::Modules;
 use crate::unwind::rules::Rules;
-use crate::unwind::walk::{self, Caller};
+use crate::unwind::walk::{Caller, Known};
 
 const MOST_MODULES: u64 = 1 << 15;
 const MOST_NAMES: u64 = 1 << 22;
@@ -130,14 +130,13 @@ impl Recorder {
             let nodes = memory / 4 / size_of::<Node>() as u64;
             let plan = Plan {
                 areas: [
-                    (size_of::<Block>(), blocks),
+                    (size_of::<Block>(), Blocks::room(blocks)),
                     (size_of::<Node>(), nodes),
                     (size_of::<Module>(), MOST_MODULES),
                     (1, MOST_NAMES),
                     (SLOT_BYTES, MOST_THREADS),
                 ],
                 tables: [
-                    Blocks::table_bytes(blocks),
                     Stacks::table_bytes(nodes),
                     Rules::TABLE_BYTES,
                     Modules::table_bytes(MOST_MODULES),
@@ -171,18 +170,19 @@ impl Recorder {
             (*header).state.store(layout::RECORDING, Ordering::Relaxed);
             (*header).magic = layout::MAGIC;
         }
+        crate::lock::prepare();
         let mut key = 0;
         // SAFETY: the destructor is a function of this library, which stays.
         if unsafe { libc::pthread_key_create(&raw mut key, Some(thread_ends)) } != 0 {
             return None;
         }
         let [block_area, node_area, module_area, name_area, threads] = reserved.areas;
-        let [block_table, node_table, rule_table, module_table, filter_table] = reserved.tables;
+        let [node_table, rule_table, module_table, filter_table] = reserved.tables;
         // SAFETY: the header stays.
         let generation = unsafe { &raw const (*header).generation };
         Some(Self {
             header,
-            blocks: Blocks::new(block_area, block_table, blocks),
+            blocks: Blocks::new(block_area, blocks),
             stacks: Stacks::new(node_area, node_table, nodes),
             rules: Rules::new(rule_table),
             modules: Modules::new(module_area, name_area, module_table, generation),
@@ -241,7 +241,7 @@ impl Recorder {
                 if self.sample == 0 || slot.countdown.takes(size as u64, self.sample) {
                     self.record(slot, block as u64, size, function, caller);
                 }
-                slot.leave(|block| self.give_back(block));
+                slot.leave(|block| self.give_back(slot, block));
             }
             Who::Handler(_) | Who::Without => {
                 self.header().missed.fetch_add(1, Ordering::Relaxed);
@@ -249,7 +249,8 @@ impl Recorder {
         }
     }
 
-    fn record(&self, slot: &Slot, block: u64, size: usize, function: usize, caller: Caller) {
+    fn record(&self, slot: &'static Slot, block: u64, size: usize, function: usize, caller: Caller) {
+        self.blocks.prefetch(block);
         let stack = self.stack(slot, function as u64, caller);
         if self.steps < 3 {
             return;
@@ -260,7 +261,7 @@ impl Recorder {
         if self.sample != 0 {
             self.filter.add(block);
         }
-        if self.blocks.insert(block, Kept { size: size as u64, stack, thread, time }) {
+        if self.blocks.insert(Some(&slot.inside), block, Kept { size: size as u64, stack, thread, time }) {
             slot.recorded.store(slot.recorded.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         } else {
             self.header().dropped.fetch_add(1, Ordering::Relaxed);
@@ -273,12 +274,14 @@ impl Recorder {
         // SAFETY: the slot is this thread's, which is inside the recorder once.
         let room = unsafe { &mut *slot.frames.as_ptr() };
         let frames = room.get_mut(..self.depth).unwrap_or_default();
-        let walked = walk::walk(caller, function, &slot.readable, &self.rules, &self.modules, frames);
+        let generation = self.modules.generation();
+        slot.keep_up(generation);
+        let known = Known { readable: &slot.readable, seen: &slot.seen, rules: &self.rules, modules: &self.modules };
+        let walked = known.walk(caller, function, frames);
         if self.steps < 2 {
             return 0;
         }
-        let generation = self.modules.generation();
-        let remembered = slot.remembered(walked.hash, generation);
+        let remembered = slot.remembered(walked.hash);
         if remembered.hash.get() == walked.hash && remembered.node.get() != 0 {
             return remembered.node.get();
         }
@@ -304,8 +307,10 @@ impl Recorder {
         }
         match slot::enter(|| self.slot()) {
             Who::Inside(slot) => {
-                self.forget(address);
-                slot.leave(|block| self.give_back(block));
+                // The next thing that is wanted of it is its header.
+                crate::memory::prefetch(address.wrapping_sub(16));
+                self.forget(Some(slot), address);
+                slot.leave(|block| self.give_back(slot, block));
                 true
             }
             Who::Handler(slot) => {
@@ -316,7 +321,7 @@ impl Recorder {
                 !waits
             }
             Who::Without => {
-                quietly(|| self.forget(address));
+                quietly(|| self.forget(None, address));
                 true
             }
         }
@@ -330,40 +335,40 @@ impl Recorder {
         }
         match slot::enter(|| self.slot()) {
             Who::Inside(slot) => {
-                let kept = self.forget(address);
-                slot.leave(|block| self.give_back(block));
+                let kept = self.forget(Some(slot), address);
+                slot.leave(|block| self.give_back(slot, block));
                 kept
             }
             Who::Handler(_) => {
                 self.header().stale.fetch_add(1, Ordering::Relaxed);
                 None
             }
-            Who::Without => quietly(|| self.forget(address)),
+            Who::Without => quietly(|| self.forget(None, address)),
         }
     }
 
     /// Keeps a block again that could not be resized.
     pub(crate) fn stays(&self, block: *mut c_void, kept: Kept) {
-        let again = || {
+        let again = |slot: Option<&'static Slot>| {
             if self.sample != 0 {
                 self.filter.add(block as u64);
             }
-            self.blocks.insert(block as u64, kept);
+            self.blocks.insert(slot.map(|slot| &slot.inside), block as u64, kept);
         };
         match slot::enter(|| self.slot()) {
             Who::Inside(slot) => {
-                again();
-                slot.leave(|block| self.give_back(block));
+                again(Some(slot));
+                slot.leave(|block| self.give_back(slot, block));
             }
             Who::Handler(_) => {
                 self.header().missed.fetch_add(1, Ordering::Relaxed);
             }
-            Who::Without => quietly(again),
+            Who::Without => quietly(|| again(None)),
         }
     }
 
-    fn forget(&self, address: u64) -> Option<Kept> {
-        let kept = self.blocks.remove(address);
+    fn forget(&self, slot: Option<&'static Slot>, address: u64) -> Option<Kept> {
+        let kept = self.blocks.remove(slot.map(|slot| &slot.inside), address);
         if kept.is_some() && self.sample != 0 {
             self.filter.remove(address);
         }
@@ -371,8 +376,8 @@ impl Recorder {
     }
 
     /// Gives a block back that waited.
-    fn give_back(&self, block: u64) {
-        self.forget(block);
+    fn give_back(&self, slot: &'static Slot, block: u64) {
+        self.forget(Some(slot), block);
         // SAFETY: the program gave it back, and it waited since.
         unsafe { real::free(block as *mut c_void) };
     }
@@ -384,7 +389,7 @@ impl Recorder {
                 if self.modules.unloaded() {
                     self.rules.clear();
                 }
-                slot.leave(|block| self.give_back(block));
+                slot.leave(|block| self.give_back(slot, block));
             }
             Who::Handler(_) | Who::Without => {}
         }
@@ -417,7 +422,7 @@ unsafe extern "C" fn thread_ends(slot: *mut c_void) {
 
 /// Whether the thread that forks stands inside the recorder: a signal handler forks.
 fn interrupted() -> bool {
-    slot::own().is_some_and(Slot::inside)
+    slot::own().is_some_and(Slot::entered)
 }
 
 unsafe extern "C" fn before_fork() {
@@ -447,6 +452,7 @@ unsafe extern "C" fn in_child() {
         return;
     }
     recorder.leave_all();
+    crate::lock::prepare();
     let header = recorder.header();
     // SAFETY: the call takes nothing and changes nothing.
     header.pid.store(unsafe { libc::getpid() } as u32, Ordering::Relaxed);

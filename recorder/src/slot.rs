@@ -5,8 +5,9 @@ use core::cell::Cell;
 use core::ffi::c_void;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, compiler_fence};
 
+use crate::lock::Inside;
 use crate::sample::Countdown;
-use crate::unwind::walk::Readable;
+use crate::unwind::walk::{Readable, Seen};
 
 /// Bytes of a slot.
 pub(crate) const SLOT_BYTES: usize = 16384;
@@ -85,6 +86,8 @@ pub(crate) struct Slot {
     pub(crate) time: AtomicU32,
     /// How many allocations it recorded.
     pub(crate) recorded: AtomicU64,
+    /// Which table it is inside of.
+    pub(crate) inside: Inside,
     busy: AtomicU32,
     rounds: Cell<u32>,
     /// Blocks that wait to be given back: how many there were, and how many of them are done.
@@ -95,6 +98,7 @@ pub(crate) struct Slot {
     pub(crate) countdown: Countdown,
     generation: Cell<u32>,
     pub(crate) frames: Cell<[u64; 256]>,
+    pub(crate) seen: Seen,
     remembered: [Remembered; REMEMBERED],
 }
 
@@ -163,13 +167,13 @@ impl Slot {
     }
 
     /// Whether the thread is inside the recorder.
-    pub(crate) fn inside(&self) -> bool {
+    pub(crate) fn entered(&self) -> bool {
         self.busy.load(Ordering::Relaxed) != 0
     }
 
     /// Leaves the recorder, once `give_back` has had every block that handlers gave back meanwhile.
     #[inline]
-    pub(crate) fn leave(&self, give_back: impl Fn(u64)) {
+    pub(crate) fn leave(&'static self, give_back: impl Fn(u64)) {
         loop {
             while self.done.get() != self.came.load(Ordering::Relaxed) {
                 let at = self.done.get() as usize % WAITING;
@@ -204,12 +208,17 @@ impl Slot {
 
     /// Where a stack with that hash is remembered, if it is.
     #[inline]
-    pub(crate) fn remembered(&self, hash: u64, generation: u32) -> &Remembered {
+    pub(crate) fn remembered(&self, hash: u64) -> &Remembered {
+        // SAFETY: the remainder is below their number.
+        unsafe { self.remembered.get_unchecked(hash as usize % REMEMBERED) }
+    }
+
+    /// Forgets what was seen in another generation.
+    #[inline]
+    pub(crate) fn keep_up(&self, generation: u32) {
         if self.generation.get() != generation {
             self.forget(generation);
         }
-        // SAFETY: the remainder is below their number.
-        unsafe { self.remembered.get_unchecked(hash as usize % REMEMBERED) }
     }
 
     #[cold]
@@ -218,6 +227,7 @@ impl Slot {
             stack.hash.set(0);
             stack.node.set(0);
         }
+        self.seen.forget();
         self.generation.set(generation);
     }
 

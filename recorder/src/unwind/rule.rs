@@ -76,6 +76,12 @@ impl Rule {
         }
     }
 
+    /// The offset from the stack pointer, of a function that leaves the frame pointer alone.
+    #[inline]
+    pub(crate) const fn plain(self) -> Option<u64> {
+        if self.0 & 0xffff_ffff == Frame::Sp as u64 { Some(self.0 >> 32) } else { None }
+    }
+
     #[inline]
     pub(crate) const fn offset(self) -> i64 {
         (self.0 >> 32) as u32 as i32 as i64

@@ -93,61 +93,108 @@ fn mix(hash: u64, pc: u64) -> u64 {
     (hash ^ pc).wrapping_mul(0xff51_afd7_ed55_8ccd).rotate_left(29)
 }
 
-/// The stack above a call, from the caller on, into `frames`.
-#[inline]
-pub(crate) fn walk(
-    caller: Caller,
-    function: u64,
-    readable: &Readable,
-    rules: &Rules,
-    modules: &Modules,
-    frames: &mut [u64],
-) -> Walked {
-    let mut bp = caller.bp;
-    let mut sp = caller.sp + 8;
-    let mut walked = Walked { frames: 0, hash: mix(0, function), cut: true };
-    // SAFETY: the call has just put it there.
-    let mut pc = unsafe { (caller.sp as *const u64).read() };
-    let mut exact = 0;
-    for place in frames.iter_mut() {
-        *place = pc | exact;
-        walked.frames += 1;
-        walked.hash = mix(walked.hash, pc | exact);
-        // The rule is that of the byte before; what a signal interrupted stands where it is.
-        let rule = rules.rule(pc + (exact >> 63), modules);
-        exact = 0;
-        let Some((frame, saved)) = step(rule, sp, bp, readable) else {
-            match rule.frame() {
-                Frame::End => walked.cut = false,
-                Frame::Signal => {
-                    if let Some(before) = interrupted(sp, readable) {
-                        (pc, sp, bp) = before;
-                        exact = EXACT;
-                        continue;
-                    }
-                }
-                _ => {}
-            }
-            break;
-        };
-        let Some(back) = readable.word(frame.wrapping_sub(8)) else { break };
-        // Callers' frames lie above; the last function of a thread may return to nothing.
-        if frame <= sp {
-            break;
-        }
-        if back == 0 {
-            walked.cut = false;
-            break;
-        }
-        (pc, sp, bp) = (back, frame, saved);
+/// Places that are remembered by where on the stack they were, as a power of two.
+const SEEN_BITS: u32 = 8;
+
+/// The rules of places, by where on its stack a thread met them last.
+///
+/// The same function tends to be at the same place of a stack. So its rule is at hand before
+/// its return address was read, and steps need not wait for one another.
+#[repr(C)]
+pub(crate) struct Seen([(Cell<u64>, Cell<u64>); 1 << SEEN_BITS]);
+
+impl Seen {
+    #[inline]
+    fn at(&self, sp: u64) -> &(Cell<u64>, Cell<u64>) {
+        // SAFETY: the remainder is below their number.
+        unsafe { self.0.get_unchecked((sp >> 3) as usize % (1 << SEEN_BITS)) }
     }
-    walked.hash = mix(walked.hash, walked.frames as u64);
-    walked
+
+    /// Forgets all of it.
+    pub(crate) fn forget(&self) {
+        for (pc, rule) in &self.0 {
+            pc.set(0);
+            rule.set(0);
+        }
+    }
+}
+
+/// What is known of stacks so far: by this thread, and by all.
+pub(crate) struct Known<'k> {
+    pub(crate) readable: &'k Readable,
+    pub(crate) seen: &'k Seen,
+    pub(crate) rules: &'k Rules,
+    pub(crate) modules: &'k Modules,
+}
+
+impl Known<'_> {
+    /// The rule of a return address that was met at `sp`.
+    #[inline]
+    fn rule(&self, pc: u64, sp: u64) -> Rule {
+        let (seen, rule) = self.seen.at(sp);
+        if seen.get() == pc {
+            return Rule::from_bits(rule.get());
+        }
+        let found = self.rules.rule(pc, self.modules);
+        seen.set(pc);
+        rule.set(found.bits());
+        found
+    }
+
+    /// The stack above a call, from the caller on, into `frames`.
+    #[inline]
+    pub(crate) fn walk(&self, caller: Caller, function: u64, frames: &mut [u64]) -> Walked {
+        let mut bp = caller.bp;
+        let mut sp = caller.sp + 8;
+        let mut walked = Walked { frames: 0, hash: mix(0, function), cut: true };
+        // SAFETY: the call has just put it there.
+        let mut pc = unsafe { (caller.sp as *const u64).read() };
+        let mut exact = 0;
+        for place in frames.iter_mut() {
+            *place = pc | exact;
+            walked.frames += 1;
+            walked.hash = mix(walked.hash, pc | exact);
+            // The rule is that of the byte before; what a signal interrupted stands where it is.
+            let rule = self.rule(pc + (exact >> 63), sp);
+            exact = 0;
+            let Some((frame, saved)) = step(rule, sp, bp, self.readable) else {
+                match rule.frame() {
+                    Frame::End => walked.cut = false,
+                    Frame::Signal => {
+                        if let Some(before) = interrupted(sp, self.readable) {
+                            (pc, sp, bp) = before;
+                            exact = EXACT;
+                            continue;
+                        }
+                    }
+                    _ => {}
+                }
+                break;
+            };
+            let Some(back) = self.readable.word(frame.wrapping_sub(8)) else { break };
+            // Callers' frames lie above.
+            if frame <= sp {
+                break;
+            }
+            // The last function of a thread may return to nothing.
+            if back == 0 {
+                walked.cut = false;
+                break;
+            }
+            (pc, sp, bp) = (back, frame, saved);
+        }
+        walked.hash = mix(walked.hash, walked.frames as u64);
+        walked
+    }
 }
 
 /// The address of the frame, and the caller's frame pointer.
 #[inline]
 fn step(rule: Rule, sp: u64, bp: u64, readable: &Readable) -> Option<(u64, u64)> {
+    // Nearly all: the frame is where the stack pointer says.
+    if let Some(offset) = rule.plain() {
+        return Some((sp.wrapping_add(offset), bp));
+    }
     let frame = match rule.frame() {
         Frame::Sp => sp.wrapping_add_signed(rule.offset()),
         Frame::Bp => bp.wrapping_add_signed(rule.offset()),
