@@ -16,7 +16,7 @@ use crate::range::AddressRange;
 use crate::source::kinds::Clues;
 use crate::source::registers::{Register, Registers};
 use crate::source::remote::{self, Remote};
-use crate::source::symbols::Symbol;
+use crate::source::symbols::{Line, Symbol};
 use crate::source::{self, Files, Target, Thread, process, snapshot, stop};
 use crate::unwind;
 use crate::word::{ByteOrder, WordFormat};
@@ -55,6 +55,14 @@ pub(super) fn pairs<'a>(ranges: impl Iterator<Item = &'a AddressRange>) -> Vec<(
 
 /// A symbol: its name, the offset in it, the module's file, the section.
 type Named = (String, u64, String, Option<String>);
+
+/// A call: function, source file, line, the module's file.
+type Called = (Option<String>, Option<String>, Option<u32>, Option<String>);
+
+fn called(lines: Vec<Line>) -> Vec<Called> {
+    let fields = |Line { function, file, line, module }| (function, file, line, module);
+    lines.into_iter().map(fields).collect()
+}
 
 /// One mapping of a target.
 #[pyclass(frozen, get_all, module = "gdb_leak._native")]
@@ -225,6 +233,16 @@ impl Memory {
         let (target, kept) = (&self.target, &self.kept);
         let found = py.detach(|| kept.symbols(target).name(target.memory.as_ref(), address));
         found.map(|Symbol { name, offset, module, section }| (name, offset, module, section))
+    }
+
+    fn lines(&self, py: Python<'_>, address: u64) -> Vec<Called> {
+        let (target, kept) = (&self.target, &self.kept);
+        called(py.detach(|| kept.symbols(target).lines(target.memory.as_ref(), address)))
+    }
+
+    fn lines_of_file(&self, py: Python<'_>, path: &str, build_id: &[u8], address: u64) -> Vec<Called> {
+        let (target, kept) = (&self.target, &self.kept);
+        called(py.detach(|| kept.symbols(target).lines_of_file(path, build_id, address)))
     }
 
     fn recheck(&self) -> PyResult<()> {

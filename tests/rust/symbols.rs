@@ -13,6 +13,8 @@
 mod core_builder;
 #[path = "symbols/files.rs"]
 mod files;
+#[path = "symbols/lines.rs"]
+mod lines;
 #[path = "symbols/places.rs"]
 mod places;
 #[path = "symbols/running.rs"]

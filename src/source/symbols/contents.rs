@@ -11,7 +11,6 @@ use object::read::{ReadCache, ReadRef, SectionIndex, SymbolIndex};
 use crate::memory::Buffer;
 use crate::source::file::FileView;
 
-use super::names::readable;
 use super::table::{Candidate, Entry, Table};
 
 /// Symbols behind this many of one file are not read. The largest programs have some millions.
@@ -65,11 +64,11 @@ impl Contents {
             .map(|(full, tables)| Self { file, full, tables })
     }
 
-    /// The name of the symbol at the linked address `at`, and where it starts.
+    /// The symbol at the linked address `at`, as the file has it, and where it starts.
     pub(super) fn symbol_at(&self, at: u64) -> Option<(String, u64)> {
         let tables = &self.tables;
         let found = tables.sized.covering(at).or_else(|| self.label_at(at))?;
-        Some((readable(&self.text(tables.names, found.name)?), found.start))
+        Some((self.text(tables.names, found.name)?, found.start))
     }
 
     /// The last place with a name before `at` in its section, where nothing with a size lies between.

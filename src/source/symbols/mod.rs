@@ -1,27 +1,34 @@
-//! The symbol at an address, from the files of the target's modules.
+//! The symbol at an address, and the source lines of code, from the files of the target's modules.
 //!
 //! A file is believed only if its build-id is that of the module in memory: it
 //! may have been built again since the process started or the core was written.
 //! Nothing is opened before an address of its module is asked for.
 //!
-//! What this does not do: it reads neither debug information (a line, a type)
-//! nor compressed symbol tables (`.gnu_debugdata`), and asks no server.
+//! What this does not do: it reads neither types nor compressed symbol tables
+//! (`.gnu_debugdata`), and asks no server.
 
 mod contents;
+mod dwarf;
+mod files;
+mod known;
+mod lines;
 mod names;
+mod reader;
 mod table;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use object::elf;
 
 use crate::memory::{Memory, Region};
-use crate::source::elf::{Image, Segment, file_of, loaded};
+use crate::source::elf::{Image, Segment, loaded};
 use crate::source::{Files, SourceKind, Target, process};
 
-use contents::Contents;
+use files::Sought;
+use known::Known;
+pub use lines::Line;
 
 /// How many places where a file may start are tried for one address.
 const MOST_BASES: usize = 64;
@@ -50,6 +57,9 @@ enum Places {
     Nowhere,
 }
 
+/// The path and the build-id of a module.
+type NameAndId = (String, Vec<u8>);
+
 /// The symbols of a target, read as they are asked for.
 #[derive(Debug)]
 pub struct Symbols {
@@ -60,18 +70,16 @@ pub struct Symbols {
     bases: BTreeMap<String, Vec<u64>>,
     /// What is loaded at each base that was looked at.
     modules: Mutex<BTreeMap<u64, Option<Arc<Module>>>>,
+    /// Modules that are not in memory, by their paths and build-ids.
+    unloaded: Mutex<BTreeMap<NameAndId, Arc<Known>>>,
 }
 
 /// A module as it lies in memory.
 #[derive(Debug)]
 struct Module {
-    name: String,
-    base: u64,
     bias: u64,
     image: Image,
-    build_id: Vec<u8>,
-    /// The path to show, and the symbols: none where no file here is the module's.
-    file: OnceLock<Option<(String, Contents)>>,
+    known: Known,
 }
 
 impl Symbols {
@@ -95,7 +103,7 @@ impl Symbols {
                 bases.entry(region.name.clone()).or_default().push(region.range.start());
             }
         }
-        Self { places, named, bases, modules: Mutex::default() }
+        Self { places, named, bases, modules: Mutex::default(), unloaded: Mutex::default() }
     }
 
     /// The symbol that covers `address` of `memory`, the memory of the target.
@@ -106,15 +114,40 @@ impl Symbols {
     #[must_use]
     pub fn name(&self, memory: &dyn Memory, address: u64) -> Option<Symbol> {
         let module = self.module_at(memory, address)?;
-        let (path, contents) = self.contents(memory, &module)?;
-        let linked = address.wrapping_sub(module.bias);
-        let (name, start) = contents.symbol_at(linked)?;
-        Some(Symbol {
-            name,
-            offset: linked.saturating_sub(start),
-            module: path.clone(),
-            section: contents.section_at(linked),
-        })
+        module.known.symbol(address.wrapping_sub(module.bias))
+    }
+
+    /// The calls at `address` of `memory`, the memory of the target: innermost first where
+    /// functions were inlined there, last the function whose frame it is.
+    ///
+    /// The address is one inside of the call: of a return address the one before it. Where
+    /// debug information is missing, the function is that of the symbol; where no file with
+    /// the module's build-id is at hand, only the module is known. Empty where no file backs
+    /// the address.
+    #[must_use]
+    pub fn lines(&self, memory: &dyn Memory, address: u64) -> Vec<Line> {
+        let module = self.module_at(memory, address);
+        let lines = module.map(|module| module.known.lines(address.wrapping_sub(module.bias)));
+        let lines = lines.unwrap_or_default();
+        let region = memory.region_at(address).filter(|region| lines.is_empty() && !region.anonymous());
+        match region {
+            Some(region) => vec![Line { module: Some(region.name.clone()), ..Line::default() }],
+            None => lines,
+        }
+    }
+
+    /// The calls at the linked address `linked` (less the bias, where the module was loaded) of
+    /// a module that is loaded no longer, as [`Symbols::lines`] has them.
+    ///
+    /// Empty where no file with that build-id is at hand, and without a build-id.
+    #[must_use]
+    pub fn lines_of_file(&self, path: &str, build_id: &[u8], linked: u64) -> Vec<Line> {
+        let mut unloaded = self.unloaded.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (path.to_owned(), build_id.to_vec());
+        let make = || Arc::new(self.sought(path, None, build_id.to_vec(), None));
+        let known = unloaded.entry(key).or_insert_with(make).clone();
+        drop(unloaded);
+        known.lines(linked)
     }
 
     /// The module whose segments hold `address`.
@@ -143,84 +176,17 @@ impl Symbols {
     /// What is loaded at `base`, if that is a module.
     fn module(&self, memory: &dyn Memory, name: &str, base: u64) -> Option<Arc<Module>> {
         let mut modules = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
-        modules.entry(base).or_insert_with(|| Module::new(memory, name, base).map(Arc::new)).clone()
+        let found = modules.entry(base);
+        found.or_insert_with(|| self.new_module(memory, name, base).map(Arc::new)).clone()
     }
 
-    /// The symbols of the module, from the first file that has them all, and the path to show.
-    fn contents<'a>(&self, memory: &dyn Memory, module: &'a Module) -> Option<&'a (String, Contents)> {
-        module.file.get_or_init(|| self.read(memory, module)).as_ref()
-    }
-
-    fn read(&self, memory: &dyn Memory, module: &Module) -> Option<(String, Contents)> {
-        let (files, debug) = self.paths(memory, module);
-        let first_debug = files.len();
-        let mut shown = None;
-        let mut exported = None;
-        for (index, path) in files.into_iter().chain(debug).enumerate() {
-            let Some((file, image)) = file_of(&path, &module.build_id) else { continue };
-            if !same_addresses(&image, &module.image) {
-                continue;
-            }
-            if index < first_debug && shown.is_none() {
-                shown = Some(path);
-            }
-            match Contents::read(file) {
-                Some(contents) if contents.full => {
-                    exported = Some(contents);
-                    break;
-                }
-                other => exported = exported.or(other),
-            }
-        }
-        let shown = match (&self.places, shown) {
-            (Places::Core { .. }, Some(path)) => {
-                std::path::absolute(&path).unwrap_or(path).to_string_lossy().into_owned()
-            }
-            _ => module.name.clone(),
-        };
-        Some((shown, exported?))
-    }
-
-    /// The files that may be the module's, and those with the symbols that were taken out of it.
-    fn paths(&self, memory: &dyn Memory, module: &Module) -> (Vec<PathBuf>, Vec<PathBuf>) {
-        let name = module.name.as_str();
-        match &self.places {
-            Places::Core { executable, sysroot } => {
-                let files = Files { executable: executable.as_deref(), sysroot: sysroot.as_deref() };
-                // Whichever module the program given is: its build-id tells.
-                let found = executable.iter().cloned().chain([files.place(name)]).collect();
-                let roots = sysroot.as_deref().into_iter().chain([Path::new("/")]);
-                (found, roots.filter_map(|root| debug_file(root, &module.build_id)).collect())
-            }
-            Places::Process(folder) => {
-                let name = name.strip_suffix(" (deleted)").unwrap_or(name);
-                let root = folder.join("root");
-                let mut found = Vec::new();
-                // The file itself, whatever became of its path; for root only.
-                if let Some(region) = memory.region_at(module.base) {
-                    let range = format!("{:x}-{:x}", region.range.start(), region.range.end());
-                    found.push(folder.join("map_files").join(range));
-                }
-                found.push(root.join(name.trim_start_matches('/')));
-                found.push(PathBuf::from(name));
-                // The program, also where it was deleted.
-                found.push(folder.join("exe"));
-                let roots = [root.as_path(), Path::new("/")];
-                (found, roots.iter().filter_map(|root| debug_file(root, &module.build_id)).collect())
-            }
-            Places::Nowhere => (Vec::new(), Vec::new()),
-        }
-    }
-}
-
-impl Module {
     /// The module whose file starts at `base`, if its data lies where its headers say.
     ///
     /// Folklore: the first page of a file may be mapped once more as its data, with
     /// the headers in it, and a program may map a library's file to read it. Both
     /// look like a module. Seen: `ld -z noseparate-code`, gdb. Neither has its data in
     /// place. Code is not asked for: some programs move theirs to large pages.
-    fn new(memory: &dyn Memory, name: &str, base: u64) -> Option<Self> {
+    fn new_module(&self, memory: &dyn Memory, name: &str, base: u64) -> Option<Module> {
         let (image, build_id) = loaded(memory, base)?;
         let bias = image.bias(base);
         let data = image
@@ -234,10 +200,43 @@ impl Module {
         if !data.clone().all(in_place) {
             return None;
         }
-        let name = name.to_owned();
-        Some(Self { name, base, bias, image, build_id, file: OnceLock::new() })
+        let known = self.sought(name, memory.region_at(base), build_id, Some(image.clone()));
+        Some(Module { bias, image, known })
     }
 
+    /// Where the files of the module may be that the target calls `name`; `base` is where it
+    /// is mapped.
+    fn sought(&self, name: &str, base: Option<&Region>, build_id: Vec<u8>, image: Option<Image>) -> Known {
+        let (files, roots) = match &self.places {
+            Places::Core { executable, sysroot } => {
+                let places = Files { executable: executable.as_deref(), sysroot: sysroot.as_deref() };
+                // Whichever module the program given is: its build-id tells.
+                let files = executable.iter().cloned().chain([places.place(name)]).collect();
+                (files, sysroot.iter().cloned().chain([PathBuf::from("/")]).collect())
+            }
+            Places::Process(folder) => {
+                let name = name.strip_suffix(" (deleted)").unwrap_or(name);
+                let root = folder.join("root");
+                let mut files = Vec::new();
+                // The file itself, whatever became of its path; for root only.
+                if let Some(region) = base {
+                    let range = format!("{:x}-{:x}", region.range.start(), region.range.end());
+                    files.push(folder.join("map_files").join(range));
+                }
+                files.push(root.join(name.trim_start_matches('/')));
+                files.push(PathBuf::from(name));
+                // The program, also where it was deleted.
+                files.push(folder.join("exe"));
+                (files, vec![root, PathBuf::from("/")])
+            }
+            Places::Nowhere => (vec![PathBuf::from(name)], vec![PathBuf::from("/")]),
+        };
+        let sought = Sought { name: name.to_owned(), files, roots, build_id, image };
+        Known::new(sought, matches!(self.places, Places::Core { .. }))
+    }
+}
+
+impl Module {
     /// Whether `address`, in a region of the module's file or of none, is part of the module.
     fn holds(&self, region: &Region, address: u64) -> bool {
         let linked = address.wrapping_sub(self.bias);
@@ -256,23 +255,4 @@ impl Module {
 fn backs(region: &Region, segment: &Segment, bias: u64) -> bool {
     let start = bias.wrapping_add(segment.address).wrapping_sub(segment.offset);
     region.range.start().wrapping_sub(region.file_offset) == start
-}
-
-/// Whether both were linked to the same addresses.
-///
-/// Folklore: prelink moved libraries in place and left their build-ids as they were,
-/// and their debug files where they had been.
-fn same_addresses(one: &Image, other: &Image) -> bool {
-    let loads = |image: &Image| -> Vec<(u64, u64)> {
-        let loaded = image.segments.iter().filter(|segment| segment.loaded());
-        loaded.map(|segment| (segment.address, segment.memory_size)).collect()
-    };
-    loads(one) == loads(other)
-}
-
-/// Where distributions put the symbols of the file with that build-id.
-fn debug_file(root: &Path, build_id: &[u8]) -> Option<PathBuf> {
-    let spelled = hex::encode(build_id);
-    let (folder, rest) = spelled.split_at_checked(2).filter(|(_, rest)| !rest.is_empty())?;
-    Some(root.join("usr/lib/debug/.build-id").join(folder).join(format!("{rest}.debug")))
 }

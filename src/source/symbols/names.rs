@@ -33,6 +33,11 @@ pub(super) fn readable(symbol: &str) -> String {
     }
 }
 
+/// Whether the name is one that only linkers use: of C++ or Rust.
+pub(super) fn mangled(name: &str) -> bool {
+    name.starts_with("_Z") || name.starts_with("_R")
+}
+
 /// A static variable of a C function, `calls.0`, without the number that the compiler gave it.
 fn without_number(name: &str) -> &str {
     match name.rsplit_once('.') {

@@ -9,7 +9,7 @@ use gdb_leak::source::Files;
 use crate::running::{Named, Subject, compile, run};
 
 /// Takes the symbols out of a copy, which has the file's place then: the file itself runs.
-fn strip(file: &Path) {
+pub(crate) fn strip(file: &Path) {
     let copy = file.with_extension("stripped");
     run(Command::new("strip").arg("-o").arg(&copy).arg(file));
     fs::rename(copy, file).unwrap();
