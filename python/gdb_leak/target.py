@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Kept",
+    "Line",
     "Pieces",
     "Request",
     "Result",
@@ -97,6 +98,19 @@ class ThreadRegisters(NamedTuple):
     thread_pointer: Optional[int]
     general: list[tuple[str, int]]
     vector: list[tuple[str, int]]
+
+
+class Line(NamedTuple):
+    """A call at an address of code: the function, and where in its source it was left.
+
+    ``file`` is the whole path that the compiler recorded; ``module`` the file
+    that the code was loaded from. What is not known is None.
+    """
+
+    function: Optional[str]
+    file: Optional[str] = None
+    line: Optional[int] = None
+    module: Optional[str] = None
 
 
 class Snapshots:
@@ -195,6 +209,14 @@ class Session(Protocol):
 
     def symbol(self, address: int) -> Optional[str]:
         """Return the symbol at ADDRESS with its offset and file, None where none is known."""
+
+    def lines(self, address: int) -> list[Line]:
+        """Return the calls at ADDRESS, innermost first where functions were inlined there.
+
+        The last is the function whose frame it is. Empty where nothing is known.
+
+        :param address: one inside of the call: of a return address the one before it.
+        """
 
     def frame(self, thread: int, address: int) -> Optional[str]:
         """Return the function in whose frame ADDRESS lies on the stack of THREAD, where known."""

@@ -1,4 +1,4 @@
-"""gdb's door: the only file that imports gdb.
+"""gdb's door: the only file that imports gdb, but for its own lines.py.
 
 Finds the selected inferior's memory, registers the commands, and turns the
 package's own errors into gdb's. Nothing here writes to the target, calls into
@@ -14,7 +14,7 @@ import gdb
 
 from gdb_leak import _native, manual, options, units
 from gdb_leak.commands import TABLE, Entry
-from gdb_leak.doors import frames, gdb_says, held_core, probed, registers, same_machine
+from gdb_leak.doors import frames, gdb_says, held_core, lines, probed, registers, same_machine
 from gdb_leak.doors.progress import ProgressLine
 from gdb_leak.errors import Error, RequestError, UsageError
 from gdb_leak.render import json as as_json
@@ -36,7 +36,7 @@ _MOVING = "threads are running, and gdb reads this target only while it is stopp
 _T = TypeVar("_T")
 
 
-class GdbSession:
+class GdbSession(lines.Lines):
     """One gdb: its selected inferior, and what is kept between commands."""
 
     shell = False

@@ -16,6 +16,7 @@ __all__ = [
     "mappings",
     "sections",
     "symbol",
+    "symbol_name",
     "target_stack",
 ]
 
@@ -105,3 +106,16 @@ def symbol(said: str) -> Optional[str]:
     """
     first = said.strip().split("\n")[0]
     return None if not first or first.startswith("No symbol matches") else first
+
+
+def symbol_name(said: str) -> Optional[str]:
+    r"""Return the name alone in what ``info symbol`` SAID, None where it found none.
+
+    >>> symbol_name("operator new(unsigned long) + 28 in section .text of /lib/libstdc++.so.6\n")
+    'operator new(unsigned long)'
+    """
+    found = symbol(said)
+    if found is None:
+        return None
+    match = re.match(r"(.*?)(?: \+ \d+)?(?: in section \S+(?: of .*)?| of .*)?$", found)
+    return match[1] if match is not None else None

@@ -14,7 +14,7 @@ from gdb_leak.errors import Error, FileError, UsageError
 from gdb_leak.options import Operand, Parsed
 from gdb_leak.render import json as as_json
 from gdb_leak.render import text as as_text
-from gdb_leak.target import Place, Progress, Request, Snapshots, Target, ThreadRegisters
+from gdb_leak.target import Line, Place, Progress, Request, Snapshots, Target, ThreadRegisters
 from gdb_leak.words import Word
 
 __all__ = ["SHELL_TABLE", "ShellSession", "main"]
@@ -121,6 +121,10 @@ class ShellSession:
         name, offset, module, section = found
         inside = f" + {offset}" if offset else ""
         return f"{name}{inside}{f' in section {section}' if section else ''} of {module}"
+
+    def lines(self, address: int) -> list[Line]:
+        """Return the calls at ADDRESS, inside of a call instruction, innermost first."""
+        return [Line(*line) for line in self.target().memory.lines(address)]
 
     @property
     def holds(self) -> bool:

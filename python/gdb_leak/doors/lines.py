@@ -1,0 +1,97 @@
+"""Function, file and line of code: from the native module, else from gdb.
+
+Of gdb's door, like ``gdb.py``, which alone uses it: gdb knows code that no file
+here is of, of a remote target and of what a JIT compiler registered.
+"""
+
+from typing import Any, Optional
+
+import gdb
+
+from gdb_leak.doors import gdb_says
+from gdb_leak.target import Line, Target
+
+__all__ = ["Lines"]
+
+#: Functions inlined into one another that are looked at.
+_MOST = 256
+#: A ``gdb.error`` is a RuntimeError.
+_UNKNOWN = (RuntimeError, ValueError, OverflowError)
+
+
+class Lines:
+    """The part of a session that knows lines."""
+
+    def target(self, usage: bool = False) -> Target:
+        """Return the selected inferior's target, opened."""
+        raise NotImplementedError
+
+    def lines(self, address: int) -> list[Line]:
+        """Return the calls at ADDRESS, inside of a call instruction, innermost first."""
+        known = [Line(*line) for line in self.target().memory.lines(address)]
+        if any(line.file for line in known):
+            return known
+        asked = _of_gdb(address)
+        named = any(line.function for line in known)
+        if not any(line.file if named else line.function for line in asked):
+            return known
+        module = known[0].module if known else None
+        return [line._replace(module=module or line.module) for line in asked]
+
+
+# gdb says where a function was inlined only of frames, not of addresses: calls
+# of inlined functions have the file of their function, and no line.
+def _of_gdb(address: int) -> list[Line]:
+    names = _functions(address) or _symbol(address)
+    file, line = _place(address)
+    if not names and file is None:
+        return []
+    module = _module(address)
+    found = [Line(name, path, None, module) for name, path in names] or [Line(None)]
+    return [Line(found[0].function, file, line, module), *found[1:]]
+
+
+# The functions at the address, innermost first, each with its source file.
+def _functions(address: int) -> list[tuple[Optional[str], Optional[str]]]:
+    found: list[tuple[Optional[str], Optional[str]]] = []
+    try:
+        block = gdb.block_for_pc(address)
+        for _ in range(_MOST):
+            if block is None or not block.start <= address < block.end:
+                break
+            if block.function is not None:
+                symtab = block.function.symtab
+                found.append((block.function.print_name, symtab and symtab.fullname()))
+            block = block.superblock
+    except _UNKNOWN:
+        return []
+    return found
+
+
+def _symbol(address: int) -> list[tuple[Optional[str], Optional[str]]]:
+    try:
+        said = gdb.execute(f"info symbol {address:#x}", to_string=True)
+    except _UNKNOWN:
+        return []
+    name = gdb_says.symbol_name(said)
+    return [] if name is None else [(name, None)]
+
+
+def _place(address: int) -> tuple[Optional[str], Optional[int]]:
+    try:
+        found = gdb.find_pc_line(address)
+        symtab: Any = found.symtab  # None where gdb knows no line
+        return (None, None) if symtab is None else (symtab.fullname(), found.line or None)
+    except _UNKNOWN:
+        return None, None
+
+
+def _module(address: int) -> Optional[str]:
+    try:
+        symtab: Any = gdb.find_pc_line(address).symtab
+        if symtab is not None:
+            # Symbols may be in a file beside the module's own.
+            return str((symtab.objfile.owner or symtab.objfile).filename)
+        return gdb.solib_name(address)
+    except _UNKNOWN:
+        return None
