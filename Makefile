@@ -7,12 +7,15 @@
 .PHONY: help build demo test test-matrix soak lint bench wheel docs clean setup setup-lint setup-bench setup-test setup-matrix FORCE
 
 WITH_RUST := scripts/with-rust
+# The recorder knows x86-64 only.
+RECORDER := $(if $(filter x86_64,$(shell uname -m)),$(WITH_RUST),: )
+OF_RECORDER := --manifest-path recorder/Cargo.toml --target-dir target/recorder
 PYTHON := .venv/bin/python
 INSTALLED := .venv/installed
 HEAP_TESTS := $(wildcard tests/gdb/test_heap_*.py) tests/gdb/test_leak_matrix.py
 SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md LICENSE-MIT LICENSE-APACHE \
-	$(shell find src python crates -name '*.rs' -o -name '*.py' -o -name '*.pyi' \
-		-o -name py.typed -o -name Cargo.toml 2>/dev/null | LC_ALL=C sort)
+	$(shell find src python recorder/src recorder/Cargo.* -name '*.rs' -o -name '*.py' -o -name '*.pyi' \
+		-o -name py.typed -o -name 'Cargo.*' 2>/dev/null | LC_ALL=C sort)
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 20
@@ -24,6 +27,7 @@ demo: $(INSTALLED) ## a whole leak hunt on a sample program, in gdb and from a s
 
 test: setup-test $(INSTALLED) ## cargo test, then pytest over real gdbs and the installed wheel
 	$(WITH_RUST) cargo test --locked --workspace --quiet
+	$(RECORDER) cargo test --locked --quiet $(OF_RECORDER)
 	.venv/bin/pytest
 
 # What it cannot fetch it says in a line: on a machine that is no Debian that is
@@ -43,6 +47,8 @@ soak: $(INSTALLED) ## random heaps and graphs with many times the plans, stops a
 
 lint: setup-lint $(INSTALLED) ## formats, clippy, ruff, mypy, and the stub against the module
 	$(WITH_RUST) cargo fmt --all --check
+	$(WITH_RUST) cargo fmt --manifest-path recorder/Cargo.toml --check
+	$(RECORDER) cargo clippy --locked --all-targets --quiet $(OF_RECORDER) -- -D warnings
 	$(WITH_RUST) cargo clippy --locked --workspace --all-targets --quiet -- -D warnings
 	PYO3_PYTHON="$$PWD/$(PYTHON)" $(WITH_RUST) \
 		cargo clippy --locked --all-targets --features python --quiet -- -D warnings
@@ -58,8 +64,10 @@ bench: setup-bench $(INSTALLED) ## speed against gdb, rg and the machine's own l
 # of 2012, so that one wheel loads in the gdb of any distribution.
 wheel: setup ## a wheel for any Linux with glibc 2.17 or later, into dist/
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check ziglang==0.17.1
+	scripts/build-recorder --zig
 	PATH="$(CURDIR)/.venv/bin:$$PATH" $(WITH_RUST) maturin build --release --locked --quiet --zig \
 		--compatibility manylinux2014 --interpreter $(PYTHON) --out dist
+	scripts/build-recorder
 	@ls dist/*.whl
 
 docs: $(INSTALLED) ## write docs/commands.md anew from the help texts
@@ -88,6 +96,7 @@ setup-matrix:
 # The stamp is inside .venv, so that a new .venv gets the wheel again.
 $(INSTALLED): $(SOURCES) target/sources | setup
 	rm -rf target/wheel
+	scripts/build-recorder
 	$(WITH_RUST) .venv/bin/maturin build --release --locked --quiet \
 		--interpreter $(PYTHON) --out target/wheel
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check \
