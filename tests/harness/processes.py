@@ -29,8 +29,14 @@ def compile_fixture(name: str, out: Path, *flags: str) -> Path:
 class Program:
     """A fixture program that runs, and waits on its standard input between steps."""
 
-    def __init__(self, path: Path, *arguments: str, cwd: Optional[Path] = None) -> None:
-        """Start PATH, in a folder where it may leave a core."""
+    def __init__(
+        self,
+        path: Path,
+        *arguments: str,
+        cwd: Optional[Path] = None,
+        environment: Optional[dict[str, str]] = None,
+    ) -> None:
+        """Start PATH, in a folder where it may leave a core, with more in its ENVIRONMENT."""
         self.path = path
         self.folder = cwd or path.parent
         self.lines: list[str] = []
@@ -41,7 +47,7 @@ class Program:
             cwd=str(self.folder),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, "LC_ALL": "C.UTF-8"},
+            env={**os.environ, "LC_ALL": "C.UTF-8", **(environment or {})},
             preexec_fn=_begin_child,
         )
         self.pid = self._process.pid
