@@ -2,15 +2,18 @@
 //!
 //! A table for each mebibyte of addresses, some of which share one, each with a lock of its
 //! own: glibc gives threads arenas of their own, and so threads seldom want the same table.
-//! An entry stands at the place
-//! that its address hashes to or closely behind (linear probing). One way is chains of
-//! entries: they grow in place and can be filled to the last, but to find one takes two or
-//! three words from far apart in memory, and waiting for these was most of what recording
-//! cost. Here it takes one, which a free overlaps with the header of the block itself and
-//! an allocation with unwinding.
+//! What is known of a block is an entry of the recording; a table says which one, in eight
+//! bytes that stand at the place that the address hashes to or closely behind (linear
+//! probing). The address itself is 43 bits of which the table fixes eleven, so that the
+//! other 32 stand there in full and the entry need not be read to find it.
 //!
-//! Memory: tables are filled to four fifths and grow by a half or a third, so that a block
-//! takes 40 to 60 bytes.
+//! One way is chains of entries: they can be filled to the last, but two or three words from
+//! far apart in memory have to be waited for, which was most of what recording cost. Another
+//! is entries in the table: one word, but from a table four times as large, which no cache
+//! holds. Here it is one from a table that a cache may hold.
+//!
+//! Memory: 32 bytes for each entry; tables are filled to four fifths and grow by a half or a
+//! third, so that a block takes 42 to 47 bytes.
 
 use core::cell::Cell;
 use core::ffi::c_void;
@@ -21,19 +24,24 @@ use crate::lock::{self, Biased, Inside};
 use crate::memory::{Area, Errno};
 
 /// Tables, as a power of two.
-const BITS: u32 = 10;
+const BITS: u32 = 11;
 const SHARDS: usize = 1 << BITS;
-/// Entries of a table at first. All sizes are multiples of it.
+/// Bits of a mebibyte's number, in addresses of 47 bits: what a process has unless it asks for more.
+const MEBIBYTE_BITS: u32 = 27;
+/// Places of a table at first; all sizes are multiples of it. As many entries are taken at once.
 const FIRST: u64 = 16;
+
+/// A place of a table: the part of the address, and the entry, counted from one; 0: free.
+type Place = u64;
 
 #[repr(C, align(64))]
 struct Shard {
     lock: Biased,
-    /// Whether it may not grow any more.
-    full: Cell<bool>,
-    entries: Cell<*mut Block>,
+    count: Cell<u32>,
+    places: Cell<*mut Place>,
     size: Cell<u64>,
-    count: Cell<u64>,
+    /// The first of the entries that nobody uses, counted from one.
+    free: Cell<u32>,
 }
 
 /// What was kept of a block.
@@ -48,148 +56,215 @@ pub(crate) struct Kept {
 pub(crate) struct Blocks {
     area: Area,
     shards: [Shard; SHARDS],
-    /// Entries of all tables, and how many there may be.
-    total: AtomicU64,
-    most: u64,
+    /// Where tables are put, how many bytes of it are taken, and how many there are.
+    tables: usize,
+    taken: AtomicU64,
+    room: u64,
 }
 
-/// Spreads addresses over all bits.
+/// The table of an address, and the part of it that the table does not fix; `None` for one
+/// that has more bits.
+///
+/// The product with an odd number, cut to as many bits, gives each mebibyte another number.
 #[inline]
-fn hash(address: u64) -> u64 {
-    (address >> 4).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+fn part(address: u64) -> Option<(usize, u32)> {
+    const ODD: u64 = 0x3c6_ef37;
+    let mebibyte = address >> 20;
+    if mebibyte >> MEBIBYTE_BITS != 0 {
+        return None;
+    }
+    let mixed = mebibyte.wrapping_mul(ODD) & ((1 << MEBIBYTE_BITS) - 1);
+    let shard = mixed >> (MEBIBYTE_BITS - BITS);
+    let rest = mixed & ((1 << (MEBIBYTE_BITS - BITS)) - 1);
+    Some((shard as usize, (rest << 16 | address >> 4 & 0xffff) as u32))
 }
 
-/// The place of a hash in a table of that size.
+/// The place of a part in a table of that size.
 #[inline]
-fn home(hash: u64, size: u64) -> u64 {
-    ((hash >> 32) * size) >> 32
+fn home(part: u32, size: u64) -> u64 {
+    (u64::from(part.wrapping_mul(0x9e37_79b1)) * size) >> 32
+}
+
+const fn part_of(place: Place) -> u32 {
+    (place >> 32) as u32
 }
 
 impl Blocks {
-    /// How many entries the area has room for where so many may be in use: those of tables
-    /// that were grown out of are never used again.
-    pub(crate) const fn room(most: u64) -> u64 {
-        4 * most
+    /// Bytes that the tables of so many blocks need: those that were grown out of are never
+    /// used again, and take addresses only.
+    pub(crate) const fn table_bytes(most: u64) -> usize {
+        most as usize * 64
     }
 
-    pub(crate) fn new(area: Area, most: u64) -> Self {
+    pub(crate) fn new(area: Area, tables: usize, most: u64) -> Self {
         let shards = core::array::from_fn(|_| Shard {
             lock: Biased::new(),
-            full: Cell::new(false),
-            entries: Cell::new(core::ptr::null_mut()),
-            size: Cell::new(0),
             count: Cell::new(0),
+            places: Cell::new(core::ptr::null_mut()),
+            size: Cell::new(0),
+            free: Cell::new(0),
         });
-        Self { area, shards, total: AtomicU64::new(0), most }
+        Self { area, shards, tables, taken: AtomicU64::new(0), room: Self::table_bytes(most) as u64 }
     }
 
     #[inline]
-    fn shard(&self, address: u64) -> &Shard {
-        let number = (address >> 20).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - BITS);
+    fn shard(&self, number: usize) -> &Shard {
         // SAFETY: the number has as many bits as that of tables.
-        unsafe { self.shards.get_unchecked(number as usize) }
+        unsafe { self.shards.get_unchecked(number) }
     }
 
-    /// Has the entry's place brought near, while something else is done.
+    /// The entry counted from one.
+    #[inline]
+    fn entry(&self, number: u32) -> *mut Block {
+        self.area.at(number as usize - 1)
+    }
+
+    /// Has the block's place brought near, while something else is done.
     #[inline]
     pub(crate) fn prefetch(&self, address: u64) {
-        let shard = self.shard(address);
+        let Some((shard, part)) = part(address) else { return };
+        let shard = self.shard(shard);
         // What another thread replaces meanwhile makes this useless, not wrong.
-        let at = shard.entries.get().wrapping_add(home(hash(address), shard.size.get()) as usize);
+        let at = shard.places.get().wrapping_add(home(part, shard.size.get()) as usize);
         crate::memory::prefetch(at as u64);
     }
 
     /// Keeps a block, in place of what was kept of its address; whether there was room.
+    ///
     /// `inside` is the calling thread's, where it has one; likewise below.
     #[inline]
     pub(crate) fn insert(&self, inside: Option<&'static Inside>, address: u64, kept: Kept) -> bool {
-        let shard = self.shard(address);
+        let Some((shard, part)) = part(address) else { return false };
+        let shard = self.shard(shard);
         shard.lock.with(inside, || {
-            if shard.count.get() * 5 >= shard.size.get() * 4 {
-                self.grow(shard);
-                // One place stays free, which ends every search.
-                if shard.count.get() + 1 >= shard.size.get() {
-                    return false;
-                }
+            if u64::from(shard.count.get()) * 5 >= shard.size.get() * 4 && !self.grow(shard) {
+                return false;
             }
-            // SAFETY: under the table's lock.
+            // SAFETY: under the table's lock; entries in it were handed out.
             unsafe {
-                let entry = place(shard, address);
-                if (*entry).key.load(Ordering::Relaxed) == 0 {
+                let place = find(shard, part);
+                let number = if *place == 0 {
+                    if shard.free.get() == 0 && !self.refill(shard) {
+                        return false;
+                    }
+                    let number = shard.free.get();
+                    shard.free.set((*self.entry(number)).next);
+                    *place = u64::from(part) << 32 | u64::from(number);
                     shard.count.set(shard.count.get() + 1);
-                }
+                    number
+                } else {
+                    *place as u32
+                };
+                let entry = self.entry(number);
                 (*entry).key.store(0, Ordering::Release);
-                fill(entry, address, kept);
+                (*entry).size = kept.size;
+                (*entry).stack = kept.stack;
+                (*entry).thread = kept.thread;
+                (*entry).time = kept.time;
+                (*entry).key.store(!address, Ordering::Release);
             }
             true
         })
     }
 
-    /// Forgets a block: what was kept of it.
+    /// Forgets a block; whether it was kept.
     #[inline]
-    pub(crate) fn remove(&self, inside: Option<&'static Inside>, address: u64) -> Option<Kept> {
-        let shard = self.shard(address);
+    pub(crate) fn remove(&self, inside: Option<&'static Inside>, address: u64) -> bool {
+        self.take_out(inside, address, |_| ()).is_some()
+    }
+
+    /// Forgets a block: what was kept of it.
+    pub(crate) fn take(&self, inside: Option<&'static Inside>, address: u64) -> Option<Kept> {
+        self.take_out(inside, address, |entry| {
+            let Block { size, stack, thread, time, .. } = *entry;
+            Kept { size, stack, thread, time }
+        })
+    }
+
+    #[inline]
+    fn take_out<T>(
+        &self,
+        inside: Option<&'static Inside>,
+        address: u64,
+        read: impl FnOnce(&Block) -> T,
+    ) -> Option<T> {
+        let (shard, part) = part(address)?;
+        let shard = self.shard(shard);
         shard.lock.with(inside, || {
             if shard.count.get() == 0 {
                 return None;
             }
-            // SAFETY: under the table's lock.
+            // SAFETY: under the table's lock; entries in it were handed out.
             unsafe {
-                let entry = place(shard, address);
-                if (*entry).key.load(Ordering::Relaxed) == 0 {
+                let place = find(shard, part);
+                if *place == 0 {
                     return None;
                 }
-                let Block { size, stack, thread, time, .. } = *entry;
-                close(shard, entry);
+                let number = *place as u32;
+                let entry = self.entry(number);
+                let kept = read(&*entry);
+                (*entry).key.store(0, Ordering::Release);
+                (*entry).next = shard.free.replace(number);
+                close(shard, place);
                 shard.count.set(shard.count.get() - 1);
-                Some(Kept { size, stack, thread, time })
+                Some(kept)
             }
         })
     }
 
-    /// Moves a table to where there is more room, if there is.
+    /// Hands entries to a table; whether there were any.
     #[cold]
     #[inline(never)]
-    fn grow(&self, shard: &Shard) {
-        let old = shard.size.get();
-        if shard.full.get() {
-            return;
+    fn refill(&self, shard: &Shard) -> bool {
+        let Some(first) = self.area.take(FIRST) else { return false };
+        for number in (1..=FIRST).rev() {
+            let number = (first + number) as u32;
+            // SAFETY: it was handed out just now.
+            unsafe { (*self.entry(number)).next = shard.free.replace(number) };
         }
+        true
+    }
+
+    /// Moves a table to where there is more room; whether it has some now.
+    #[cold]
+    #[inline(never)]
+    fn grow(&self, shard: &Shard) -> bool {
+        let old = shard.size.get();
         // 1, 2, 3, 4, 6, 8, 12, … times the first.
         let size = match old {
             0 => FIRST,
-            _ if (old / FIRST).is_power_of_two() && old > FIRST => old + old / 2,
             FIRST => 2 * FIRST,
+            _ if (old / FIRST).is_power_of_two() => old + old / 2,
             _ => old + old / 3,
         };
-        let fits = self.total.fetch_add(size - old, Ordering::Relaxed) + size - old <= self.most;
-        let Some(first) = fits.then(|| self.area.take(size)).flatten() else {
-            shard.full.set(true);
-            return;
-        };
-        let before = shard.entries.get();
-        shard.entries.set(self.area.at(first as usize));
+        let bytes = size * size_of::<Place>() as u64;
+        let at = self.taken.fetch_add(bytes, Ordering::Relaxed);
+        if at.saturating_add(bytes) > self.room {
+            self.taken.fetch_sub(bytes, Ordering::Relaxed);
+            // One place stays free, which ends every search.
+            return u64::from(shard.count.get()) + 1 < old;
+        }
+        let before = shard.places.get();
+        shard.places.set((self.tables + at as usize) as *mut Place);
         shard.size.set(size);
         for at in 0..old as usize {
             // SAFETY: within the old table; the new one has room.
             unsafe {
-                let entry = before.add(at);
-                let key = (*entry).key.load(Ordering::Relaxed);
-                if key != 0 {
-                    let Block { size, stack, thread, time, .. } = *entry;
-                    fill(place(shard, !key), !key, Kept { size, stack, thread, time });
-                    (*entry).key.store(0, Ordering::Relaxed);
+                let place = *before.add(at);
+                if place != 0 {
+                    *find(shard, part_of(place)) = place;
                 }
             }
         }
         let start = (before as usize).next_multiple_of(PAGE);
-        let end = (before as usize + old as usize * size_of::<Block>()) & !(PAGE - 1);
+        let end = (before as usize + old as usize * size_of::<Place>()) & !(PAGE - 1);
         if start < end {
             let errno = Errno::keep();
-            // SAFETY: whole pages that nobody uses any more; they read as zero from now on.
+            // SAFETY: whole pages that nobody uses any more.
             unsafe { libc::madvise(start as *mut c_void, end - start, libc::MADV_DONTNEED) };
             errno.restore();
         }
+        true
     }
 
     /// Takes all locks, so that a fork finds the tables whole.
@@ -205,22 +280,21 @@ impl Blocks {
     }
 }
 
-/// The entry of a block, or the free one where it would stand.
+/// The place of a part, or the free one where it would stand.
 ///
 /// # Safety
 ///
-/// The table's lock is taken, and it has a free entry.
+/// The table's lock is taken, and it has a free place.
 #[inline]
-unsafe fn place(shard: &Shard, address: u64) -> *mut Block {
+unsafe fn find(shard: &Shard, part: u32) -> *mut Place {
     let size = shard.size.get();
-    let mut at = home(hash(address), size);
+    let mut at = home(part, size);
     // SAFETY: below the size, and by the caller's word the search ends.
     unsafe {
         loop {
-            let entry = shard.entries.get().add(at as usize);
-            let key = (*entry).key.load(Ordering::Relaxed);
-            if key == 0 || key == !address {
-                return entry;
+            let place = shard.places.get().add(at as usize);
+            if *place == 0 || part_of(*place) == part {
+                return place;
             }
             at += 1;
             if at == size {
@@ -230,57 +304,35 @@ unsafe fn place(shard: &Shard, address: u64) -> *mut Block {
     }
 }
 
-/// Frees an entry, and moves up those behind that could not stand at their own place.
-///
-/// An entry that moves is there twice for a moment, and never gone.
+/// Frees a place, and moves those behind up that could not stand at their own.
 ///
 /// # Safety
 ///
-/// As for [`place`]; the entry is one of the table's.
+/// As for [`find`]; the place is one of the table's.
 #[inline]
-unsafe fn close(shard: &Shard, entry: *mut Block) {
+unsafe fn close(shard: &Shard, place: *mut Place) {
     let size = shard.size.get();
-    // SAFETY: all numbers are below the size, and by the caller's word there is a free entry.
+    // SAFETY: all numbers are below the size, and by the caller's word there is a free place.
     unsafe {
-        let first = shard.entries.get();
-        let mut hole = entry.offset_from(first) as u64;
+        let first = shard.places.get();
+        let mut hole = place.offset_from(first) as u64;
         let mut at = hole;
         loop {
             at += 1;
             if at == size {
                 at = 0;
             }
-            let next = first.add(at as usize);
-            let key = (*next).key.load(Ordering::Relaxed);
-            if key == 0 {
+            let next = *first.add(at as usize);
+            if next == 0 {
                 break;
             }
             // How far it stands from its own place, and how far the hole is.
             let behind = |from: u64| if at >= from { at - from } else { at + size - from };
-            if behind(home(hash(!key), size)) >= behind(hole) {
-                let Block { size, stack, thread, time, .. } = *next;
-                (*first.add(hole as usize)).key.store(0, Ordering::Release);
-                fill(first.add(hole as usize), !key, Kept { size, stack, thread, time });
+            if behind(home(part_of(next), size)) >= behind(hole) {
+                *first.add(hole as usize) = next;
                 hole = at;
             }
         }
-        (*first.add(hole as usize)).key.store(0, Ordering::Release);
-    }
-}
-
-/// Fills an entry, its key last.
-///
-/// # Safety
-///
-/// The entry is the caller's under a lock.
-#[inline]
-unsafe fn fill(entry: *mut Block, address: u64, kept: Kept) {
-    // SAFETY: by the caller's word.
-    unsafe {
-        (*entry).size = kept.size;
-        (*entry).stack = kept.stack;
-        (*entry).thread = kept.thread;
-        (*entry).time = kept.time;
-        (*entry).key.store(!address, Ordering::Release);
+        *first.add(hole as usize) = 0;
     }
 }

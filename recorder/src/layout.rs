@@ -58,7 +58,7 @@ pub(crate) struct Block {
     pub(crate) stack: u32,
     pub(crate) thread: u32,
     pub(crate) time: u32,
-    pub(crate) unused: u32,
+    pub(crate) next: u32,
 }
 
 /// A frame of stacks.

@@ -104,14 +104,14 @@ pub(crate) struct Plan {
     /// Bytes of an entry, and how many at most, of each area in the header's order.
     pub(crate) areas: [(usize, u64); 5],
     /// Bytes of each of the recorder's own tables.
-    pub(crate) tables: [usize; 4],
+    pub(crate) tables: [usize; 5],
 }
 
 /// What was reserved.
 pub(crate) struct Reserved {
     pub(crate) header: *mut Header,
     pub(crate) areas: [Area; 5],
-    pub(crate) tables: [usize; 4],
+    pub(crate) tables: [usize; 5],
 }
 
 impl Plan {

@@ -130,13 +130,14 @@ impl Recorder {
             let nodes = memory / 4 / size_of::<Node>() as u64;
             let plan = Plan {
                 areas: [
-                    (size_of::<Block>(), Blocks::room(blocks)),
+                    (size_of::<Block>(), blocks),
                     (size_of::<Node>(), nodes),
                     (size_of::<Module>(), MOST_MODULES),
                     (1, MOST_NAMES),
                     (SLOT_BYTES, MOST_THREADS),
                 ],
                 tables: [
+                    Blocks::table_bytes(blocks),
                     Stacks::table_bytes(nodes),
                     Rules::TABLE_BYTES,
                     Modules::table_bytes(MOST_MODULES),
@@ -177,12 +178,12 @@ impl Recorder {
             return None;
         }
         let [block_area, node_area, module_area, name_area, threads] = reserved.areas;
-        let [node_table, rule_table, module_table, filter_table] = reserved.tables;
+        let [block_table, node_table, rule_table, module_table, filter_table] = reserved.tables;
         // SAFETY: the header stays.
         let generation = unsafe { &raw const (*header).generation };
         Some(Self {
             header,
-            blocks: Blocks::new(block_area, blocks),
+            blocks: Blocks::new(block_area, block_table, blocks),
             stacks: Stacks::new(node_area, node_table, nodes),
             rules: Rules::new(rule_table),
             modules: Modules::new(module_area, name_area, module_table, generation),
@@ -335,7 +336,7 @@ impl Recorder {
         }
         match slot::enter(|| self.slot()) {
             Who::Inside(slot) => {
-                let kept = self.forget(Some(slot), address);
+                let kept = self.take(Some(slot), address);
                 slot.leave(|block| self.give_back(slot, block));
                 kept
             }
@@ -343,7 +344,7 @@ impl Recorder {
                 self.header().stale.fetch_add(1, Ordering::Relaxed);
                 None
             }
-            Who::Without => quietly(|| self.forget(None, address)),
+            Who::Without => quietly(|| self.take(None, address)),
         }
     }
 
@@ -367,12 +368,18 @@ impl Recorder {
         }
     }
 
-    fn forget(&self, slot: Option<&'static Slot>, address: u64) -> Option<Kept> {
-        let kept = self.blocks.remove(slot.map(|slot| &slot.inside), address);
-        if kept.is_some() && self.sample != 0 {
+    fn forget(&self, slot: Option<&'static Slot>, address: u64) {
+        if self.blocks.remove(slot.map(|slot| &slot.inside), address) && self.sample != 0 {
             self.filter.remove(address);
         }
-        kept
+    }
+
+    fn take(&self, slot: Option<&'static Slot>, address: u64) -> Option<Kept> {
+        let kept = self.blocks.take(slot.map(|slot| &slot.inside), address)?;
+        if self.sample != 0 {
+            self.filter.remove(address);
+        }
+        Some(kept)
     }
 
     /// Gives a block back that waited.
