@@ -308,8 +308,6 @@ impl Recorder {
         }
         match slot::enter(|| self.slot()) {
             Who::Inside(slot) => {
-                // The next thing that is wanted of it is its header.
-                crate::memory::prefetch(address.wrapping_sub(16));
                 self.forget(Some(slot), address);
                 slot.leave(|block| self.give_back(slot, block));
                 true
