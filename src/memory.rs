@@ -118,6 +118,12 @@ impl Permissions {
         matches!(self, Self::Known { write: true, .. })
     }
 
+    /// Whether what lies there may be executed; unknown counts as no.
+    #[must_use]
+    pub const fn executable(self) -> bool {
+        matches!(self, Self::Known { execute: true, .. })
+    }
+
     /// Whether the process may do nothing at all there: a guard or a reserve.
     #[must_use]
     pub const fn none(self) -> bool {

@@ -71,6 +71,26 @@ impl Contents {
         Some((self.text(tables.names, found.name)?, found.start))
     }
 
+    /// The linked addresses of what has that name, as the file has it or as people write it,
+    /// with or without parameters.
+    pub(super) fn named(&self, wanted: &str) -> Vec<u64> {
+        let tables = &self.tables;
+        // What a mangled name says contains the last part of the name that people write.
+        let last = wanted.split('(').next().and_then(|name| name.rsplit("::").next()).unwrap_or_default();
+        let called = |entry: &&Entry| {
+            let Some(name) = self.text(tables.names, entry.name) else { return false };
+            if name == wanted {
+                return true;
+            }
+            if !name.contains(last) {
+                return false;
+            }
+            let told = readable(&name);
+            told == wanted || told.split('(').next() == Some(wanted)
+        };
+        tables.sized.iter().chain(tables.labels.iter()).filter(called).map(|entry| entry.start).collect()
+    }
+
     /// The last place with a name before `at` in its section, where nothing with a size lies between.
     fn label_at(&self, at: u64) -> Option<&Entry> {
         let section = self.tables.sections.covering(at)?;

@@ -150,6 +150,29 @@ impl Symbols {
         known.lines(linked)
     }
 
+    /// The addresses of the functions with that name, in all modules, in order.
+    ///
+    /// A name is taken as the file has it, and as people write it, with or without
+    /// parameters.
+    #[must_use]
+    pub fn functions(&self, memory: &dyn Memory, name: &str) -> Vec<u64> {
+        if matches!(self.places, Places::Nowhere) {
+            return Vec::new();
+        }
+        let bases = self.bases.iter().flat_map(|(file, bases)| bases.iter().map(move |base| (file, *base)));
+        let mut found = Vec::new();
+        for (file, base) in bases {
+            let Some(module) = self.module(memory, file, base) else { continue };
+            let Some((_, contents)) = self.contents(memory, &module) else { continue };
+            let linked = contents.named(name).into_iter();
+            let code = |at: &u64| memory.region_at(*at).is_some_and(|region| region.permissions.executable());
+            found.extend(linked.map(|address| address.wrapping_add(module.bias)).filter(code));
+        }
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+
     /// The module whose segments hold `address`.
     fn module_at(&self, memory: &dyn Memory, address: u64) -> Option<Arc<Module>> {
         if matches!(self.places, Places::Nowhere) {

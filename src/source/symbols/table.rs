@@ -60,6 +60,11 @@ impl Table {
         self.0.is_empty()
     }
 
+    /// All entries, in order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Entry> {
+        self.0.iter()
+    }
+
     /// The last entry that starts at `at` or before.
     pub(super) fn before(&self, at: u64) -> Option<&Entry> {
         self.0.get(self.index_before(at)?)
