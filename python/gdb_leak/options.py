@@ -76,7 +76,11 @@ class Option(NamedTuple):
 
 
 class Operand(NamedTuple):
-    """One operand as the usage line names it, and what completes it."""
+    """One operand as the usage line names it, and what completes it.
+
+    ``rest`` is for words that are another program's: once the first of them was
+    met, nothing that follows is an option, nor ends options.
+    """
 
     name: str
     help: str = ""
@@ -85,6 +89,7 @@ class Operand(NamedTuple):
     most: Optional[int] = 1
     #: The least at the shell's door, where it is not the same.
     shell_least: Optional[int] = None
+    rest: bool = False
 
 
 class Command(NamedTuple):
@@ -93,8 +98,8 @@ class Command(NamedTuple):
     ``name`` is without the door's prefix (``find``); ``summary`` is one
     sentence with a full stop; ``target`` tells whether a shell takes a TARGET
     before the operands, ``target_options`` the options that make it take one
-    all the same, ``files`` whether its operands are cores; ``example`` holds
-    ``(gdb line, shell line)``.
+    all the same, ``files`` whether its operands are cores, ``json`` whether it
+    has an answer of its own; ``example`` holds ``(gdb line, shell line)``.
     """
 
     name: str
@@ -108,6 +113,7 @@ class Command(NamedTuple):
     target_options: tuple[str, ...] = ()
     files: bool = False
     gdb_name: str = ""
+    json: bool = True
 
     @property
     def prompt_name(self) -> str:
@@ -174,6 +180,9 @@ def parse(options: Sequence[Option], operands: Sequence[Operand], words: Sequenc
         if not _is_option(word):
             parsed.operands.append(word)
             at += 1
+            if _takes_rest(operands, len(parsed.operands)):
+                parsed.operands.extend(words[at:])
+                break
             continue
         rest = " ".join(map(str, words[at:]))
         name, equals, inline = word.raw.lstrip("-").partition("=")
@@ -206,7 +215,8 @@ def complete(
         is to complete by its own means.
     """
     named = {option.name: option for option in options}
-    ended = Word("--") in before
+    given = sum(1 for earlier in before if not _is_option(earlier))
+    ended = Word("--") in before or _takes_rest(operands, given)
     if not ended and before and _is_option(before[-1]) and "=" not in before[-1].raw:
         try:
             option = named[_full_name(before[-1].raw.lstrip("-"), named, "")]
@@ -221,7 +231,6 @@ def complete(
         dashes = "--" if word.startswith("--") else "-"
         return "words", sorted(dashes + name for name in named if name.startswith(typed))
     if operands:
-        given = sum(1 for earlier in before if not _is_option(earlier))
         operand = operands[min(given, len(operands) - 1)]
         return _candidates(operand.kind, (), word)
     return "words", []
@@ -244,6 +253,11 @@ def _list_candidates(option: Option, word: str) -> list[str]:
     names = option.choices if comma else (*option.choices, *option.alone)
     taken = before.split(",")
     return [before + comma + name for name in names if name.startswith(last) and name not in taken]
+
+
+# Whether the last of as many operands as were GIVEN is one that takes all words after it.
+def _takes_rest(operands: Sequence[Operand], given: int) -> bool:
+    return given > 0 and bool(operands) and operands[min(given, len(operands)) - 1].rest
 
 
 # No option begins with a digit, so that `-u64 -1` needs no `--`.

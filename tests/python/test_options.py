@@ -111,3 +111,19 @@ def test_completion_of_files_and_addresses_is_left_to_the_door() -> None:
     operands = (Operand("START", kind="address"), Operand("FILE", kind="file"))
     assert complete((), operands, [], "x")[0] == "address"
     assert complete((), operands, tokenize("x"), "y")[0] == "file"
+
+
+REST = (Operand("PROGRAM", kind="file", rest=True), Operand("ARGUMENT", least=0, most=None))
+
+
+@pytest.mark.parametrize("typed", ["-i prog -limit -- x", "-i -- prog -limit -- x"])
+def test_what_follows_an_operand_that_takes_the_rest_is_no_option(typed: str) -> None:
+    taken = parse(OPTIONS, REST, tokenize(typed))
+    assert taken.values == {"i": True}
+    assert [word.raw for word in taken.operands] == ["prog", "-limit", "--", "x"]
+
+
+def test_no_option_is_offered_behind_an_operand_that_takes_the_rest() -> None:
+    assert complete(OPTIONS, REST, [], "-li") == ("words", ["-limit"])
+    assert complete(OPTIONS, REST, tokenize("prog"), "-li") == ("words", [])
+    assert complete(OPTIONS, REST, tokenize("-i"), "pr") == ("file", [])
