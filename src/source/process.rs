@@ -86,8 +86,10 @@ pub fn open(pid: i32, usage: bool) -> Result<Target, Error> {
     for (region, finding) in process.regions.iter_mut().zip(findings) {
         region.kind = finding.kind;
     }
-    let command = proc.as_ref().and_then(|proc| proc.cmdline().ok()).map(|words| words.join(" "));
-    let name = || proc.as_ref().and_then(|proc| proc.exe().ok()).map(|path| path.display().to_string());
+    // Of a main thread that ended before the others nothing is told.
+    let shown = Proc::new_with_root(folder.clone()).ok();
+    let command = shown.as_ref().and_then(|proc| proc.cmdline().ok()).map(|words| words.join(" "));
+    let name = || shown.as_ref().and_then(|proc| proc.exe().ok()).map(|path| path.display().to_string());
     let origin = Origin {
         architecture: image.as_ref().map(Image::architecture),
         program: command.filter(|command| !command.is_empty()).or_else(name),
