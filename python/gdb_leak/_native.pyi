@@ -18,6 +18,7 @@ __all__ = [
     "Contents",
     "Difference",
     "Dump",
+    "Follow",
     "Frame",
     "Group",
     "Groups",
@@ -49,6 +50,7 @@ __all__ = [
     "open_process",
     "open_remote",
     "other_allocators",
+    "recordable",
     "references",
     "save_snapshot",
     "shortest_path",
@@ -137,6 +139,18 @@ def open_remote(
     read: Callable[[int, int], Optional[bytes]],
 ) -> Memory: ...
 def stop_process(pid: int) -> Stop: ...
+
+@final
+class Follow:
+    """A program that is followed from its start to its end, and held there."""
+
+    status: Final[Optional[int]]
+    def __new__(
+        cls, pid: int, function: Optional[str] = None, children: bool = False
+    ) -> Follow: ...
+    def next(self) -> Optional[tuple[int, Optional[int], Stop]]: ...
+
+def recordable(path: str, search: Sequence[str]) -> tuple[str, list[str], str]: ...
 def save_snapshot(memory: Memory, path: Optional[str], force: bool = False) -> Memory: ...
 
 @final

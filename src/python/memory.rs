@@ -352,7 +352,7 @@ pub(super) fn open_remote(
 
 /// All threads of a process held by ptrace until [`Stop::release`].
 #[pyclass(module = "gdb_leak._native")]
-pub(super) struct Stop(stop::Stop);
+pub(super) struct Stop(pub(super) stop::Stop);
 
 #[pymethods]
 impl Stop {

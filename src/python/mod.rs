@@ -12,6 +12,7 @@ mod kept;
 mod leak;
 mod look;
 mod memory;
+mod run;
 mod search;
 
 use pyo3::pymodule;
@@ -35,6 +36,8 @@ mod _native {
     use super::memory::{
         Memory, Region, Stop, open_file, open_process, open_remote, save_snapshot, stop_process,
     };
+    #[pymodule_export]
+    use super::run::{Follow, recordable};
     #[pymodule_export]
     use super::search::{Matches, Needle, find, unescape};
 

@@ -61,6 +61,12 @@ impl Stop {
         Ok(stop)
     }
 
+    /// A process whose threads are held by whoever waits at the other end of `let_go`.
+    pub(super) fn of(threads: Vec<Thread>, let_go: Sender<()>) -> Self {
+        let (since, elapsed) = (Instant::now(), Duration::ZERO);
+        Self { threads, since, elapsed, let_go: Some(let_go), holder: None }
+    }
+
     /// The threads that are held, the main one first, with their registers.
     ///
     /// Of those whose registers could not be read they are empty.
@@ -84,9 +90,11 @@ impl Stop {
 
     /// Lets the process go on, and says for how long it was held; doing it again changes nothing.
     pub fn release(&mut self) -> Duration {
-        if let Some(holder) = self.holder.take() {
+        if let Some(let_go) = self.let_go.take() {
             self.elapsed = self.since.elapsed();
-            drop(self.let_go.take());
+            drop(let_go);
+        }
+        if let Some(holder) = self.holder.take() {
             let _ = holder.join();
         }
         self.elapsed
