@@ -52,7 +52,7 @@ TARGET_OPTIONS = (
 
 def options_of(command: Command, from_shell: bool) -> list[Option]:
     """Return all options that COMMAND takes at a door, in the order of help."""
-    options = [*command.options, JSON]
+    options = [*command.options, *([JSON] if command.json else [])]
     if from_shell:
         if command.target:
             options.extend(TARGET_OPTIONS)

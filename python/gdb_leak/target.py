@@ -4,7 +4,7 @@ Plain data and a protocol: which memory, how an address is evaluated, which
 snapshots are kept. Nothing here reads memory or imports gdb.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Kept",
     "Line",
+    "Launch",
     "Pieces",
     "Request",
     "Result",
@@ -31,6 +32,7 @@ __all__ = [
     "Snapshots",
     "Target",
     "ThreadRegisters",
+    "Watch",
 ]
 
 Place = Union[str, tuple[int, int]]
@@ -244,6 +246,33 @@ class Pieces:
         return self._make()
 
 
+class Watch(NamedTuple):
+    """How a program that was started is followed, to be judged where it ends.
+
+    ``function`` is where it is judged instead, when it calls that for the first
+    time; ``children`` whether the processes that it starts are judged too;
+    ``log`` the file for reports, with ``%p`` for the process.
+    """
+
+    function: Optional[str]
+    children: bool
+    log: Optional[str]
+
+
+class Launch(NamedTuple):
+    """A program to run in place of an answer, with the recorder.
+
+    ``words`` are those that it gets, the first names it; ``settings`` are the
+    variables of its environment that are the recorder's. Without ``watch`` it
+    takes the place of gdb-leak.
+    """
+
+    words: tuple[str, ...]
+    library: str
+    settings: Mapping[str, str]
+    watch: Optional[Watch] = None
+
+
 class Result:
     """The answer to a request: plain data, and native tables where there are many rows.
 
@@ -271,6 +300,8 @@ class Result:
         self.later: list[Callable[[], Sequence[str]]] = []
         #: What the shell or gdb is to end with, where the answer asks for that.
         self.status: Optional[int] = None
+        #: The program that is to run instead of an answer being printed.
+        self.launch: Optional[Launch] = None
 
     def finish(self) -> None:
         """Add the notes that are known now that everything was made."""

@@ -12,12 +12,16 @@ from gdb_leak.commands import (
     check,
     decode,
     diff_region,
+    doctor,
     dump,
     find,
+    gdbinit,
     heap,
     overview,
+    record,
     refs,
     regions,
+    run,
     snapshot,
     strings,
     whatis,
@@ -26,7 +30,7 @@ from gdb_leak.layout import Block
 from gdb_leak.options import Command
 from gdb_leak.target import Request, Result
 
-__all__ = ["TABLE", "Entry"]
+__all__ = ["CHECK", "SHELL_ONLY", "TABLE", "Entry"]
 
 
 class Entry(NamedTuple):
@@ -37,8 +41,7 @@ class Entry(NamedTuple):
     text: Callable[[Result], Iterator[Block]]
 
 
-#: The commands of both doors, in the order in which help lists them. Those about the
-#: machine, `doctor` and `gdbinit`, are the shell's alone.
+#: The commands of both doors, in the order in which help lists them.
 TABLE = tuple(
     Entry(module.COMMAND, module.run, module.text)
     for module in (
@@ -56,4 +59,13 @@ TABLE = tuple(
         refs,
         whatis,
     )
+)
+
+#: What `run` answers with, about each process that ends.
+CHECK = Entry(check.COMMAND, check.run, check.text)
+
+#: The commands that start a program, and those about the machine.
+SHELL_ONLY = (
+    Entry(run.declared(check.COMMAND), run.run, run.text),
+    *(Entry(module.COMMAND, module.run, module.text) for module in (record, doctor, gdbinit)),
 )

@@ -3,29 +3,35 @@
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Optional, TextIO
 
 import gdb_leak
 from gdb_leak import _native, manual, operands, options, units
-from gdb_leak.commands import TABLE, Entry, doctor, gdbinit
+from gdb_leak.commands import CHECK, SHELL_ONLY, TABLE, Entry
 from gdb_leak.doors.progress import ProgressLine
 from gdb_leak.errors import Error, FileError, UsageError
 from gdb_leak.options import Operand, Parsed
 from gdb_leak.render import json as as_json
 from gdb_leak.render import text as as_text
-from gdb_leak.target import Line, Place, Progress, Request, Snapshots, Target, ThreadRegisters
+from gdb_leak.target import (
+    Launch,
+    Line,
+    Place,
+    Progress,
+    Request,
+    Result,
+    Snapshots,
+    Target,
+    ThreadRegisters,
+)
 from gdb_leak.words import Word
 
 __all__ = ["SHELL_TABLE", "ShellSession", "main"]
 
 _ANSWERED, _FAILED, _USAGE, _INTERRUPTED = 0, 1, 2, 130
 #: All commands of this door, in the order in which help lists them.
-SHELL_TABLE = (
-    *TABLE,
-    Entry(doctor.COMMAND, doctor.run, doctor.text),
-    Entry(gdbinit.COMMAND, gdbinit.run, gdbinit.text),
-)
+SHELL_TABLE = (*TABLE, *SHELL_ONLY)
 
 _MOST_PIDS = 1 << 22
 
@@ -35,8 +41,13 @@ class ShellSession:
 
     shell = True
 
-    def __init__(self, name: Optional[str], parsed: Parsed) -> None:
-        """Take the NAME of the target, None where the command has none, and the options."""
+    def __init__(
+        self, name: Optional[str], parsed: Parsed, stop: Optional[_native.Stop] = None
+    ) -> None:
+        """Take the NAME of the target, None where the command has none, and the options.
+
+        :param stop: what holds it already, where it is a process.
+        """
         self.snapshots = Snapshots()
         self._name = name
         self._executable = _path(parsed, "exe")
@@ -44,7 +55,7 @@ class ShellSession:
         self._hold = parsed.flag("stop")
         self._line = ProgressLine()
         self._target: Optional[Target] = None
-        self._stop: Optional[_native.Stop] = None
+        self._stop = stop
 
     def target(self, usage: bool = False) -> Target:
         """Return the target, opened; a process is held first where that was asked for.
@@ -148,9 +159,9 @@ class ShellSession:
         if pid is None:
             return Target(_native.open_file(name, self._executable, self._sysroot), name)
         notes: list[str] = []
-        if self._hold:
+        if self._hold and self._stop is None:
             self._stop = _native.stop_process(pid)
-        else:
+        elif self._stop is None:
             notes.append("the process runs on: memory changes while it is read (-stop holds it)")
         return Target(_native.open_process(pid, usage), pid=pid, notes=notes)
 
@@ -216,7 +227,9 @@ def _answer(entry: Entry, words: list[Word]) -> int:
     session: Optional[ShellSession] = None
     try:
         taken = manual.options_of(command, from_shell=True)
-        parsed = options.parse(taken, (Operand("WORD", least=0, most=None),), words)
+        rest = any(operand.rest for operand in command.operands)
+        every = Operand("WORD", least=0, most=None, rest=rest)
+        parsed = options.parse(taken, (every,), words)
         if parsed.flag("help"):
             _print([manual.help_text(command, from_shell=True) + "\n"])
             return _ANSWERED
@@ -240,14 +253,10 @@ def _answer(entry: Entry, words: list[Word]) -> int:
 
 def _run(entry: Entry, session: ShellSession, parsed: Parsed) -> int:
     result = entry.run(Request(parsed, session))
+    if result.launch is not None:
+        return _launch(result.launch, parsed)
     result.later.append(session.release)
-    if parsed.flag("json"):
-        pieces = as_json.pieces(result)
-    else:
-        plain = os.environ.get("NO_COLOR") or os.environ.get("TERM", "dumb") in ("", "dumb")
-        colour = sys.stdout.isatty() and not plain
-        style = as_text.Style(colour, sys.stdout.encoding)
-        pieces = as_text.pieces(result, entry.text(result), style)
+    pieces = _pieces(entry, result, parsed, sys.stdout)
     status = _ANSWERED if result.status is None else result.status
     if not session.holds:
         _print(pieces, session)
@@ -265,6 +274,37 @@ def _run(entry: Entry, session: ShellSession, parsed: Parsed) -> int:
         made.seek(0)
         _print(iter(lambda: made.read(1 << 16), ""), session)
     return status
+
+
+def _pieces(entry: Entry, result: Result, parsed: Parsed, stream: TextIO) -> Iterator[str]:
+    if parsed.flag("json"):
+        return as_json.pieces(result)
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM", "dumb") in ("", "dumb")
+    style = as_text.Style(stream.isatty() and not plain, stream.encoding)
+    return as_text.pieces(result, entry.text(result), style)
+
+
+def _launch(launch: Launch, parsed: Parsed) -> int:
+    # Here, because it would cost every other command 5 ms.
+    from gdb_leak.doors.launch import Report, run
+
+    def judged(ended: Report, stream: TextIO) -> Optional[int]:
+        session = ShellSession(str(ended.pid), parsed, ended.stop)
+        try:
+            result = CHECK.run(Request(parsed, session))
+            result.notes.extend(ended.notes)
+            result.values["end"] = ended.value()
+            made = "".join(_pieces(CHECK, result, parsed, stream))
+            if not parsed.flag("json"):
+                line = f"== {ended.line(session.target().memory.program)}"
+                made = as_text.escape(line, stream.encoding) + "\n" + made
+        finally:
+            session.clear_progress()
+            session.release()
+        _write(stream, made)
+        return result.status
+
+    return run(launch, judged)
 
 
 def _failed(entry: Entry, session: Optional[ShellSession], error: Error, status: int) -> int:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Iterator
 
 from gdb_leak import manual
-from gdb_leak.commands import TABLE, doctor, gdbinit
+from gdb_leak.commands import SHELL_ONLY, TABLE
 from gdb_leak.options import Command
 
 __all__ = ["page"]
@@ -34,7 +34,7 @@ Every command of the shell that has a TARGET takes these as well:
 def page() -> str:
     """Return the page as Markdown, the line's end included."""
     both = [entry.command for entry in TABLE]
-    shell_only = [doctor.COMMAND, gdbinit.COMMAND]
+    shell_only = [entry.command for entry in SHELL_ONLY]
     return "".join(_sections(both, shell_only))
 
 

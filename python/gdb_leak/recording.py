@@ -1,0 +1,92 @@
+"""Starting programs with the recorder: its options, its library, its variables."""
+
+from gdb_leak.errors import FileError, UsageError
+from gdb_leak.options import Option, Parsed
+
+__all__ = ["CHILDREN", "ENVIRONMENT", "OPTIONS", "library", "preloaded", "settings"]
+
+_LIBRARY = "libgdb_leak_recorder.so"
+_MOST_DEPTH = 255
+
+#: The variable that says whether programs that the program executes are recorded, too: not with 0.
+CHILDREN = "GDB_LEAK_RECORD_CHILDREN"
+_SAMPLE = "GDB_LEAK_RECORD_SAMPLE"
+_DEPTH = "GDB_LEAK_RECORD_DEPTH"
+_MEMORY = "GDB_LEAK_RECORD_MEMORY"
+
+#: The options that the recorder has.
+OPTIONS = (
+    Option(
+        "sample",
+        "Record one allocation per N bytes on average, as 512K, and estimate the rest "
+        "(default 0: every allocation).",
+        "number",
+        "N",
+    ),
+    Option(
+        "depth",
+        f"Keep at most N frames of a stack, 1 to {_MOST_DEPTH} (default 64).",
+        *("number", "N"),
+    ),
+    Option(
+        "memory",
+        "Let the recorder take at most N bytes of memory, as 512M (default 2G); what does not "
+        "fit is counted and not recorded.",
+        "number",
+        "N",
+    ),
+)
+
+#: What a program is recorded by that is started in another way.
+ENVIRONMENT = (
+    "A program that is started in another way is recorded when its environment has the recorder's "
+    f"library first in LD_PRELOAD; {_SAMPLE}, {_DEPTH} and {_MEMORY} are these options in bytes "
+    f"and frames, and {CHILDREN}=0 leaves out the programs that it executes."
+)
+
+
+def library() -> str:
+    """Return the path of the recorder's library.
+
+    :raises FileError: where this installation has none.
+    """
+    # Here, because it would cost every command 3 ms.
+    from pathlib import Path
+
+    path = Path(__file__).parent / "recorder" / _LIBRARY
+    if not path.is_file():
+        raise FileError(f"{path}: the recorder is not there (there is one for x86-64 only)")
+    return str(path)
+
+
+def settings(parsed: Parsed) -> dict[str, str]:
+    """Return the recorder's variables that the options in PARSED ask for.
+
+    :raises UsageError: where a number is out of its range.
+    """
+    ranges = {
+        "sample": (_SAMPLE, 0, (1 << 62) - 1),
+        "depth": (_DEPTH, 1, _MOST_DEPTH),
+        "memory": (_MEMORY, 1, (1 << 62) - 1),
+    }
+    found: dict[str, str] = {}
+    for name, (variable, least, most) in ranges.items():
+        number = parsed.count(name, None)
+        if number is None:
+            continue
+        if not least <= number <= most:
+            raise UsageError(f"-{name} {number}: not a number from {least} to {most}")
+        found[variable] = str(number)
+    return found
+
+
+def preloaded(library: str, others: str) -> str:
+    """Return LD_PRELOAD with LIBRARY first, then what it had: OTHERS.
+
+    Its items stand between colons or blanks, and it has no way to quote.
+
+    >>> preloaded("/r.so", "/a.so /b.so:/r.so")
+    '/r.so:/a.so:/b.so'
+    """
+    kept = [item for item in others.replace(":", " ").split() if item != library]
+    return ":".join([library, *kept])
