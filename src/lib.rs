@@ -2,7 +2,7 @@
 //!
 //! The floors, lowest first; a module uses lower floors only:
 //! [`error`], [`range`], [`word`]; [`memory`], [`peek`], [`pass`], [`save`]; [`source`]; [`search`],
-//! [`inspect`], [`diff`], [`unwind`]; [`heap`].
+//! [`inspect`], [`diff`], [`unwind`], [`recording`]; [`heap`].
 
 pub mod diff;
 pub mod error;
@@ -16,6 +16,7 @@ pub mod peek;
 #[cfg(feature = "python")]
 mod python;
 pub mod range;
+pub mod recording;
 pub mod save;
 pub mod search;
 pub mod source;
