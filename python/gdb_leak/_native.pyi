@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Callable, Final, Literal, Optional, Union, final
 
 __all__ = [
+    "Allocation",
     "Arena",
     "Block",
     "Change",
@@ -29,9 +30,11 @@ __all__ = [
     "Memory",
     "Needle",
     "Record",
+    "Recording",
     "Records",
     "Reference",
     "Region",
+    "StackFrame",
     "Stop",
     "Strings",
     "__version__",
@@ -51,6 +54,7 @@ __all__ = [
     "open_remote",
     "other_allocators",
     "recordable",
+    "recording",
     "references",
     "save_snapshot",
     "shortest_path",
@@ -329,6 +333,7 @@ class Group:
     blocks: Final[int]
     bytes: Final[int]
     sample: Final[list[int]]
+    stack: Final[Optional[int]]
 
 @final
 class Groups:
@@ -347,7 +352,7 @@ class Listed:
     count: Final[int]
     bytes: Final[int]
     def __len__(self) -> int: ...
-    def rows(self, start: int, stop: int) -> list[tuple[Block, Optional[str]]]: ...
+    def rows(self, start: int, stop: int) -> list[tuple[Block, Optional[str], Optional[int]]]: ...
 
 @final
 class Heap:
@@ -378,6 +383,8 @@ class Heap:
         kind: Optional[str] = None,
         within: Optional[Sequence[tuple[int, int]]] = None,
         lost: Optional[Check] = None,
+        recording: Optional[Recording] = None,
+        newest: Optional[int] = None,
         progress: _Progress = None,
     ) -> Groups: ...
     def listed(
@@ -387,6 +394,8 @@ class Heap:
         size: Optional[int] = None,
         kind: Optional[str] = None,
         lost: Optional[Check] = None,
+        recording: Optional[Recording] = None,
+        newest: Optional[int] = None,
         progress: _Progress = None,
     ) -> Listed: ...
 
@@ -405,6 +414,50 @@ def heap_summary(
 ) -> HeapSummary: ...
 
 @final
+class Allocation:
+    """What was recorded of a block: the bytes asked for, the thread, when, the stack.
+
+    ``time`` is in the recording's own units; ``stack`` is 0 where it is not known.
+    """
+
+    size: Final[int]
+    thread: Final[int]
+    time: Final[int]
+    stack: Final[int]
+
+@final
+class StackFrame:
+    """A frame of a stack that allocated a block.
+
+    ``address`` lies in the instruction that the frame is at. ``unloaded`` is the path, the
+    build-id and the address in the file, where the module is there no more.
+    """
+
+    pc: Final[int]
+    address: Final[int]
+    unloaded: Final[Optional[tuple[str, bytes, int]]]
+
+@final
+class Recording:
+    """What the recorder kept of the blocks of a heap."""
+
+    pid: Final[int]
+    range: Final[tuple[int, int]]
+    sample: Final[Optional[int]]
+    live: Final[int]
+    stale: Final[int]
+    notes: Final[list[str]]
+    def of(self, index: int) -> Optional[Allocation]: ...
+    def now(self, clock: Optional[int] = None) -> int: ...
+    def before(self, now: int, nanoseconds: int) -> int: ...
+    def nanoseconds(self, units: int) -> int: ...
+    def stack(self, number: int) -> list[StackFrame]: ...
+
+def recording(
+    memory: Memory, heap: Heap, progress: _Progress = None
+) -> tuple[Optional[Recording], list[str]]: ...
+
+@final
 class Check:
     """The verdicts on all blocks in use, by valgrind's rules."""
 
@@ -412,6 +465,7 @@ class Check:
     saved: Final[list[tuple[str, int, int]]]
     roots: Final[list[tuple[str, int, int]]]
     only_vector: Final[Optional[tuple[int, int, list[int]]]]
+    recorded: Final[int]
     references: Final[int]
     own_bytes: Final[int]
     untouched: Final[int]
@@ -419,8 +473,15 @@ class Check:
     def verdict(self, index: int) -> Optional[str]: ...
     def saved_by(self, index: int) -> Optional[str]: ...
     def cluster(self, index: int, limit: int) -> tuple[list[int], int]: ...
-    def records(self, shown: Sequence[str], progress: _Progress = None) -> Records: ...
-    def rows(self, start: int, stop: int) -> list[tuple[int, int, str, Optional[str]]]: ...
+    def aged(
+        self, newest: int, progress: _Progress = None
+    ) -> tuple[list[tuple[str, int, int]], list[tuple[str, int, int]], int, int]: ...
+    def records(
+        self, shown: Sequence[str], newest: Optional[int] = None, progress: _Progress = None
+    ) -> Records: ...
+    def rows(
+        self, start: int, stop: int, newest: Optional[int] = None
+    ) -> list[tuple[int, int, str, Optional[str]]]: ...
 
 @final
 class Records:
@@ -443,6 +504,8 @@ class Record:
     kind: Final[Optional[str]]
     text: Final[Optional[str]]
     sample: Final[list[int]]
+    stack: Final[Optional[int]]
+    estimate: Final[Optional[tuple[float, float, float, float]]]
 
 @final
 class Reference:

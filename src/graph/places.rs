@@ -8,12 +8,14 @@ use crate::heap::block::State;
 use crate::memory::{Memory, Permissions, Region, RegionKind};
 use crate::pass::Job;
 use crate::range::AddressRange;
+use crate::recording;
 use crate::source::elf::{self, Image};
 
 use super::roots::{RootKind, Stretch};
 use super::stacks::{Part, Stacks};
 
-/// Writable memory that no allocator owns, and what was relocated, before threads are known.
+/// Writable memory that neither an allocator nor the recorder owns, and what was relocated,
+/// before threads are known.
 ///
 /// # Errors
 ///
@@ -21,7 +23,9 @@ use super::stacks::{Part, Stacks};
 pub(super) fn plain(memory: &dyn Memory, heap: &dyn Allocator, job: &Job) -> Result<Vec<Stretch>, Error> {
     const ASK: usize = 1 << 20;
     let spans: Vec<AddressRange> = heap.blocks().spans().iter().map(|span| span.range).collect();
-    let owned = AddressRange::merge([&spans[..], heap.structures()].concat());
+    // The recorder's tables name every block, and nobody uses a block through them.
+    let tables = recording::reserved(memory, job)?;
+    let owned = AddressRange::merge([&spans[..], heap.structures(), &tables].concat());
     let relocated = relocated(memory);
     let mut stretches = Vec::new();
     for region in memory.regions() {

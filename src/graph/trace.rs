@@ -10,6 +10,7 @@
 use crate::error::Error;
 use crate::heap::allocator::Count;
 use crate::heap::block::{Blocks, State};
+use crate::heap::recorded::Recorded;
 use crate::pass::Job;
 
 use super::link::{Edge, Link};
@@ -71,7 +72,7 @@ impl Marks {
         Some(Link::from_number(number)).filter(|link| link.heuristic())
     }
 
-    /// What a leader holds that nothing else does: blocks, and their usable bytes.
+    /// What a leader holds that nothing else does: blocks, and their bytes.
     #[must_use]
     pub fn weight(&self, unit: usize) -> Count {
         let number = (self.mark(unit) == Mark::Leader).then(|| self.links.get(unit)).flatten();
@@ -149,6 +150,7 @@ fn slot(number: u32) -> Option<usize> {
 pub struct Tracer<'t> {
     graph: &'t Graph,
     blocks: &'t Blocks,
+    recorded: Option<&'t Recorded>,
     marks: Marks,
     stack: Vec<u32>,
     asked: u32,
@@ -159,7 +161,13 @@ impl<'t> Tracer<'t> {
     #[must_use]
     pub fn new(graph: &'t Graph, blocks: &'t Blocks) -> Self {
         let marks = Marks { units: vec![0; graph.units()], ..Marks::default() };
-        Self { graph, blocks, marks, stack: Vec::new(), asked: 0 }
+        Self { graph, blocks, recorded: None, marks, stack: Vec::new(), asked: 0 }
+    }
+
+    /// The same, which counts the bytes that were asked for where they were recorded.
+    #[must_use]
+    pub fn counting(self, recorded: Option<&'t Recorded>) -> Self {
+        Self { recorded, ..self }
     }
 
     /// A word of a root that points at a block.
@@ -260,7 +268,11 @@ impl<'t> Tracer<'t> {
             return;
         }
         let own = usize::try_from(block).ok().and_then(|block| self.blocks.unit(block));
-        let bytes = own.map_or(0, |unit| unit.block().len());
+        let size = |unit| match self.recorded {
+            Some(recorded) => recorded.bytes(&unit),
+            None => unit.block().len(),
+        };
+        let bytes = own.map_or(0, size);
         let before = self.marks.link(block).map_or(0, std::mem::take);
         // What it led it brings along.
         let brought = slot(before).filter(|_| mark == Mark::Leader);

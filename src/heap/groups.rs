@@ -1,4 +1,4 @@
-//! Blocks by size, by what they hold, by the text in them, by arena.
+//! Blocks by size, by what they hold, by the text in them, by arena, by who allocated them.
 //!
 //! One way is to make a row for every block and to sort them. Of eight million
 //! blocks that are rows for nobody. Here they are counted while they are gone
@@ -37,8 +37,11 @@ const NAMED: usize = 5;
 pub enum By {
     /// Size, kind and text together.
     All,
-    /// As before, but for texts of blocks that are no text: these may be there by chance.
+    /// By their stack alone where their label has one. Else as before, but for texts of blocks that
+    /// are no text: these may be there by chance.
     Record,
+    /// The stack in their label.
+    Stack,
     /// Usable bytes.
     Size,
     /// What they hold.
@@ -56,6 +59,10 @@ pub struct Label {
     pub class: u8,
     /// Other blocks that it stands for, and their bytes.
     pub behind: Count,
+    /// The number of the stack that allocated it; zero where that is not known.
+    pub stack: u32,
+    /// The bytes that it counts for, where these are not its usable ones.
+    pub bytes: Option<u64>,
 }
 
 /// Says what is known of a unit; `None` where it is not wanted.
@@ -98,7 +105,7 @@ impl Wanted<'_> {
 /// Blocks that are alike.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Group {
-    /// Their usable bytes, where that is one number.
+    /// The bytes of each, where that is one number.
     pub size: Option<u64>,
     /// What they hold, where that is one kind and was looked at.
     pub kind: Option<Content>,
@@ -108,10 +115,12 @@ pub struct Group {
     pub arena: Option<u32>,
     /// How many.
     pub blocks: u64,
-    /// Their usable bytes together.
+    /// Their bytes together.
     pub bytes: u64,
     /// The class of their labels.
     pub class: u8,
+    /// The stack that allocated them, where they are grouped by it; zero where that is not known.
+    pub stack: u32,
     /// What they stand for together.
     pub behind: Count,
     /// The addresses of the first of them.
@@ -125,13 +134,13 @@ pub struct Groups {
     pub groups: Vec<Group>,
     /// Blocks in all.
     pub blocks: u64,
-    /// Usable bytes in all.
+    /// Bytes in all.
     pub bytes: u64,
     /// Blocks whose text was left out, since too many differ.
     pub untracked: u64,
 }
 
-/// What tells a group: size, kind, arena, a hash of the text.
+/// What tells a group: size, kind, arena or stack, a hash of the text.
 type Key = (u64, u8, u32, u128);
 
 /// A group while it grows.
@@ -294,27 +303,27 @@ impl Growing {
     fn new(size: u64, kind: Option<Content>, text: Option<&[u8]>, arena: Option<u32>) -> Self {
         let text = text.map(text::lossless);
         let sample = Vec::new();
-        let (blocks, bytes, class, behind) = (0, 0, 0, Count::default());
-        let group = Group { size: Some(size), kind, text, arena, blocks, bytes, class, behind, sample };
+        let (blocks, bytes, class, stack, behind) = (0, 0, 0, 0, Count::default());
+        let group =
+            Group { size: Some(size), kind, text, arena, blocks, bytes, class, stack, behind, sample };
         Self { group, mixed: (false, false, false) }
     }
 
     /// Counts a block that is like the others.
     #[inline]
-    fn count(&mut self, unit: &Unit) {
-        let block = unit.block();
+    fn count(&mut self, unit: &Unit, bytes: u64) {
         let own = &mut self.group;
         own.blocks = own.blocks.saturating_add(1);
-        own.bytes = own.bytes.saturating_add(block.len());
+        own.bytes = own.bytes.saturating_add(bytes);
         if own.sample.len() < NAMED {
-            own.sample.push(block.start());
+            own.sample.push(unit.block().start());
         }
     }
 
     /// Counts a block that may have another size, kind or text.
-    fn add(&mut self, unit: &Unit, kind: Option<Content>, text: Option<&[u8]>) {
-        self.count(unit);
-        self.mixed.0 |= self.group.size != Some(unit.block().len());
+    fn add(&mut self, unit: &Unit, bytes: u64, kind: Option<Content>, text: Option<&[u8]>) {
+        self.count(unit, bytes);
+        self.mixed.0 |= self.group.size != Some(bytes);
         self.mixed.1 |= self.group.kind != kind;
         if !self.mixed.2 {
             self.mixed.2 = self.group.text != text.map(text::lossless);
@@ -352,15 +361,18 @@ impl Table {
     }
 
     fn add(&mut self, unit: &Unit, kind: Option<Content>, text: Option<&[u8]>, label: Label) {
-        let size = unit.block().len();
+        let size = label.bytes.unwrap_or_else(|| unit.block().len());
         let text = text.filter(|_| self.by != By::Record || kind == Some(Content::Text));
         if self.by == By::Size && kind.is_none() {
             return self.add_size(unit, size);
         }
         let number = kind.map_or(0, |kind| kind as u8) | label.class.wrapping_shl(4);
         let hash = || text.map_or(0, XxHash3_128::oneshot);
+        // Of one size, kind and text by the key: only the numbers grow.
+        let alike = self.by == By::All || (self.by == By::Record && label.stack == 0);
         let key: Key = match self.by {
-            By::All | By::Record => (size, number, 0, hash()),
+            By::All | By::Record if alike => (size, number, 0, hash()),
+            By::All | By::Record | By::Stack => (0, label.class.wrapping_shl(4), label.stack, 0),
             By::Size => (size, 0, 0, 0),
             By::Kind => (0, number, 0, 0),
             By::Text => (0, 0, 0, hash()),
@@ -374,12 +386,12 @@ impl Table {
         });
         if let Some((_, growing)) = self.rows.get_mut(place) {
             growing.group.class = label.class;
+            growing.group.stack = label.stack;
             growing.group.behind.merge(label.behind);
-            // Of one size, kind and text by the key: only the numbers grow.
-            if matches!(self.by, By::All | By::Record) {
-                growing.count(unit);
+            if alike {
+                growing.count(unit, size);
             } else {
-                growing.add(unit, kind, text);
+                growing.add(unit, size, kind, text);
             }
         }
     }
@@ -405,7 +417,7 @@ impl Table {
             (None, None) => *self.places.entry(key).or_insert_with(fresh),
         };
         if let Some((_, growing)) = self.rows.get_mut(place) {
-            growing.count(unit);
+            growing.count(unit, size);
         }
     }
 

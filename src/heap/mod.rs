@@ -6,6 +6,7 @@ pub mod content;
 pub mod glibc;
 pub mod groups;
 mod others;
+pub mod recorded;
 pub mod summary;
 
 use std::sync::Arc;

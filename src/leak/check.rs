@@ -1,6 +1,8 @@
 //! A leak check: roots, references, and the verdict on every block in use.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
 
 use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
 
@@ -10,7 +12,8 @@ use crate::graph::{
 };
 use crate::heap::Allocator;
 use crate::heap::allocator::Count;
-use crate::heap::block::{Blocks, State};
+use crate::heap::block::{Blocks, State, Unit};
+use crate::heap::recorded::Recorded;
 use crate::memory::Memory;
 use crate::pass::Job;
 use crate::source::Thread;
@@ -35,14 +38,42 @@ impl Default for Options {
     }
 }
 
+/// Blocks with their bytes, by what became of them: those asked for where they were recorded,
+/// else those that the program may use.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Account {
+    /// By verdict, in the order of [`Verdict::ALL`].
+    pub summary: [Count; Verdict::ALL.len()],
+    /// Those that only a heuristic saved, in the order of [`Link::HEURISTICS`].
+    pub saved: [Count; Link::HEURISTICS.len()],
+    /// How many of the blocks were recorded.
+    pub recorded: u64,
+    /// How many blocks were left out because they were not recorded, and have no age.
+    pub ageless: u64,
+}
+
+impl Account {
+    /// All blocks that count.
+    #[must_use]
+    pub fn blocks(&self) -> u64 {
+        self.summary.iter().map(|count| count.blocks).fold(0, u64::saturating_add)
+    }
+
+    fn merge(&mut self, other: &Self) {
+        self.summary.iter_mut().zip(other.summary).for_each(|(own, other)| own.merge(other));
+        self.saved.iter_mut().zip(other.saved).for_each(|(own, other)| own.merge(other));
+        self.recorded = self.recorded.saturating_add(other.recorded);
+        self.ageless = self.ageless.saturating_add(other.ageless);
+    }
+}
+
 /// The verdicts on all blocks in use, and what they rest on.
 #[derive(Clone, Debug)]
 pub struct Check {
     marks: Marks,
-    /// Blocks and usable bytes by verdict, in the order of [`Verdict::ALL`].
-    pub summary: [Count; Verdict::ALL.len()],
-    /// Blocks and usable bytes that only a heuristic saved, in the order of [`Link::HEURISTICS`].
-    pub saved: [Count; Link::HEURISTICS.len()],
+    pub(super) recorded: Option<Arc<Recorded>>,
+    /// Blocks and bytes with each verdict.
+    pub account: Account,
     /// What only registers hold that are not general ones, where these count.
     pub only_vector: Option<Held>,
     /// What was found in the roots.
@@ -60,7 +91,7 @@ pub struct Check {
 }
 
 impl Check {
-    /// Judges all blocks in use of `heap`.
+    /// Judges all blocks in use of `heap`, and counts what was `recorded` of them.
     ///
     /// Memory while it works: nine bytes for each unit and four for each reference, and four
     /// more for each block that waits to be followed; afterwards a byte for each unit, and
@@ -74,6 +105,7 @@ impl Check {
         memory: &dyn Memory,
         heap: &dyn Allocator,
         threads: &[Thread],
+        recorded: Option<Arc<Recorded>>,
         options: &Options,
         job: &Job,
     ) -> Result<Self, Error> {
@@ -82,7 +114,7 @@ impl Check {
         let heuristics = Heuristics::new(memory, options.heuristics);
         let roots = Roots::find(memory, heap, threads, options.choice, job)?;
         let graph = Graph::new(memory, &index, &heuristics, job)?;
-        let mut tracer = Tracer::new(&graph, blocks);
+        let mut tracer = Tracer::new(&graph, blocks).counting(recorded.as_deref());
         let mut late = Vec::new();
         let (found, lost) = roots.scan(memory, &index, &heuristics, job, |kind, edge| match kind {
             RootKind::VectorRegister => late.push(edge),
@@ -94,16 +126,16 @@ impl Check {
         }
         let marks = tracer.finish(job)?;
         let without = without.map(|without| without.finish(job)).transpose()?;
-        let only_vector = without.map(|without| Held::between(blocks, &without, &marks));
+        let only_vector = without.map(|without| Held::between(blocks, recorded.as_deref(), &without, &marks));
         let missing = (lost, graph.missing());
-        let (summary, saved) = sums(blocks, &marks, job)?;
         let own_bytes = graph.own_bytes().saturating_add(blocks.len()) as u64;
         let mut notes = notes(heap, &roots, &found, missing);
         notes.extend(unknown(threads));
-        Ok(Self {
+        let account = Account::default();
+        let mut check = Self {
             marks,
-            summary,
-            saved,
+            recorded,
+            account,
             only_vector,
             roots: found,
             references: graph.references() as u64,
@@ -111,7 +143,9 @@ impl Check {
             missing,
             untouched: roots.untouched,
             notes,
-        })
+        };
+        check.account = check.count(blocks, None, job)?;
+        Ok(check)
     }
 
     /// The verdict on the unit with that number; `None` where it is no block in use.
@@ -154,17 +188,79 @@ impl Check {
         (members, count)
     }
 
-    /// Blocks and usable bytes with a verdict.
+    /// What was recorded of the blocks.
+    #[must_use]
+    pub fn recorded(&self) -> Option<&Recorded> {
+        self.recorded.as_deref()
+    }
+
+    /// The bytes that a unit counts for.
+    #[must_use]
+    pub fn bytes(&self, unit: &Unit) -> u64 {
+        bytes(self.recorded(), unit)
+    }
+
+    /// Whether a unit is as old as is wanted: recorded at `newest` at the latest, in the
+    /// recording's own units.
+    #[must_use]
+    pub fn old(&self, unit: usize, newest: Option<i64>) -> bool {
+        let record = || self.recorded()?.of(unit);
+        newest.is_none_or(|newest| record().is_some_and(|record| i64::from(record.time) <= newest))
+    }
+
+    /// Counts the blocks that are as old as is wanted, by their verdicts.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Interrupted`] when the job was stopped.
+    pub fn count(&self, blocks: &Blocks, newest: Option<i64>, job: &Job) -> Result<Account, Error> {
+        let slices = blocks.len().div_ceil(SLICE);
+        let count = |slice: usize| {
+            let from = slice.saturating_mul(SLICE);
+            let units = from..from.saturating_add(SLICE).min(blocks.len());
+            if job.stopped() { Account::default() } else { self.slice(blocks, units, newest) }
+        };
+        let counted: Vec<Account> = (0..slices).into_par_iter().with_min_len(1).map(count).collect();
+        job.check()?;
+        let mut whole = Account::default();
+        for part in &counted {
+            whole.merge(part);
+        }
+        Ok(whole)
+    }
+
+    fn slice(&self, blocks: &Blocks, units: Range<usize>, newest: Option<i64>) -> Account {
+        let mut account = Account::default();
+        for unit in blocks.units_in(units).filter(|unit| unit.state == State::Used) {
+            let Some(verdict) = self.verdict(unit.index) else { continue };
+            let known = self.recorded().is_some_and(|recorded| recorded.of(unit.index).is_some());
+            if !self.old(unit.index, newest) {
+                account.ageless = account.ageless.saturating_add(u64::from(!known));
+                continue;
+            }
+            account.recorded = account.recorded.saturating_add(u64::from(known));
+            let bytes = self.bytes(&unit);
+            if let Some(count) = account.summary.get_mut(verdict as usize) {
+                count.add(bytes);
+            }
+            let saved = self.saved_by(unit.index);
+            let counts = account.saved.iter_mut().zip(Link::HEURISTICS);
+            counts.filter(|(_, link)| saved == Some(*link)).for_each(|(count, _)| count.add(bytes));
+        }
+        account
+    }
+
+    /// Blocks and bytes with a verdict.
     #[must_use]
     pub fn of(&self, verdict: Verdict) -> Count {
-        self.summary.get(verdict as usize).copied().unwrap_or_default()
+        self.account.summary.get(verdict as usize).copied().unwrap_or_default()
     }
 }
 
 /// Blocks that some of the roots alone hold.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Held {
-    /// How many, and their usable bytes.
+    /// How many, and their bytes.
     pub weight: Count,
     /// The addresses of the first of them.
     pub sample: Vec<u64>,
@@ -172,12 +268,12 @@ pub struct Held {
 
 impl Held {
     /// The blocks whose verdict is better in `with` than in `without`.
-    fn between(blocks: &Blocks, without: &Marks, with: &Marks) -> Self {
+    fn between(blocks: &Blocks, recorded: Option<&Recorded>, without: &Marks, with: &Marks) -> Self {
         const NAMED: usize = 5;
         let mut held = Self::default();
         let surer = |unit: usize| sureness(with, unit) > sureness(without, unit);
         for unit in blocks.units().filter(|unit| surer(unit.index)) {
-            held.weight.add(unit.block().len());
+            held.weight.add(bytes(recorded, &unit));
             if held.sample.len() < NAMED {
                 held.sample.push(unit.block().start());
             }
@@ -195,39 +291,9 @@ fn sureness(marks: &Marks, unit: usize) -> u8 {
     }
 }
 
-type Sums = ([Count; Verdict::ALL.len()], [Count; Link::HEURISTICS.len()]);
-
-/// Blocks and usable bytes by verdict, and by the heuristic that saved them.
-fn sums(blocks: &Blocks, marks: &Marks, job: &Job) -> Result<Sums, Error> {
-    let slices = blocks.len().div_ceil(SLICE);
-    let count = |slice: usize| {
-        let mut sums = Sums::default();
-        let from = slice.saturating_mul(SLICE);
-        let to = from.saturating_add(SLICE).min(blocks.len());
-        if job.stopped() {
-            return sums;
-        }
-        for unit in blocks.units_in(from..to).filter(|unit| unit.state == State::Used) {
-            let Some(verdict) = Verdict::of(marks, unit.index) else { continue };
-            let bytes = unit.block().len();
-            if let Some(count) = sums.0.get_mut(verdict as usize) {
-                count.add(bytes);
-            }
-            let saved = marks.saved_by(unit.index);
-            let counts = sums.1.iter_mut().zip(Link::HEURISTICS);
-            counts.filter(|(_, link)| saved == Some(*link)).for_each(|(count, _)| count.add(bytes));
-        }
-        sums
-    };
-    let counted: Vec<Sums> = (0..slices).into_par_iter().with_min_len(1).map(count).collect();
-    job.check()?;
-    let mut whole = Sums::default();
-    for (verdicts, saved) in counted {
-        let verdicts = whole.0.iter_mut().zip(verdicts);
-        let saved = whole.1.iter_mut().zip(saved);
-        verdicts.chain(saved).for_each(|(own, other)| own.merge(other));
-    }
-    Ok(whole)
+/// The bytes that a unit counts for.
+fn bytes(recorded: Option<&Recorded>, unit: &Unit) -> u64 {
+    recorded.map_or_else(|| unit.block().len(), |recorded| recorded.bytes(unit))
 }
 
 /// Threads whose registers are not known.

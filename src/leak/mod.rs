@@ -4,6 +4,6 @@ mod check;
 mod record;
 mod verdict;
 
-pub use check::{Check, Held, Options};
+pub use check::{Account, Check, Held, Options};
 pub use record::{Record, Records};
 pub use verdict::Verdict;

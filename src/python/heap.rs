@@ -9,13 +9,15 @@ use crate::heap;
 use crate::heap::allocator::{Allocator, States};
 use crate::heap::block::{State, Unit};
 use crate::heap::content::Content;
-use crate::heap::groups::{self, By, Labels, Wanted};
+use crate::heap::groups::{self, By, Label, Labels, Wanted};
+use crate::heap::recorded::Recorded;
 use crate::heap::summary as accounts;
 use crate::range::AddressRange;
 
 use super::call;
 use super::leak::Check;
 use super::memory::{Memory, ThreadRegisters};
+use super::recording::Recording;
 
 /// Units of one state: its name, how many, and their bytes.
 type Row = (&'static str, u64, u64);
@@ -91,6 +93,8 @@ pub(super) struct Group {
     blocks: u64,
     bytes: u64,
     sample: Vec<u64>,
+    /// The number of the stack that allocated them, where they are grouped by it and it is known.
+    stack: Option<u32>,
 }
 
 /// Groups of blocks, those with the most bytes first; rows are made when asked for.
@@ -131,6 +135,7 @@ impl Groups {
             blocks: group.blocks,
             bytes: group.bytes,
             sample: group.sample.clone(),
+            stack: Some(group.stack).filter(|stack| *stack != 0),
         };
         self.found.groups.iter().take(limit.unwrap_or(usize::MAX)).map(group).collect()
     }
@@ -254,7 +259,7 @@ impl Heap {
         (kind.map(Content::name), text)
     }
 
-    #[pyo3(signature = (by, free = None, size = None, kind = None, within = None, lost = None, progress = None))]
+    #[pyo3(signature = (by, free = None, size = None, kind = None, within = None, lost = None, recording = None, newest = None, progress = None))]
     #[allow(clippy::too_many_arguments)]
     fn groups(
         &self,
@@ -265,18 +270,21 @@ impl Heap {
         kind: Option<&str>,
         within: Option<Vec<(u64, u64)>>,
         lost: Option<&Check>,
+        recording: Option<&Recording>,
+        newest: Option<i64>,
         progress: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Groups> {
-        let labels = lost.map(|check| |unit: &Unit| check.lost(unit));
-        let wanted = wanted(free, size, kind, within, labels.as_ref().map(|labels| labels as &Labels<'_>))?;
         let by = self::by(by)?;
+        let label = |unit: &Unit| label(unit, lost, recording, newest, by == By::Stack);
+        let labelled = lost.is_some() || newest.is_some() || by == By::Stack;
+        let wanted = wanted(free, size, kind, within, labelled.then_some(&label as &Labels<'_>))?;
         let found = call::run(py, progress, |job| {
             groups::groups(self.memory.as_ref(), self.heap.blocks(), by, &wanted, job)
         })?;
         Ok(Groups { found, heap: self.again() })
     }
 
-    #[pyo3(signature = (limit = None, free = None, size = None, kind = None, lost = None, progress = None))]
+    #[pyo3(signature = (limit = None, free = None, size = None, kind = None, lost = None, recording = None, newest = None, progress = None))]
     #[allow(clippy::too_many_arguments)]
     fn listed(
         &self,
@@ -286,16 +294,37 @@ impl Heap {
         size: Option<u64>,
         kind: Option<&str>,
         lost: Option<&Check>,
+        recording: Option<&Recording>,
+        newest: Option<i64>,
         progress: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Listed> {
-        let labels = lost.map(|check| |unit: &Unit| check.lost(unit));
-        let wanted = wanted(free, size, kind, None, labels.as_ref().map(|labels| labels as &Labels<'_>))?;
+        let label = |unit: &Unit| label(unit, lost, recording, newest, false);
+        let labelled = lost.is_some() || newest.is_some();
+        let wanted = wanted(free, size, kind, None, labelled.then_some(&label as &Labels<'_>))?;
         let limit = limit.unwrap_or(usize::MAX);
         let listed = call::run(py, progress, |job| {
             groups::list(self.memory.as_ref(), self.heap.blocks(), &wanted, limit, job)
         })?;
-        Ok(Listed { listed, heap: self.again() })
+        let recorded = recording.map(|recording| recording.recorded.clone());
+        Ok(Listed { found: listed, heap: self.again(), recorded })
     }
+}
+
+/// What is known of a unit: whether it is lost, where that matters, and old enough; its stack.
+fn label(
+    unit: &Unit,
+    lost: Option<&Check>,
+    recording: Option<&Recording>,
+    newest: Option<i64>,
+    by_stack: bool,
+) -> Option<Label> {
+    let wanted = lost.is_none_or(|check| check.lost(unit));
+    let recorded = match recording {
+        Some(recording) => recording.recorded.label(unit, newest),
+        None => newest.is_none().then(Label::default),
+    };
+    let label = recorded.filter(|_| wanted)?;
+    Some(if by_stack { label } else { Label::default() })
 }
 
 fn wanted<'w>(
@@ -318,6 +347,7 @@ fn by(name: &str) -> PyResult<By> {
         "kind" => By::Kind,
         "text" => By::Text,
         "arena" => By::Arena,
+        "stack" => By::Stack,
         other => return Err(unknown("-by", other).into()),
     })
 }
@@ -326,34 +356,40 @@ pub(super) fn unknown(thing: &'static str, value: &str) -> Error {
     Error::Request { thing, value: value.to_owned(), rule: "is unknown".to_owned() }
 }
 
+/// A block, what it holds, and the bytes that were asked for.
+type ListedRow = (Block, Option<&'static str>, Option<u64>);
+
 /// Blocks one by one; rows are made when asked for.
 #[pyclass(frozen, module = "gdb_leak._native")]
 pub(super) struct Listed {
-    listed: groups::Listed,
+    found: groups::Listed,
     heap: Heap,
+    recorded: Option<Arc<Recorded>>,
 }
 
 #[pymethods]
 impl Listed {
     #[getter]
     fn count(&self) -> u64 {
-        self.listed.count
+        self.found.count
     }
 
     #[getter]
     fn bytes(&self) -> u64 {
-        self.listed.bytes
+        self.found.bytes
     }
 
     fn __len__(&self) -> usize {
-        self.listed.blocks.len()
+        self.found.blocks.len()
     }
 
-    fn rows(&self, start: usize, stop: usize) -> Vec<(Block, Option<&'static str>)> {
-        let rows = self.listed.blocks.get(start..stop.min(self.listed.blocks.len()));
+    fn rows(&self, start: usize, stop: usize) -> Vec<ListedRow> {
+        let rows = self.found.blocks.get(start..stop.min(self.found.blocks.len()));
         let row = |(index, kind): &(u32, Option<Content>)| {
             let unit = self.heap.heap.blocks().unit(usize::try_from(*index).ok()?)?;
-            Some((self.heap.block(&unit), kind.map(Content::name)))
+            let record = self.recorded.as_ref().and_then(|recorded| recorded.of(unit.index));
+            let requested = record.map(|record| record.size);
+            Some((self.heap.block(&unit), kind.map(Content::name), requested))
         };
         rows.unwrap_or_default().iter().filter_map(row).collect()
     }

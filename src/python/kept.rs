@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use pyo3::PyResult;
 
+use crate::heap::recorded::Recorded;
 use crate::heap::{Allocator, Outside};
 use crate::leak::{Check, Options};
 use crate::source::Target;
@@ -12,13 +13,17 @@ use crate::source::symbols::Symbols;
 /// The heap that was found, if there is one.
 type Found = Option<Arc<dyn Allocator>>;
 
-/// The heap of a target, where else blocks may lie, and its symbols, once somebody asked for them.
+/// What was recorded of its blocks, if anything was, and what of that cannot be read.
+pub(super) type Records = (Option<Arc<Recorded>>, Arc<[String]>);
+
+/// The heap of a target, what was recorded of it, where else blocks may lie, and its symbols, once somebody asked for them.
 ///
 /// The doors drop a target when the process runs on, and this with it.
 #[derive(Default)]
 pub(super) struct Kept {
     /// As an answer that may be that there is none.
     heap: Mutex<Option<Found>>,
+    records: Mutex<Option<Records>>,
     outside: Mutex<Option<Arc<Outside>>>,
     /// The verdicts given last, and how.
     check: Mutex<Option<(Options, Arc<Check>)>>,
@@ -34,6 +39,11 @@ impl Kept {
     /// Whether the heap was asked for already.
     pub(super) fn has_heap(&self) -> bool {
         self.heap.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// What was recorded of the blocks of the heap, found by `find` where that is asked for the first time.
+    pub(super) fn records(&self, find: impl FnOnce() -> PyResult<Records>) -> PyResult<Records> {
+        kept(&self.records, find)
     }
 
     /// Where blocks may lie outside of heaps, found by `find` where that is asked for the first time.

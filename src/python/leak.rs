@@ -10,18 +10,33 @@ use crate::graph::{
 };
 use crate::heap::allocator::Count;
 use crate::heap::block::{State, Unit};
-use crate::heap::groups::Label;
-use crate::leak::{Check as Checked, Options, Records as Recorded, Verdict};
+use crate::leak::{Account, Check as Checked, Options, Records as Recorded, Verdict};
+use crate::recording::Estimate;
 
 use super::call;
 use super::heap::{Heap, unknown};
 use super::memory::{Memory, ThreadRegisters};
+use super::recording;
 
 /// Who points at a block is asked of all registers.
 const EVERYTHING: Choice = Choice { red_zone: 0, vector: true };
 
-fn row(name: &'static str, weight: Count) -> (&'static str, u64, u64) {
+/// A name, blocks, and their bytes.
+type Row = (&'static str, u64, u64);
+
+fn row(name: &'static str, weight: Count) -> Row {
     (name, weight.blocks, weight.bytes)
+}
+
+/// An account by verdict and by heuristic, with blocks that were recorded, and those without an age.
+type Aged = (Vec<Row>, Vec<Row>, u64, u64);
+
+fn summary(account: &Account) -> Vec<Row> {
+    Verdict::ALL.into_iter().zip(account.summary).map(|(verdict, count)| row(verdict.name(), count)).collect()
+}
+
+fn saved(account: &Account) -> Vec<Row> {
+    Link::HEURISTICS.into_iter().zip(account.saved).map(|(link, count)| row(link.name(), count)).collect()
 }
 
 /// The verdicts on all blocks in use.
@@ -43,6 +58,16 @@ pub(super) struct Record {
     kind: Option<&'static str>,
     text: Option<String>,
     sample: Vec<u64>,
+    /// The number of the stack that allocated them; none where it is not known.
+    stack: Option<u32>,
+    estimate: Option<Estimated>,
+}
+
+/// Estimated blocks and bytes, and the standard errors of both.
+type Estimated = (f64, f64, f64, f64);
+
+fn estimated(estimate: Estimate) -> Estimated {
+    (estimate.blocks, estimate.bytes, estimate.blocks_error(), estimate.bytes_error())
 }
 
 /// Address, size, verdict, and the heuristic that alone saved the block.
@@ -75,6 +100,8 @@ impl Records {
             kind: record.group.kind.map(crate::heap::content::Content::name),
             text: record.group.text.clone(),
             sample: record.group.sample.clone(),
+            stack: Some(record.group.stack).filter(|stack| *stack != 0),
+            estimate: record.estimate.map(estimated),
         };
         rows.unwrap_or_default().iter().map(row).collect()
     }
@@ -84,16 +111,26 @@ impl Records {
 impl Check {
     #[getter]
     fn summary(&self) -> Vec<(&'static str, u64, u64)> {
-        Verdict::ALL.into_iter().map(|verdict| row(verdict.name(), self.check.of(verdict))).collect()
+        summary(&self.check.account)
+    }
+
+    #[getter]
+    fn recorded(&self) -> u64 {
+        self.check.account.recorded
+    }
+
+    /// The account of the blocks that are as old as is wanted: by verdict, by heuristic, how many
+    /// were recorded, and how many have no age.
+    #[pyo3(signature = (newest, progress = None))]
+    fn aged(&self, py: Python<'_>, newest: i64, progress: Option<&Bound<'_, PyAny>>) -> PyResult<Aged> {
+        let blocks = self.heap.heap.blocks();
+        let account = call::run(py, progress, |job| self.check.count(blocks, Some(newest), job))?;
+        Ok((summary(&account), saved(&account), account.recorded, account.ageless))
     }
 
     #[getter]
     fn saved(&self) -> Vec<(&'static str, u64, u64)> {
-        Link::HEURISTICS
-            .into_iter()
-            .zip(self.check.saved)
-            .map(|(link, weight)| row(link.name(), weight))
-            .collect()
+        saved(&self.check.account)
     }
 
     #[getter]
@@ -140,38 +177,41 @@ impl Check {
         py.detach(|| self.check.cluster(index, limit))
     }
 
-    #[pyo3(signature = (shown, progress = None))]
+    #[pyo3(signature = (shown, newest = None, progress = None))]
     fn records(
         &self,
         py: Python<'_>,
         shown: Vec<String>,
+        newest: Option<i64>,
         progress: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Records> {
         let verdict = |name: &String| Verdict::from_name(name).ok_or_else(|| unknown("verdict", name));
         let shown: Vec<Verdict> = shown.iter().map(verdict).collect::<Result<_, _>>()?;
         let (memory, blocks) = (self.heap.memory.as_ref(), self.heap.heap.blocks());
-        let found = call::run(py, progress, |job| Recorded::new(memory, blocks, &self.check, &shown, job))?;
+        let found =
+            call::run(py, progress, |job| Recorded::new(memory, blocks, &self.check, &shown, newest, job))?;
         Ok(Records(found))
     }
 
     /// Of the units with these numbers: address, size and verdict of each block in use, and the
-    /// heuristic that alone saved it.
-    fn rows(&self, start: usize, stop: usize) -> Vec<BlockRow> {
+    /// heuristic that alone saved it; of those that are as old as is wanted.
+    #[pyo3(signature = (start, stop, newest = None))]
+    fn rows(&self, start: usize, stop: usize, newest: Option<i64>) -> Vec<BlockRow> {
         let units = self.heap.heap.blocks().units_in(start..stop);
         let used = units.filter(|unit| unit.state == State::Used);
         let row = |unit: Unit| {
-            let verdict = self.check.verdict(unit.index)?;
+            let verdict = self.check.verdict(unit.index).filter(|_| self.check.old(unit.index, newest))?;
             let saved_by = self.check.saved_by(unit.index).map(Link::name);
-            Some((unit.block().start(), unit.block().len(), verdict.name(), saved_by))
+            Some((unit.block().start(), self.check.bytes(&unit), verdict.name(), saved_by))
         };
         used.filter_map(row).collect()
     }
 }
 
 impl Check {
-    /// The same label for every unit that is lost, whichever way.
-    pub(super) fn lost(&self, unit: &Unit) -> Option<Label> {
-        self.check.verdict(unit.index).filter(|verdict| verdict.lost()).map(|_| Label::default())
+    /// Whether a unit is lost, whichever way.
+    pub(super) fn lost(&self, unit: &Unit) -> bool {
+        self.check.verdict(unit.index).is_some_and(Verdict::lost)
     }
 }
 
@@ -192,8 +232,9 @@ pub(super) fn check(
         Options { choice: Choice { red_zone, vector }, heuristics: Wanted::from_names(heuristics)? };
     let threads = memory.threads_or(threads);
     let (own, allocator) = (memory.target.memory.as_ref(), heap.heap.as_ref());
+    let (recorded, _) = recording::records(py, memory, heap, progress)?;
     let check = memory.kept.check(options, || {
-        call::run(py, progress, |job| Checked::new(own, allocator, &threads, &options, job))
+        call::run(py, progress, |job| Checked::new(own, allocator, &threads, recorded, &options, job))
     })?;
     Ok(Check { check, heap: heap.again() })
 }

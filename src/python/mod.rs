@@ -12,6 +12,7 @@ mod kept;
 mod leak;
 mod look;
 mod memory;
+mod recording;
 mod run;
 mod search;
 
@@ -36,6 +37,8 @@ mod _native {
     use super::memory::{
         Memory, Region, Stop, open_file, open_process, open_remote, save_snapshot, stop_process,
     };
+    #[pymodule_export]
+    use super::recording::{Allocation, Recording, StackFrame, recording};
     #[pymodule_export]
     use super::run::{Follow, recordable};
     #[pymodule_export]

@@ -10,5 +10,7 @@ mod builder;
 mod damage;
 #[path = "recording/estimates.rs"]
 mod estimates;
+#[path = "recording/heaps.rs"]
+mod heaps;
 #[path = "recording/stacks.rs"]
 mod stacks;

@@ -143,7 +143,7 @@ def text(result: Result) -> Iterator[Block]:
 
 def _rows(listed: "Listed", word_size: int) -> "Iterator[Sequence[Union[Span, str]]]":
     for start in range(0, len(listed), _PIECE):
-        for block, kind in listed.rows(start, start + _PIECE):
+        for block, kind, _ in listed.rows(start, start + _PIECE):
             state = block.state if block.list in ("used", "allocator") else f"free, {block.list}"
             yield [
                 Span(units.address_text(block.address, word_size), "address"),
@@ -166,5 +166,5 @@ def _values(listed: "Optional[Listed]") -> "Iterator[Sequence[Value]]":
                 "arena": None if block.arena is None else hex(block.arena),
                 "kind": kind,
             }
-            for block, kind in listed.rows(start, start + _PIECE)
+            for block, kind, _ in listed.rows(start, start + _PIECE)
         ]
