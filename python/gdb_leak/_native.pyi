@@ -54,6 +54,7 @@ __all__ = [
     "open_remote",
     "other_allocators",
     "recordable",
+    "recorder_ranges",
     "recording",
     "references",
     "save_snapshot",
@@ -453,6 +454,7 @@ class Recording:
     def nanoseconds(self, units: int) -> int: ...
     def stack(self, number: int) -> list[StackFrame]: ...
 
+def recorder_ranges(memory: Memory, progress: _Progress = None) -> list[tuple[int, int]]: ...
 def recording(
     memory: Memory, heap: Heap, progress: _Progress = None
 ) -> tuple[Optional[Recording], list[str]]: ...

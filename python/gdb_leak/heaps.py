@@ -156,16 +156,22 @@ def count_value(count: Count) -> Value:
     return {"blocks": count.blocks, "bytes": count.bytes}
 
 
-def block_value(block: "Optional[Block]", address: int) -> Value:
-    """Return the JSON of BLOCK, which holds ADDRESS: ``{address, size, offset, state}``."""
+def block_value(block: "Optional[Block]", address: int, requested: Optional[int] = None) -> Value:
+    """Return the JSON of BLOCK, which holds ADDRESS: ``{address, size, offset, state}``.
+
+    With the bytes that were REQUESTED, where they are known.
+    """
     if block is None or block.state not in ("used", "free"):
         return None
-    return {
+    value: dict[str, Value] = {
         "address": hex(block.address),
         "size": block.size,
         "offset": address - block.address,
         "state": block.state,
     }
+    if requested is not None:
+        value["requested"] = requested
+    return value
 
 
 def block_label(block: "Block", address: int, word_size: int) -> str:

@@ -46,8 +46,8 @@ class Option(NamedTuple):
 
     ``kind`` says what its argument is: ``flag`` (none), ``count`` (a number or
     ``unlimited``), ``number``, ``choice`` (one of ``choices``), ``list`` (some of
-    ``choices``, with commas, or one of ``alone``), ``text``, ``file``, ``place`` or
-    ``address``. Counts, numbers, choices and lists are checked while parsing; the
+    ``choices``, with commas, or one of ``alone``), ``age`` (in nanoseconds), ``text``,
+    ``file``, ``place`` or ``address``. All but the last four are checked while parsing; the
     rest is handed on as a :class:`Word`.
     """
 
@@ -284,6 +284,8 @@ def _value(option: Option, argument: Word) -> object:
         return units.parse_count(argument.raw)
     if option.kind == "number":
         return units.parse_number(argument.raw)
+    if option.kind == "age":
+        return units.parse_age(argument.raw)
     if option.kind == "choice":
         return _choice(option, argument.raw)
     if option.kind == "list":

@@ -49,8 +49,8 @@ def unreadable_lines(ranges: Sequence[tuple[int, int]], word_size: int) -> Itera
     )
 
 
-def group_value(group: "Group") -> Value:
-    """Return the JSON of GROUP."""
+def group_value(group: "Group", stack: Value = None) -> Value:
+    """Return the JSON of GROUP, with the STACK that allocated its blocks, null where not known."""
     return {
         "size": group.size,
         "kind": group.kind,
@@ -59,6 +59,7 @@ def group_value(group: "Group") -> Value:
         "bytes": group.bytes,
         "sample": [hex(address) for address in group.sample],
         "arena": None if group.arena is None else hex(group.arena),
+        "stack": stack,
     }
 
 

@@ -38,7 +38,7 @@ __all__ = [
 Place = Union[str, tuple[int, int]]
 Progress = Callable[[int, int], None]
 #: What JSON can hold, before it is written.
-Value = Union[None, bool, int, str, Sequence["Value"], dict[str, "Value"], "Pieces"]
+Value = Union[None, bool, int, float, str, Sequence["Value"], dict[str, "Value"], "Pieces"]
 
 
 class Target:

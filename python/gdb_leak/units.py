@@ -5,10 +5,20 @@ from typing import Optional
 
 from gdb_leak.errors import UsageError
 
-__all__ = ["address_text", "counted", "parse_count", "parse_number", "size_text"]
+__all__ = [
+    "address_text",
+    "age_text",
+    "counted",
+    "parse_age",
+    "parse_count",
+    "parse_number",
+    "size_text",
+]
 
 _UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 _FACTORS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+_AGES = {"ms": 10**6, "": 10**9, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9, "d": 86400 * 10**9}
+_AGE = re.compile(r"([0-9]{1,15})(?:\.([0-9]{1,9}))?(ms|[smhd]?)\Z", re.ASCII)
 _HEX = re.compile(r"(-?)0[xX]([0-9a-fA-F]+)\Z")
 _DECIMAL = re.compile(r"(-?)([0-9]+)([KMG]?)\Z", re.IGNORECASE | re.ASCII)
 
@@ -94,3 +104,42 @@ def parse_count(text: str) -> Optional[int]:
     if not 0 <= count < 1 << 63:
         raise UsageError(f"integer {_shortened(text)} out of range")
     return count
+
+
+def parse_age(text: str) -> int:
+    """Return the nanoseconds that TEXT spells: ``10s``, ``5m``, ``2h``, ``1d``, ``200ms``, ``1.5``.
+
+    A number alone is seconds.
+
+    >>> parse_age("1.5s"), parse_age("200ms"), parse_age("2")
+    (1500000000, 200000000, 2000000000)
+
+    :raises UsageError: where TEXT is anything else.
+    """
+    match = _AGE.match(text)
+    if match is None:
+        raise UsageError(f"not an age: {_shortened(text)!r} (as 10s, 5m, 2h, 1d, 200ms or 1.5s)")
+    whole, part, unit = match.group(1), match.group(2) or "", match.group(3)
+    age: int = int(whole + part) * _AGES[unit] // 10 ** len(part)
+    if age >= 1 << 63:
+        raise UsageError(f"age {_shortened(text)} out of range")
+    return age
+
+
+def age_text(nanoseconds: int) -> str:
+    """Return an age for people: ``350 ms``, ``12.0 s``, ``5 min 3 s``, ``2 days``.
+
+    >>> age_text(350_000_000), age_text(12 * 10**9), age_text(7300 * 10**9)
+    ('350 ms', '12.0 s', '2 h 1 min')
+    """
+    seconds = nanoseconds / 10**9
+    if seconds < 1:
+        return f"{nanoseconds // 10**6} ms"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes = int(seconds) // 60
+    if minutes < 60:
+        return f"{minutes} min {int(seconds) % 60} s"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes // 1440} days"

@@ -38,7 +38,7 @@ mod _native {
         Memory, Region, Stop, open_file, open_process, open_remote, save_snapshot, stop_process,
     };
     #[pymodule_export]
-    use super::recording::{Allocation, Recording, StackFrame, recording};
+    use super::recording::{Allocation, Recording, StackFrame, recorder_ranges, recording};
     #[pymodule_export]
     use super::run::{Follow, recordable};
     #[pymodule_export]

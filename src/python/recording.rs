@@ -5,12 +5,12 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 
 use crate::heap::recorded::{self, Recorded};
-use crate::recording::Module;
+use crate::recording::{self as recordings, Module};
 
 use super::call;
 use super::heap::Heap;
 use super::kept::Records;
-use super::memory::Memory;
+use super::memory::{self, Memory};
 
 /// A module that was unloaded: its path, its build-id, and an address as in its file.
 type Unloaded = (String, Vec<u8>, u64);
@@ -52,6 +52,19 @@ pub(super) fn records(
         let found = call::run(py, progress, |job| recorded::recorded(own, blocks, job));
         found.map(|(recorded, notes)| (recorded.map(Arc::new), notes.into()))
     })
+}
+
+/// Where the recorder keeps what it records.
+#[pyfunction]
+#[pyo3(signature = (memory, progress = None))]
+pub(super) fn recorder_ranges(
+    py: Python<'_>,
+    memory: &Memory,
+    progress: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Vec<(u64, u64)>> {
+    let own = memory.target.memory.as_ref();
+    let found = call::run(py, progress, |job| recordings::reserved(own, job))?;
+    Ok(memory::pairs(found.iter()))
 }
 
 /// What was recorded of a heap's blocks, and sentences on what of it cannot be read.

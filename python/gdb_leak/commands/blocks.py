@@ -3,10 +3,11 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Optional, Union
 
-from gdb_leak import heaps, leaks, rows, units
+from gdb_leak import heaps, leaks, recorded, rows, units
 from gdb_leak.errors import RequestError, UsageError
 from gdb_leak.layout import Block, Columns, Span, line
 from gdb_leak.options import Command, Option
+from gdb_leak.recorded import AGE, Recorded
 from gdb_leak.target import Pieces, Request, Result, Value
 
 if TYPE_CHECKING:
@@ -29,10 +30,12 @@ COMMAND = Command(
         ),
         Option(
             "by",
-            "Group by size, kind, text or arena alone; without it by size, kind and text together.",
+            "Group by size, kind, text or arena alone, or by the stack that allocated, where that "
+            "was recorded; without it by size, kind and text together.",
             "choice",
-            choices=("size", "kind", "text", "arena"),
+            choices=("size", "kind", "text", "arena", "stack"),
         ),
+        AGE,
         Option("size", "Take blocks of N usable bytes.", "number", "N"),
         Option(
             "kind",
@@ -50,7 +53,8 @@ COMMAND = Command(
         ),
     ),
     description=(
-        "Sizes are usable bytes, as malloc_usable_size gives them. A block's kind and text are "
+        "Sizes are usable bytes, as malloc_usable_size gives them; with -by stack the bytes that "
+        "were asked for, where they were recorded. A block's kind and text are "
         "told from its first 256 bytes; the text is the first string there of four characters "
         "or more."
     ),
@@ -78,6 +82,14 @@ def run(request: Request) -> Result:
             raise RequestError(f"-state lost: {_reason(notes)}")
         notes = [*lost.notes, *notes]
     kind = parsed.choice("kind", "") or None
+    by = parsed.choice("by", "all")
+    known: Optional[Recorded] = None
+    if parsed.flag("list") or parsed.flag("age") or by == "stack":
+        known = recorded.opened(request, target, heap, notes, whole=not parsed.flag("list"))
+    if by == "stack":
+        recorded.required(known, "-by stack")
+    newest = recorded.newest(request, known, notes)
+    recording = known.recording if known is not None else None
     progress = request.session.progress("reading blocks")
     values: dict[str, Value]
     listed: Optional[Listed] = None
@@ -86,7 +98,7 @@ def run(request: Request) -> Result:
     if parsed.flag("list"):
         limit = parsed.count("limit", _LISTED)
         if heap is not None:
-            listed = heap.listed(limit, free, size, kind, lost, progress)
+            listed = heap.listed(limit, free, size, kind, lost, recording, newest, progress)
         values = {
             "blocks": Pieces(lambda: _values(listed)),
             "count": listed.count if listed else 0,
@@ -94,13 +106,15 @@ def run(request: Request) -> Result:
             "limited": listed is not None and len(listed) < listed.count,
         }
     else:
-        by = parsed.choice("by", "all")
         limit = parsed.count("limit", _GROUPS)
         if heap is not None:
-            groups = heap.groups(by, free, size, kind, None, lost, progress)
+            groups = heap.groups(by, free, size, kind, None, lost, recording, newest, progress)
         shown = groups.rows(limit) if groups else []
         values = {
-            "groups": [rows.group_value(group) for group in shown],
+            "groups": [
+                rows.group_value(group, known.stack_value(group.stack) if known else None)
+                for group in shown
+            ],
             "count": groups.blocks if groups else 0,
             "bytes": groups.bytes if groups else 0,
             "limited": groups is not None and len(shown) < len(groups),
@@ -110,7 +124,7 @@ def run(request: Request) -> Result:
                 f"{units.counted(groups.untracked, 'block')} more than groups can be told apart "
                 "stand in one group"
             )
-    data = (heap, listed, groups, shown, parsed.choice("by", "all"))
+    data = (heap, listed, groups, shown, by, known)
     return Result(COMMAND.name, target.describe(), values, notes, data, target.memory.word_size)
 
 
@@ -120,7 +134,7 @@ def _reason(notes: Sequence[str]) -> str:
 
 def text(result: Result) -> Iterator[Block]:
     """Yield one line a group or a block, and the total."""
-    heap, listed, groups, shown, by = result.data
+    heap, listed, groups, shown, by, known = result.data
     if heap is None:
         yield line("no blocks")
     elif listed is not None:
@@ -130,15 +144,30 @@ def text(result: Result) -> Iterator[Block]:
             total += f", {len(listed)} listed (-limit unlimited lists all)"
         yield line(total)
     elif groups is not None:
-        if shown:
+        if by == "stack":
+            yield from _by_stack(shown, known, result.word_size)
+        elif shown:
             lines = rows.group_rows(shown, result.word_size, by)
             yield Columns(">>><<<", lines, batch=_PIECE)
         told = units.counted(len(groups), "group")
         total = f"{units.counted(groups.blocks, 'block')} in {told}, "
-        total += f"{units.size_text(groups.bytes)} usable"
+        total += units.size_text(groups.bytes)
+        total += " asked for, usable where not recorded" if by == "stack" else " usable"
         if len(shown) < len(groups):
             total += f", {len(shown)} listed (-limit unlimited lists all)"
         yield line(total)
+
+
+# The largest first, as groups come; a stack each.
+def _by_stack(groups: "Sequence[Group]", known: Recorded, word_size: int) -> Iterator[Block]:
+    for group in groups:
+        told = f"{group.bytes:,} bytes in {units.counted(group.blocks, 'block')}"
+        yield line(told if group.stack else f"{told}, whose stack is not known")
+        yield from known.stack_lines(group.stack)
+        if group.sample:
+            start = Span(units.address_text(group.sample[0], word_size), "address")
+            yield line("   first block at ", start)
+        yield line("")
 
 
 def _rows(listed: "Listed", word_size: int) -> "Iterator[Sequence[Union[Span, str]]]":
@@ -165,6 +194,7 @@ def _values(listed: "Optional[Listed]") -> "Iterator[Sequence[Value]]":
                 "state": block.state,
                 "arena": None if block.arena is None else hex(block.arena),
                 "kind": kind,
+                "requested": requested,
             }
-            for block, kind, _ in listed.rows(start, start + _PIECE)
+            for block, kind, requested in listed.rows(start, start + _PIECE)
         ]

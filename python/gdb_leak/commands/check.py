@@ -3,10 +3,11 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Optional, Union
 
-from gdb_leak import heaps, leaks, units
+from gdb_leak import heaps, leaks, losses, recorded, units
 from gdb_leak.errors import UsageError
 from gdb_leak.layout import Block, Columns, Span, line
 from gdb_leak.options import Command, Option
+from gdb_leak.recorded import AGE, Recorded
 from gdb_leak.target import Pieces, Request, Result, Value
 
 if TYPE_CHECKING:
@@ -54,6 +55,14 @@ COMMAND = Command(
             "count",
             "N",
         ),
+        Option(
+            "by",
+            "Group by the stack that allocated (done anyway where allocations were recorded); "
+            "an error where they were not.",
+            "choice",
+            choices=("stack",),
+        ),
+        AGE,
         Option("list", "List every block in use with its verdict."),
         Option(
             "error-exitcode",
@@ -67,8 +76,9 @@ COMMAND = Command(
         "blocks point at it, possibly lost if pointers into it are all that is left, and still "
         "reachable otherwise. Pointers count from the registers and the living stacks of all "
         "threads, their TLS, the data of all modules, and all writable memory that malloc does "
-        "not own. Sizes are usable bytes. Lost blocks that are alike stand in one record, the "
-        "largest last."
+        "not own. Lost blocks that one stack allocated, where that was recorded (gdb-leak record), "
+        "or else that are alike stand in one record, the largest last. Sizes are the bytes that "
+        "were asked for where they were recorded, else usable ones."
     ),
     example=("leak-check -show all -top 20", "gdb-leak check core -error-exitcode 9"),
 )
@@ -80,6 +90,16 @@ class _Data(NamedTuple):
     shown: "Sequence[Record]"
     records: int
     listed: bool
+    recorded: Optional[Recorded]
+    account: "_Account"
+    newest: Optional[int]
+
+
+class _Account(NamedTuple):
+    # Rows of name, blocks and bytes; how many blocks were recorded.
+    summary: "Sequence[tuple[str, int, int]]"
+    saved: "Sequence[tuple[str, int, int]]"
+    recorded: int
 
 
 def run(request: Request) -> Result:
@@ -97,9 +117,16 @@ def run(request: Request) -> Result:
     check: Optional[Check] = None
     records: Optional[Records] = None
     rows: Sequence[Record] = []
+    heap = roots.heap if roots is not None else None
+    known = recorded.opened(request, target, heap, lacks)
+    if parsed.choice("by", "") == "stack":
+        recorded.required(known, "-by stack")
+    newest = recorded.newest(request, known, lacks)
+    account = _Account([], [], 0)
     if roots is not None and roots.lacks is None:
         check = leaks.checked(request, target, roots, heuristics, parsed.flag("red-zone"), vector)
-        records = check.records(shown, request.session.progress("reading lost blocks"))
+        account = _account(request, check, newest, lacks)
+        records = check.records(shown, newest, request.session.progress("reading lost blocks"))
         first = 0 if top is None else max(0, len(records) - top)
         rows = records.rows(first, len(records))
         if records.untracked:
@@ -108,15 +135,14 @@ def run(request: Request) -> Result:
                 "apart stand in one record"
             )
     notes = [*(check.notes if check is not None else []), *lacks, *target.all_notes()]
-    heap = roots.heap if roots is not None else None
     values: dict[str, Value] = {
-        "summary": _summary(check),
+        "summary": _summary(check, account),
         "heuristics": {
-            name: {"blocks": blocks, "bytes": size}
-            for name, blocks, size in (check.saved if check is not None else [])
+            name: {"blocks": blocks, "bytes": size} for name, blocks, size in account.saved
         },
-        "records": [_record_value(record) for record in rows],
-        "sizes": "usable",
+        "records": [losses.record_value(record, known) for record in rows],
+        "sizes": _sizes(account, known),
+        "sampled": None if known is None else known.recording.sample,
         "roots": {
             kind: {"places": places, "pointers": pointers}
             for kind, places, pointers in (check.roots if check is not None else [])
@@ -125,13 +151,13 @@ def run(request: Request) -> Result:
         "limited": records is not None and len(rows) < len(records),
     }
     if parsed.flag("list"):
-        values["blocks"] = Pieces(lambda: _block_values(heap, check))
+        values["blocks"] = Pieces(lambda: _block_values(heap, check, newest))
     elif check is None:
         values["blocks"] = []
     count = len(records) if records is not None else 0
-    data = _Data(heap, check, rows, count, parsed.flag("list"))
+    data = _Data(heap, check, rows, count, parsed.flag("list"), known, account, newest)
     result = Result(COMMAND.name, target.describe(), values, notes, data, target.memory.word_size)
-    if check is not None and any(_count(check, verdict) for verdict in _FAILING):
+    if check is not None and any(_count(account, verdict) for verdict in _FAILING):
         result.status = status
     return result
 
@@ -147,7 +173,7 @@ def text(result: Result) -> Iterator[Block]:
         yield Columns("<><", _block_rows(data, result.word_size))
         yield line("")
     if data.shown:
-        yield Columns(">>>><<<<", _record_rows(data.shown, result.word_size), batch=_PIECE)
+        yield from _records(data, result.word_size)
         if len(data.shown) < data.records:
             yield line(
                 f"{units.counted(data.records, 'record')}, the "
@@ -161,9 +187,9 @@ def text(result: Result) -> Iterator[Block]:
         )
         yield line(f"vector registers alone hold {_blocks(blocks)} of {size:,} bytes{first}")
         yield line("")
-    summary = list(_summary_rows(check))
+    summary = list(_summary_rows(data.account))
     yield Columns(">><", summary, batch=len(summary))
-    for name, blocks, size in check.saved:
+    for name, blocks, size in data.account.saved:
         if blocks:
             yield line(f"by the heuristic {name} alone: {size:,} bytes in {_blocks(blocks)}")
 
@@ -174,15 +200,55 @@ def _status(code: Optional[int]) -> Optional[int]:
     return code
 
 
-def _count(check: "Check", verdict: str) -> int:
-    return sum(blocks for name, blocks, _ in check.summary if name == verdict)
+# Records without a stack first, a row each; then those with one, as valgrind has them.
+def _records(data: _Data, word_size: int) -> Iterator[Block]:
+    plain = [record for record in data.shown if record.stack is None]
+    known = data.recorded
+    if plain:
+        mixed = known is not None and len(plain) < len(data.shown)
+        if mixed:
+            yield line("blocks whose stack is not known:")
+        yield Columns(">>>><<<<", losses.record_rows(plain, word_size), batch=_PIECE)
+        if mixed:
+            yield line("")
+    if known is None:
+        return
+    first = data.records - len(data.shown) + 1
+    for number, record in enumerate(data.shown, first):
+        if record.stack is not None:
+            yield from losses.loss_lines(record, number, data.records, known, word_size)
 
 
-def _summary(check: "Optional[Check]") -> Value:
+def _account(request: Request, check: "Check", newest: Optional[int], notes: list[str]) -> _Account:
+    if newest is None:
+        return _Account(check.summary, check.saved, check.recorded)
+    progress = request.session.progress("counting blocks")
+    summary, saved, count, ageless = check.aged(newest, progress)
+    if ageless:
+        notes.append(
+            f"{units.counted(ageless, 'block')} in use not recorded, without an age: left out"
+        )
+    return _Account(summary, saved, count)
+
+
+# Of samples the heap alone tells what there is in all.
+def _sizes(account: _Account, known: Optional[Recorded]) -> str:
+    blocks = sum(blocks for _, blocks, _ in account.summary)
+    if not account.recorded or known is None:
+        return "usable"
+    whole = account.recorded == blocks and known.recording.sample is None
+    return "requested" if whole else "mixed"
+
+
+def _count(account: _Account, verdict: str) -> int:
+    return sum(blocks for name, blocks, _ in account.summary if name == verdict)
+
+
+def _summary(check: "Optional[Check]", account: _Account) -> Value:
     if check is None:
         return {name: {"blocks": None, "bytes": None} for name in (*leaks.VERDICTS, "suppressed")}
     summary: dict[str, Value] = {
-        name: {"blocks": blocks, "bytes": size} for name, blocks, size in check.summary
+        name: {"blocks": blocks, "bytes": size} for name, blocks, size in account.summary
     }
     summary["suppressed"] = {"blocks": 0, "bytes": 0}
     return summary
@@ -196,44 +262,9 @@ def _only_vector(check: "Optional[Check]") -> Value:
     return {"blocks": blocks, "bytes": size, "sample": [hex(address) for address in sample]}
 
 
-def _record_value(record: "Record") -> Value:
-    return {
-        "verdict": record.verdict,
-        "blocks": record.blocks,
-        "bytes": record.bytes,
-        "indirect": {"blocks": record.indirect_blocks, "bytes": record.indirect_bytes},
-        "size": record.size,
-        "kind": record.kind,
-        "text": record.text,
-        "stack": None,
-        "sample": [hex(address) for address in record.sample],
-    }
-
-
-def _record_rows(
-    records: "Sequence[Record]", word_size: int
-) -> "Iterator[Sequence[Union[Span, str]]]":
-    yield ["BYTES", "BLOCKS", "INDIRECT", "SIZE", "VERDICT", "KIND", "FIRST AT", "TEXT"]
-    for record in records:
-        indirect = ""
-        if record.indirect_blocks:
-            indirect = f"+{units.size_text(record.indirect_bytes)} in {record.indirect_blocks}"
-        first = units.address_text(record.sample[0], word_size) if record.sample else ""
-        yield [
-            units.size_text(record.bytes),
-            str(record.blocks),
-            indirect,
-            "" if record.size is None else str(record.size),
-            leaks.verdict_text(record.verdict),
-            Span(record.kind or "", "kind"),
-            Span(first, "address"),
-            Span(record.text or "", "match"),
-        ]
-
-
 # As valgrind sums up: names right-aligned, in its order.
-def _summary_rows(check: "Check") -> "Iterator[Sequence[Union[Span, str]]]":
-    for name, blocks, size in check.summary:
+def _summary_rows(account: _Account) -> "Iterator[Sequence[Union[Span, str]]]":
+    for name, blocks, size in account.summary:
         yield [f"{leaks.verdict_text(name)}:", f"{size:,} bytes", f"in {_blocks(blocks)}"]
     yield ["suppressed:", "0 bytes", "in 0 blocks"]
 
@@ -243,7 +274,7 @@ def _blocks(count: int) -> str:
 
 
 def _block_rows(data: _Data, word_size: int) -> "Iterator[Sequence[Union[Span, str]]]":
-    for piece in _listed(data.heap, data.check):
+    for piece in _listed(data.heap, data.check, data.newest):
         for address, size, verdict, saved_by in piece:
             yield [
                 Span(units.address_text(address, word_size), "address"),
@@ -252,8 +283,10 @@ def _block_rows(data: _Data, word_size: int) -> "Iterator[Sequence[Union[Span, s
             ]
 
 
-def _block_values(heap: "Optional[Heap]", check: "Optional[Check]") -> "Iterator[Sequence[Value]]":
-    for piece in _listed(heap, check):
+def _block_values(
+    heap: "Optional[Heap]", check: "Optional[Check]", newest: Optional[int]
+) -> "Iterator[Sequence[Value]]":
+    for piece in _listed(heap, check, newest):
         yield [_block_value(*row) for row in piece]
 
 
@@ -266,9 +299,9 @@ def _block_value(address: int, size: int, verdict: str, saved_by: Optional[str])
 
 
 def _listed(
-    heap: "Optional[Heap]", check: "Optional[Check]"
+    heap: "Optional[Heap]", check: "Optional[Check]", newest: Optional[int]
 ) -> "Iterator[Sequence[tuple[int, int, str, Optional[str]]]]":
     if heap is None or check is None:
         return
     for start in range(0, heap.units, _PIECE):
-        yield check.rows(start, start + _PIECE)
+        yield check.rows(start, start + _PIECE, newest)

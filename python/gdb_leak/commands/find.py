@@ -3,10 +3,11 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Optional, Union
 
-from gdb_leak import _native, heaps, leaks, operands, rows, units
+from gdb_leak import _native, heaps, leaks, operands, recorded, rows, units
 from gdb_leak.errors import NeedleError, RequestError, UsageError
 from gdb_leak.layout import Block, Columns, Span, line
 from gdb_leak.options import Command, Operand, Option
+from gdb_leak.recorded import Recorded
 from gdb_leak.target import Pieces, Request, Result, Target, Value
 from gdb_leak.words import Word
 
@@ -106,6 +107,7 @@ def run(request: Request) -> Result:
     )
     if heap is None and len(matches):
         heap = heaps.covering(request, target, matches.addresses)
+    known = recorded.opened(request, target, heap, notes, whole=False) if len(matches) else None
     check = leaks.given(target, heap)
     if wanted and check is None and heap is not None:
         check = leaks.found(request, target, heap, notes)
@@ -117,7 +119,7 @@ def run(request: Request) -> Result:
         "needle": needle.hex_bytes,
         "searched": matches.searched,
         "count": matches.count,
-        "matches": Pieces(lambda: _values(matches, heap, check)),
+        "matches": Pieces(lambda: _values(matches, heap, check, known)),
         "unreadable": rows.range_values(matches.unreadable),
         "limited": len(matches) < matches.count,
     }
@@ -126,33 +128,39 @@ def run(request: Request) -> Result:
         target.describe(),
         values,
         notes,
-        (matches, heap, check),
+        (matches, heap, check, known),
         target.memory.word_size,
     )
 
 
 def text(result: Result) -> Iterator[Block]:
     """Yield one line a match, and the total."""
-    matches, heap, check = result.data
+    matches, heap, check, known = result.data
 
     def listed() -> Iterator[Sequence[Union[Span, str]]]:
         for address, _, excerpt, region in _rows(matches):
             block = heap.block_at(address) if heap is not None else None
             place = rows.region_label(region, result.word_size) if region else ""
-            yield [
+            row: list[Union[Span, str]] = [
                 Span(units.address_text(address, result.word_size), "address"),
                 Span(region.kind if region else "", "kind"),
                 _label(block, address, result.word_size, check) if block else place,
                 Span(excerpt, "match"),
             ]
+            yield row if known is None else [*row, _allocated(known, block)]
 
-    yield Columns("<<<<", listed())
+    yield Columns("<<<<" if known is None else "<<<<<", listed())
     yield from rows.unreadable_lines(matches.unreadable, result.word_size)
     searched = f"{units.size_text(matches.searched)} searched"
     total = f"{units.counted(matches.count, 'match', 'matches')} in {searched}"
     if len(matches) < matches.count:
         total += f", {len(matches)} listed (-limit unlimited lists all)"
     yield line(total)
+
+
+def _allocated(known: Recorded, block: "Optional[_native.Block]") -> str:
+    callers = known.callers(known.of(block.index)) if block is not None else ""
+    return f"allocated by {callers}" if callers else ""
 
 
 def _label(block: "_native.Block", address: int, word_size: int, check: "Optional[Check]") -> str:
@@ -167,16 +175,22 @@ def _rows(matches: "Matches") -> Iterator[tuple[int, int, str, Optional[_native.
 
 
 def _values(
-    matches: "Matches", heap: "Optional[Heap]", check: "Optional[Check]"
+    matches: "Matches",
+    heap: "Optional[Heap]",
+    check: "Optional[Check]",
+    known: Optional[Recorded],
 ) -> Iterator[Sequence[Value]]:
     def value(address: int, excerpt: str, region: Optional[_native.Region]) -> Value:
         block = heap.block_at(address) if heap is not None else None
         verdict = check.verdict(block.index) if check is not None and block is not None else None
+        allocation = known.of(block.index) if known is not None and block is not None else None
+        requested = allocation.size if allocation is not None else None
         return {
             "address": hex(address),
             "region": rows.region_value(region),
-            "block": heaps.block_value(block, address),
+            "block": heaps.block_value(block, address, requested),
             "verdict": verdict,
+            "stack": known.stack_value(allocation.stack) if known and allocation else None,
             "text": excerpt,
         }
 

@@ -1,12 +1,12 @@
 """``leak-regions``: the address space, as ``pmap -x`` shows a process."""
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING, Callable, Union
 
-from gdb_leak import operands, units
+from gdb_leak import _native, operands, units
 from gdb_leak.layout import Block, Columns, Span, line
 from gdb_leak.options import Command, Option
-from gdb_leak.target import Request, Result, Value
+from gdb_leak.target import Request, Result, Target, Value
 
 if TYPE_CHECKING:
     from gdb_leak._native import Region
@@ -52,20 +52,24 @@ def run(request: Request) -> Result:
         "size": sum(region.size for region in regions),
         "saved": sum(region.saved for region in regions),
     }
-    values: dict[str, Value] = {"regions": [_value(region) for region in regions], "total": total}
+    named = _names(request, target)
+    values: dict[str, Value] = {
+        "regions": [_value(region, named(region)) for region in regions],
+        "total": total,
+    }
     return Result(
         COMMAND.name,
         target.describe(),
         values,
         target.all_notes(),
-        (regions, target.memory.source),
+        (regions, target.memory.source, named),
         target.memory.word_size,
     )
 
 
 def text(result: Result) -> Iterator[Block]:
     """Yield one line a region, and the total."""
-    regions, source = result.data
+    regions, source, named = result.data
     heads, sizes = _SIZES.get(source, ([], _no_sizes))
 
     def rows() -> Iterator[Sequence[Union[Span, str]]]:
@@ -78,7 +82,7 @@ def text(result: Result) -> Iterator[Block]:
                 *sizes(region),
                 region.permissions,
                 Span(region.kind, "kind"),
-                region.name,
+                named(region),
             ]
 
     yield Columns("<<>" + ">" * len(heads) + "<<<", rows(), batch=len(regions) + 1)
@@ -113,7 +117,21 @@ _SIZES = {
 }
 
 
-def _value(region: "Region") -> Value:
+# The kernel names what the recorder reserved where it can; a core names nothing.
+def _names(request: Request, target: Target) -> "Callable[[Region], str]":
+    ranges: list[tuple[int, int]] = []
+    if target.memory.source in ("core", "process"):
+        progress = request.session.progress("looking for a recording")
+        ranges = _native.recorder_ranges(target.memory, progress)
+
+    def name(region: "Region") -> str:
+        own = any(start <= region.start and region.end <= end for start, end in ranges)
+        return region.name or ("[gdb-leak record]" if own else "")
+
+    return name
+
+
+def _value(region: "Region", name: str) -> Value:
     return {
         "start": hex(region.start),
         "end": hex(region.end),
@@ -121,7 +139,7 @@ def _value(region: "Region") -> Value:
         "saved": region.saved,
         "permissions": region.permissions,
         "kind": region.kind,
-        "name": region.name,
+        "name": name,
         "rss": region.rss,
         "dirty": region.dirty,
     }

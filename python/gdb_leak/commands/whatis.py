@@ -3,14 +3,15 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Optional, Union
 
-from gdb_leak import heaps, leaks, operands, rows, units
+from gdb_leak import heaps, leaks, operands, recorded, rows, units
 from gdb_leak.layout import Block, Columns, Span, line
 from gdb_leak.options import Command, Operand
+from gdb_leak.recorded import Recorded
 from gdb_leak.target import Request, Result, Value
 
 if TYPE_CHECKING:
+    from gdb_leak._native import Allocation, Heap, Region
     from gdb_leak._native import Block as HeapBlock
-    from gdb_leak._native import Heap, Region
 
 #: References in a JSON answer, and in text.
 _REFERENCES = 200
@@ -38,6 +39,8 @@ class _Known(NamedTuple):
     saved_by: Optional[str]
     references: "Optional[list[leaks.Word]]"
     total: int
+    recorded: Optional[Recorded]
+    allocation: "Optional[Allocation]"
 
 
 def run(request: Request) -> Result:
@@ -56,6 +59,10 @@ def run(request: Request) -> Result:
         why = heap.reason(unit.index)
         if unit.state in ("used", "free"):
             kind, spelled = heap.content(unit.index)
+    kept = allocation = None
+    if heap is not None and unit is not None and unit.list == "used":
+        kept = recorded.opened(request, target, heap, notes, whole=False)
+        allocation = kept.of(unit.index) if kept is not None else None
     symbol = request.session.symbol(address)
     verdict = saved_by = references = None
     count = 0
@@ -81,6 +88,8 @@ def run(request: Request) -> Result:
         saved_by,
         references,
         count,
+        kept,
+        allocation,
     )
     values: dict[str, Value] = {
         "address": hex(address),
@@ -93,6 +102,7 @@ def run(request: Request) -> Result:
         "why": why,
         "kind": kind,
         "text": spelled,
+        "allocated": kept.value(allocation) if kept is not None else None,
         "verdict": verdict,
         "heuristic": saved_by,
         "references": None
@@ -140,6 +150,7 @@ def _facts(known: _Known, word_size: int) -> "Iterator[Sequence[Union[Span, str]
         yield ["holds", Span(known.kind, "kind")]
     if known.text:
         yield ["text", Span(known.text, "match")]
+    yield from _allocated(known)
     if known.verdict is not None:
         yield ["verdict", leaks.verdict_text(known.verdict, known.saved_by)]
     if known.references is None:
@@ -147,6 +158,18 @@ def _facts(known: _Known, word_size: int) -> "Iterator[Sequence[Union[Span, str]
     yield ["referred", f"by {units.counted(known.total, 'word')} (leak-refs lists them)"]
     for word in known.references[:_SHOWN]:
         yield ["", f"{leaks.leads(word)} from {word.owner.text(word_size)}"]
+
+
+# Who asked for the block, and for how much.
+def _allocated(known: _Known) -> "Iterator[Sequence[Union[Span, str]]]":
+    kept, allocation = known.recorded, known.allocation
+    if kept is None or allocation is None:
+        return
+    asked = units.counted(allocation.size, "byte")
+    age = units.age_text(kept.age(allocation))
+    yield ["allocated", f"{asked} asked for by thread {allocation.thread}, {age} ago"]
+    for spans in kept.stack_lines(allocation.stack):
+        yield ["", "".join(span.text for span in spans).strip()]
 
 
 def _state(kept: str) -> str:
