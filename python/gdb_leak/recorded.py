@@ -68,8 +68,11 @@ class Recorded:
         return None if stack is None else stacks.stack_value(stack)
 
     def stack_lines(self, number: Optional[int]) -> "Iterator[layout.Line]":
-        """Yield a line for each call of the stack NUMBER, as valgrind writes them."""
-        yield from stacks.stack_lines(self.stack(number) or [], indent="   ")
+        """Yield a line for each call of the stack NUMBER, as valgrind writes them.
+
+        Nothing below ``main``, as valgrind does; JSON has all calls.
+        """
+        yield from stacks.stack_lines(_down_to_main(self.stack(number)), indent="   ")
 
     def age(self, allocation: "Allocation") -> int:
         """Return the nanoseconds since ALLOCATION."""
@@ -78,7 +81,7 @@ class Recorded:
     def callers(self, allocation: "Optional[Allocation]") -> str:
         """Return who asked for a block: ``my_alloc < leak_func < main``, ``""`` where not known."""
         stack = self.stack(allocation.stack) if allocation is not None else None
-        names = [frame.line.function or hex(frame.pc) for frame in (stack or [])[1:]]
+        names = [frame.line.function or hex(frame.pc) for frame in _down_to_main(stack)[1:]]
         while names and names[0].startswith(_HANDING_ON):
             names.pop(0)
         return " < ".join(names)
@@ -103,6 +106,12 @@ class Recorded:
         if frame.address not in self._lines:
             self._lines[frame.address] = self._session.lines(frame.address)
         return self._lines[frame.address]
+
+
+def _down_to_main(stack: Optional[list[Frame]]) -> list[Frame]:
+    names = [frame.line.function for frame in stack or []]
+    end = names.index("main") + 1 if "main" in names else len(names)
+    return (stack or [])[:end]
 
 
 def opened(

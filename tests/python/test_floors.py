@@ -164,7 +164,8 @@ def test_unsafe_is_in_one_file_only(name: str) -> None:
         assert not re.search(r"\bunsafe(_code)?\b", code)
 
 
-@pytest.mark.parametrize("name", SOURCES)
+# The types of one module stand in one file, however many there are.
+@pytest.mark.parametrize("name", [name for name in SOURCES if not name.endswith(".pyi")])
 def test_no_file_is_longer_than_a_reader_bears(name: str) -> None:
     lines = (ROOT / name).read_text(encoding="utf-8").count("\n")
     assert lines <= MOST_LINES, f"{name} has {lines} lines: split it"

@@ -54,3 +54,34 @@ def test_other_text_is_refused_in_one_line(text: str) -> None:
         units.parse_number(text)
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 200
+
+
+@pytest.mark.parametrize(
+    ("typed", "nanoseconds"),
+    [
+        ("0", 0),
+        ("10", 10 * 10**9),
+        ("10s", 10 * 10**9),
+        ("1.5s", 1_500_000_000),
+        ("200ms", 200_000_000),
+        ("0.5ms", 500_000),
+        ("5m", 300 * 10**9),
+        ("2h", 7200 * 10**9),
+        ("1d", 86400 * 10**9),
+    ],
+)
+def test_ages_are_read_with_their_units(typed: str, nanoseconds: int) -> None:
+    assert units.parse_age(typed) == nanoseconds
+
+
+@pytest.mark.parametrize(
+    "typed", ["", "s", "-1s", "1 s", "1y", "1.s", ".5s", "0x10", "9" * 15 + "d"]
+)
+def test_what_is_no_age_is_refused(typed: str) -> None:
+    with pytest.raises(UsageError, match="age"):
+        units.parse_age(typed)
+
+
+def test_ages_are_shown_in_units_of_their_size() -> None:
+    shown = [units.age_text(seconds * 10**9) for seconds in (0, 12, 303, 7300, 200_000)]
+    assert shown == ["0 ms", "12.0 s", "5 min 3 s", "2 h 1 min", "2 days"]
