@@ -179,7 +179,8 @@ def text(result: Result) -> Iterator[Block]:
                 f"{units.counted(data.records, 'record')}, the "
                 f"{'' if len(data.shown) == 1 else f'{len(data.shown)} '}largest shown"
             )
-        yield line("")
+        if data.shown[-1].stack is None or len(data.shown) < data.records:
+            yield line("")
     if check.only_vector is not None:
         blocks, size, sample = check.only_vector
         first = (
