@@ -11,6 +11,7 @@ use object::read::{ReadCache, ReadRef, SectionIndex, SymbolIndex};
 use crate::memory::Buffer;
 use crate::source::file::FileView;
 
+use super::names::readable;
 use super::table::{Candidate, Entry, Table};
 
 /// Symbols behind this many of one file are not read. The largest programs have some millions.

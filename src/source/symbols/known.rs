@@ -44,6 +44,11 @@ impl Known {
         })
     }
 
+    /// The linked addresses of what has that name, as [`Contents::named`] has it.
+    pub(super) fn addresses(&self, name: &str) -> Vec<u64> {
+        self.named().contents.as_ref().map(|contents| contents.named(name)).unwrap_or_default()
+    }
+
     /// The calls at the linked address `at`, innermost first; nothing where no file is the module's.
     pub(super) fn lines(&self, at: u64) -> Vec<Line> {
         let named = self.named();

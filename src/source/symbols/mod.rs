@@ -163,8 +163,7 @@ impl Symbols {
         let mut found = Vec::new();
         for (file, base) in bases {
             let Some(module) = self.module(memory, file, base) else { continue };
-            let Some((_, contents)) = self.contents(memory, &module) else { continue };
-            let linked = contents.named(name).into_iter();
+            let linked = module.known.addresses(name).into_iter();
             let code = |at: &u64| memory.region_at(*at).is_some_and(|region| region.permissions.executable());
             found.extend(linked.map(|address| address.wrapping_add(module.bias)).filter(code));
         }
