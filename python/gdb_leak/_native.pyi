@@ -431,12 +431,14 @@ class StackFrame:
     """A frame of a stack that allocated a block.
 
     ``address`` lies in the instruction that the frame is at. ``unloaded`` is the path, the
-    build-id and the address in the file, where the module is there no more.
+    build-id and the address in the file, where the module is there no more. ``function`` is
+    the allocation function, of the innermost frame.
     """
 
     pc: Final[int]
     address: Final[int]
     unloaded: Final[Optional[tuple[str, bytes, int]]]
+    function: Final[Optional[str]]
 
 @final
 class Recording:

@@ -104,7 +104,12 @@ class Recorded:
             found = self._target.memory.lines_of_file(path, build_id, address)
             return [Line(*line) for line in found] or [Line(None, module=path)]
         if frame.address not in self._lines:
-            self._lines[frame.address] = self._session.lines(frame.address)
+            lines = self._session.lines(frame.address)
+            if frame.function is not None:
+                # What stands in the recorder's own source is nobody's business.
+                module = lines[-1].module if lines else None
+                lines = [Line(frame.function, module=module)]
+            self._lines[frame.address] = lines
         return self._lines[frame.address]
 
 

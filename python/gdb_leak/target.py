@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Kept",
-    "Line",
     "Launch",
+    "Line",
     "Pieces",
     "Request",
     "Result",

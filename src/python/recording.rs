@@ -31,6 +31,8 @@ pub(super) struct StackFrame {
     /// An address in the instruction that the frame is at.
     address: u64,
     unloaded: Option<Unloaded>,
+    /// The allocation function that it is, of the innermost frame.
+    function: Option<&'static str>,
 }
 
 /// What the recorder kept of the blocks of a heap.
@@ -149,7 +151,8 @@ impl Recording {
             let linked = |module: &Module| {
                 (module.path.clone(), module.build_id.clone(), address.wrapping_sub(module.bias))
             };
-            StackFrame { pc: frame.pc, address, unloaded: module.map(linked) }
+            let function = recording.function(frame.pc);
+            StackFrame { pc: frame.pc, address, unloaded: module.map(linked), function }
         });
         frames.collect()
     }

@@ -56,6 +56,8 @@ pub(super) struct Header {
     pub areas: [Area; 5],
     /// Whether an area says that it uses more than it has.
     pub damaged: bool,
+    /// The addresses of [`layout::FUNCTIONS`]; 0: not known.
+    pub functions: [u64; layout::FUNCTIONS.len()],
 }
 
 /// A place that says that it is the header of a recording.
@@ -126,6 +128,10 @@ impl Header {
             damaged |= used > capacity;
             *area = Area { start: address.saturating_add(offset), entry, used: used.min(capacity) };
         }
+        let mut functions = [0; layout::FUNCTIONS.len()];
+        for (number, function) in functions.iter_mut().enumerate() {
+            *function = word(header::FUNCTIONS.saturating_add(number.saturating_mul(8)))?;
+        }
         Ok(Self {
             range,
             pid: half(header::PID)?,
@@ -140,6 +146,7 @@ impl Header {
             stopped: word(header::STATE)? == layout::STOPPED,
             areas,
             damaged,
+            functions,
         })
     }
 }

@@ -9,8 +9,8 @@ pub(super) const MAGIC: &[u8; 16] = b"gdb-leak record\0";
 /// "The header": `version`, which this reads.
 pub(super) const VERSION: u32 = 1;
 
-/// "The header": what of its 4096 bytes holds anything, up to the end of the last area.
-pub(super) const HEADER: usize = 288;
+/// "The header": what of its 4096 bytes holds anything.
+pub(super) const HEADER: usize = 360;
 
 /// "The header": offsets of its numbers, in its order.
 pub(super) mod header {
@@ -28,7 +28,21 @@ pub(super) mod header {
     pub(in crate::recording) const CUT: usize = 104;
     pub(in crate::recording) const STATE: usize = 112;
     pub(in crate::recording) const AREAS: usize = 128;
+    pub(in crate::recording) const FUNCTIONS: usize = 288;
 }
+
+/// "The header": `functions`, in its order.
+pub(super) const FUNCTIONS: [&str; 9] = [
+    "malloc",
+    "calloc",
+    "realloc",
+    "reallocarray",
+    "posix_memalign",
+    "aligned_alloc",
+    "memalign",
+    "valloc",
+    "pvalloc",
+];
 
 /// "The header": the bytes of an area's description, and the offsets in it.
 pub(super) const AREA: usize = 32;

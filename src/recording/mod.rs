@@ -164,6 +164,13 @@ impl Recording {
         stacks::stack(&mut Peek::new(memory), self.nodes(), number)
     }
 
+    /// The allocation function at an address: `malloc` and its like, whatever files are at hand.
+    #[must_use]
+    pub fn function(&self, pc: u64) -> Option<&'static str> {
+        let known = self.header.functions.iter().zip(layout::FUNCTIONS);
+        known.filter(|(at, _)| **at != 0).find_map(|(at, name)| (*at == pc).then_some(name))
+    }
+
     /// The module that a frame of a stack lay in, where that was unloaded since.
     #[must_use]
     pub fn unloaded(&self, frame: Frame, generation: u32) -> Option<&Module> {

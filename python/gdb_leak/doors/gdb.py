@@ -1,8 +1,7 @@
-"""gdb's door: the only file that imports gdb, but for its own lines.py.
+"""gdb's door: the only file that imports gdb.
 
-Finds the selected inferior's memory, registers the commands, and turns the
-package's own errors into gdb's. Nothing here writes to the target, calls into
-it or resumes it.
+Finds the selected inferior's memory, registers the commands, and turns the package's
+own errors into gdb's. Nothing here writes to the target, calls into it or resumes it.
 """
 
 import os
@@ -40,6 +39,7 @@ class GdbSession(lines.Lines):
     """One gdb: its selected inferior, and what is kept between commands."""
 
     shell = False
+    gdb = gdb
 
     def __init__(self) -> None:
         """Keep nothing yet, and drop what is kept of a live target when it changes."""

@@ -1,12 +1,10 @@
 """Function, file and line of code: from the native module, else from gdb.
 
-Of gdb's door, like ``gdb.py``, which alone uses it: gdb knows code that no file
-here is of, of a remote target and of what a JIT compiler registered.
+gdb knows code that no file here is of, of a remote target and of what a JIT
+compiler registered. Its module comes from ``gdb.py``, which alone imports it.
 """
 
 from typing import Any, Optional
-
-import gdb
 
 from gdb_leak.doors import gdb_says
 from gdb_leak.target import Line, Target
@@ -22,6 +20,9 @@ _UNKNOWN = (RuntimeError, ValueError, OverflowError)
 class Lines:
     """The part of a session that knows lines."""
 
+    #: The module ``gdb``.
+    gdb: Any
+
     def target(self, usage: bool = False) -> Target:
         """Return the selected inferior's target, opened."""
         raise NotImplementedError
@@ -31,7 +32,7 @@ class Lines:
         known = [Line(*line) for line in self.target().memory.lines(address)]
         if any(line.file for line in known):
             return known
-        asked = _of_gdb(address)
+        asked = _of_gdb(self.gdb, address)
         named = any(line.function for line in known)
         if not any(line.file if named else line.function for line in asked):
             return known
@@ -41,18 +42,18 @@ class Lines:
 
 # gdb says where a function was inlined only of frames, not of addresses: calls
 # of inlined functions have the file of their function, and no line.
-def _of_gdb(address: int) -> list[Line]:
-    names = _functions(address) or _symbol(address)
-    file, line = _place(address)
+def _of_gdb(gdb: Any, address: int) -> list[Line]:
+    names = _functions(gdb, address) or _symbol(gdb, address)
+    file, line = _place(gdb, address)
     if not names and file is None:
         return []
-    module = _module(address)
+    module = _module(gdb, address)
     found = [Line(name, path, None, module) for name, path in names] or [Line(None)]
     return [Line(found[0].function, file, line, module), *found[1:]]
 
 
 # The functions at the address, innermost first, each with its source file.
-def _functions(address: int) -> list[tuple[Optional[str], Optional[str]]]:
+def _functions(gdb: Any, address: int) -> list[tuple[Optional[str], Optional[str]]]:
     found: list[tuple[Optional[str], Optional[str]]] = []
     try:
         block = gdb.block_for_pc(address)
@@ -68,7 +69,7 @@ def _functions(address: int) -> list[tuple[Optional[str], Optional[str]]]:
     return found
 
 
-def _symbol(address: int) -> list[tuple[Optional[str], Optional[str]]]:
+def _symbol(gdb: Any, address: int) -> list[tuple[Optional[str], Optional[str]]]:
     try:
         said = gdb.execute(f"info symbol {address:#x}", to_string=True)
     except _UNKNOWN:
@@ -77,7 +78,7 @@ def _symbol(address: int) -> list[tuple[Optional[str], Optional[str]]]:
     return [] if name is None else [(name, None)]
 
 
-def _place(address: int) -> tuple[Optional[str], Optional[int]]:
+def _place(gdb: Any, address: int) -> tuple[Optional[str], Optional[int]]:
     try:
         found = gdb.find_pc_line(address)
         symtab: Any = found.symtab  # None where gdb knows no line
@@ -86,12 +87,13 @@ def _place(address: int) -> tuple[Optional[str], Optional[int]]:
         return None, None
 
 
-def _module(address: int) -> Optional[str]:
+def _module(gdb: Any, address: int) -> Optional[str]:
     try:
         symtab: Any = gdb.find_pc_line(address).symtab
         if symtab is not None:
             # Symbols may be in a file beside the module's own.
             return str((symtab.objfile.owner or symtab.objfile).filename)
-        return gdb.solib_name(address)
+        name: Optional[str] = gdb.solib_name(address)
+        return name
     except _UNKNOWN:
         return None

@@ -8,6 +8,9 @@ use gdb_leak::source::captured::Captured;
 /// Where the header stands.
 pub(crate) const BASE: u64 = 0x7f00_0000_0000;
 
+/// Where the recorder has `realloc`.
+pub(crate) const REALLOC: u64 = 0x7f11_0000_3000;
+
 /// Where the areas start, in pages behind each other.
 const AREAS: [usize; 5] = [0x2000, 0x8000, 0xc000, 0xe000, 0x1_0000];
 const ENTRIES: [usize; 5] = [32, 16, 64, 1, 16384];
@@ -96,6 +99,8 @@ impl Plan {
             put(&mut bytes, 80 + 8 * number, &count.to_le_bytes());
         }
         put(&mut bytes, 112, &self.state.to_le_bytes());
+        // The third of its functions.
+        put(&mut bytes, 288 + 2 * 8, &REALLOC.to_le_bytes());
         for (number, (address, size, stack, thread, time)) in self.blocks.iter().enumerate() {
             let at = AREAS[0] + 32 * number;
             put(&mut bytes, at, &(!address).to_le_bytes());

@@ -2,7 +2,7 @@
 
 use gdb_leak::recording::{Frame, Recording, Stack};
 
-use super::builder::{Loaded, Plan};
+use super::builder::{Loaded, Plan, REALLOC};
 
 fn frames(stack: &Stack) -> Vec<(u64, bool)> {
     stack.frames.iter().map(|frame| (frame.pc, frame.exact)).collect()
@@ -21,6 +21,15 @@ fn frames_come_innermost_first_with_the_generation_that_they_were_seen_in() {
     assert_eq!(found.generation, Some(3));
     let addresses: Vec<u64> = found.frames.iter().map(Frame::address).collect();
     assert_eq!(addresses, [0x100, 0x1ff, 0x300, 0x3ff]);
+}
+
+#[test]
+fn the_allocation_function_is_known_by_its_address() {
+    let recording = Plan::default().read();
+    assert_eq!(recording.function(REALLOC), Some("realloc"));
+    for other in [0, REALLOC - 1, REALLOC + 1] {
+        assert_eq!(recording.function(other), None);
+    }
 }
 
 #[test]
