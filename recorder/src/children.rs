@@ -53,7 +53,9 @@ unsafe fn take_out(environment: *mut *mut c_char, at: usize) {
     unsafe {
         let text = *environment.add(at);
         let bytes = core::slice::from_raw_parts_mut(text.cast::<u8>(), libc::strlen(text) + 1);
-        let Some(start) = bytes.iter().position(|byte| *byte == b'=').map(|equals| equals + 1) else { return };
+        let Some(start) = bytes.iter().position(|byte| *byte == b'=').map(|equals| equals + 1) else {
+            return;
+        };
         let first = |bytes: &[u8]| bytes.iter().position(|byte| matches!(byte, b':' | b' '));
         let Some(list) = bytes.get(start..) else { return };
         match first(list) {

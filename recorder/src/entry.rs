@@ -178,7 +178,8 @@ unsafe fn resize(block: *mut c_void, size: usize, function: usize, sp: u64, bp: 
     // SAFETY: by the caller's word.
     let fresh = unsafe { real::realloc(block, size) };
     // Without a new block the old one stays, but of no bytes: glibc gives it back then.
-    if fresh.is_null() && size != 0
+    if fresh.is_null()
+        && size != 0
         && let (Some(recorder), Some(kept)) = (known, kept)
     {
         recorder.stays(block, kept);

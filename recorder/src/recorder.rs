@@ -208,7 +208,8 @@ impl Recorder {
         let number = thread_number();
         let slot = self.slots.with(|| {
             let used = self.threads.used() as usize;
-            let free = (0..used).map(|at| self.slot_at(at)).find(|slot| slot.thread.load(Ordering::Acquire) == 0);
+            let free =
+                (0..used).map(|at| self.slot_at(at)).find(|slot| slot.thread.load(Ordering::Acquire) == 0);
             let slot = match free {
                 Some(slot) => slot,
                 None => self.slot_at(self.threads.take(1)? as usize),
@@ -277,7 +278,8 @@ impl Recorder {
         let frames = room.get_mut(..self.depth).unwrap_or_default();
         let generation = self.modules.generation();
         slot.keep_up(generation);
-        let known = Known { readable: &slot.readable, seen: &slot.seen, rules: &self.rules, modules: &self.modules };
+        let known =
+            Known { readable: &slot.readable, seen: &slot.seen, rules: &self.rules, modules: &self.modules };
         let walked = known.walk(caller, function, frames);
         if self.steps < 2 {
             return 0;

@@ -39,7 +39,9 @@ impl Filter {
 
     pub(crate) fn add(&self, address: u64) {
         // One that is full stays full: then it only says "may".
-        let _ = self.count(address).fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| count.checked_add(1));
+        let _ = self
+            .count(address)
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| count.checked_add(1));
     }
 
     pub(crate) fn remove(&self, address: u64) {
@@ -112,7 +114,10 @@ mod tests {
             let error = (expected * (1.0 - expected) / f64::from(count)).sqrt();
             // Drawing whole bytes shifts it by less than one byte in `sample`.
             let shift = 1.0 / sample as f64;
-            assert!((found - expected).abs() < 5.0 * error + shift, "{size} of {sample}: {found}, not {expected}");
+            assert!(
+                (found - expected).abs() < 5.0 * error + shift,
+                "{size} of {sample}: {found}, not {expected}"
+            );
         }
     }
 

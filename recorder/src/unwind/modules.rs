@@ -25,8 +25,9 @@ impl Tables {
     /// The end of the segment that holds an address.
     pub(crate) fn segment_end(&self, address: u64) -> Option<u64> {
         // SAFETY: the loader's own headers, of a module that is loaded.
-        let headers =
-            unsafe { core::slice::from_raw_parts(self.headers as *const libc::Elf64_Phdr, self.count as usize) };
+        let headers = unsafe {
+            core::slice::from_raw_parts(self.headers as *const libc::Elf64_Phdr, self.count as usize)
+        };
         segment_of(headers, self.bias, address)
     }
 }
@@ -242,7 +243,7 @@ struct Search<'m> {
 ///
 /// # Safety
 ///
-/// `info` is what dl_iterate_phdr gives a callback.
+/// `info` is what `dl_iterate_phdr` gives a callback.
 unsafe fn headers<'m>(info: *const libc::dl_phdr_info) -> &'m [libc::Elf64_Phdr] {
     // SAFETY: by the caller's word.
     unsafe {
@@ -260,9 +261,10 @@ unsafe extern "C" fn add_if_it_holds(info: *mut libc::dl_phdr_info, _: usize, se
         let search = &*search.cast::<Search<'_>>();
         let headers = headers(info);
         let bias = (*info).dlpi_addr;
-        let holds = headers.iter().filter(|header| header.p_type == libc::PT_LOAD).any(|header| {
-            search.address.wrapping_sub(bias.wrapping_add(header.p_vaddr)) < header.p_memsz
-        });
+        let holds = headers
+            .iter()
+            .filter(|header| header.p_type == libc::PT_LOAD)
+            .any(|header| search.address.wrapping_sub(bias.wrapping_add(header.p_vaddr)) < header.p_memsz);
         if holds {
             search.modules.keep(&*info, headers);
         }
@@ -282,7 +284,8 @@ unsafe extern "C" fn is_same(info: *mut libc::dl_phdr_info, _: usize, search: *m
         let search = &mut *search.cast::<Same>();
         let headers = headers(info);
         let bias = (*info).dlpi_addr;
-        let first = headers.iter().filter(|header| header.p_type == libc::PT_LOAD).map(|header| header.p_vaddr).min();
+        let first =
+            headers.iter().filter(|header| header.p_type == libc::PT_LOAD).map(|header| header.p_vaddr).min();
         let start = first.map(|first| bias.wrapping_add(first & !(PAGE as u64 - 1)));
         search.found = bias == search.bias && start == Some(search.start);
         c_int::from(search.found)

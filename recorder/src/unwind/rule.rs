@@ -120,8 +120,12 @@ impl Rule {
             _ => return Self::UNKNOWN,
         }
         let frame = match row.cfa() {
-            CfaRule::RegisterAndOffset { register: SP, offset } => i32::try_from(*offset).ok().map(|at| (Frame::Sp, at)),
-            CfaRule::RegisterAndOffset { register: BP, offset } => i32::try_from(*offset).ok().map(|at| (Frame::Bp, at)),
+            CfaRule::RegisterAndOffset { register: SP, offset } => {
+                i32::try_from(*offset).ok().map(|at| (Frame::Sp, at))
+            }
+            CfaRule::RegisterAndOffset { register: BP, offset } => {
+                i32::try_from(*offset).ok().map(|at| (Frame::Bp, at))
+            }
             CfaRule::RegisterAndOffset { .. } => None,
             CfaRule::Expression(kept) => match simple(kept) {
                 Some((at, true)) => Some((Frame::AtBp, at)),

@@ -42,17 +42,7 @@ impl Rules {
         if slot.mixed.load(Ordering::Relaxed) ^ rule == pc {
             return Rule::from_bits(rule);
         }
-        self.look_up(pc, modules, slot)
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn look_up(&self, pc: u64, modules: &Modules, slot: &Slot) -> Rule {
-        // Inside the call: behind it may stand another function.
-        let rule = modules.tables(pc - 1).and_then(|tables| find(&tables, pc - 1)).unwrap_or(Rule::UNKNOWN);
-        slot.rule.store(rule.bits(), Ordering::Relaxed);
-        slot.mixed.store(rule.bits() ^ pc, Ordering::Relaxed);
-        rule
+        look_up(pc, modules, slot)
     }
 
     /// Forgets all rules: a module was unloaded, and another may stand in its place.
@@ -64,6 +54,17 @@ impl Rules {
             slot.rule.store(0, Ordering::Relaxed);
         }
     }
+}
+
+/// The rule at `pc` from the tables of its module, kept in `slot` from then on.
+#[cold]
+#[inline(never)]
+fn look_up(pc: u64, modules: &Modules, slot: &Slot) -> Rule {
+    // Inside the call: behind it may stand another function.
+    let rule = modules.tables(pc - 1).and_then(|tables| find(&tables, pc - 1)).unwrap_or(Rule::UNKNOWN);
+    slot.rule.store(rule.bits(), Ordering::Relaxed);
+    slot.mixed.store(rule.bits() ^ pc, Ordering::Relaxed);
+    rule
 }
 
 /// The rule at an address, from the tables of its module.

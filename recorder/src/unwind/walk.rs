@@ -52,7 +52,8 @@ impl Readable {
         let there = libc::iovec { iov_base: page as *mut _, iov_len: 1 };
         let errno = Errno::keep();
         // SAFETY: the kernel checks the address that is asked for; the other is a local's.
-        let got = unsafe { libc::process_vm_readv(libc::getpid(), &raw const own, 1, &raw const there, 1, 0) };
+        let got =
+            unsafe { libc::process_vm_readv(libc::getpid(), &raw const own, 1, &raw const there, 1, 0) };
         errno.restore();
         if got != 1 {
             return None;
