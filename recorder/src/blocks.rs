@@ -17,11 +17,11 @@
 
 use core::cell::Cell;
 use core::ffi::c_void;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
 
 use crate::layout::{Block, PAGE};
 use crate::lock::{self, Biased, Inside};
-use crate::memory::{Area, Errno};
+use crate::memory::{Area, Errno, Table};
 
 /// Tables, as a power of two.
 const BITS: u32 = 11;
@@ -56,10 +56,7 @@ pub(crate) struct Kept {
 pub(crate) struct Blocks {
     area: Area,
     shards: [Shard; SHARDS],
-    /// Where tables are put, how many bytes of it are taken, and how many there are.
-    tables: usize,
-    taken: AtomicU64,
-    room: u64,
+    tables: Table,
 }
 
 /// The table of an address, and the part of it that the table does not fix; `None` for one
@@ -96,7 +93,7 @@ impl Blocks {
         most as usize * 64
     }
 
-    pub(crate) fn new(area: Area, tables: usize, most: u64) -> Self {
+    pub(crate) fn new(area: Area, tables: Table) -> Self {
         let shards = core::array::from_fn(|_| Shard {
             lock: Biased::new(),
             count: Cell::new(0),
@@ -104,7 +101,7 @@ impl Blocks {
             size: Cell::new(0),
             free: Cell::new(0),
         });
-        Self { area, shards, tables, taken: AtomicU64::new(0), room: Self::table_bytes(most) as u64 }
+        Self { area, shards, tables }
     }
 
     #[inline]
@@ -237,15 +234,12 @@ impl Blocks {
             _ if (old / FIRST).is_power_of_two() => old + old / 2,
             _ => old + old / 3,
         };
-        let bytes = size * size_of::<Place>() as u64;
-        let at = self.taken.fetch_add(bytes, Ordering::Relaxed);
-        if at.saturating_add(bytes) > self.room {
-            self.taken.fetch_sub(bytes, Ordering::Relaxed);
+        let Some(places) = self.tables.take(size as usize * size_of::<Place>()) else {
             // One place stays free, which ends every search.
             return u64::from(shard.count.get()) + 1 < old;
-        }
+        };
         let before = shard.places.get();
-        shard.places.set((self.tables + at as usize) as *mut Place);
+        shard.places.set(places as *mut Place);
         shard.size.set(size);
         for at in 0..old as usize {
             // SAFETY: within the old table; the new one has room.
@@ -270,12 +264,14 @@ impl Blocks {
     /// Takes all locks, so that a fork finds the tables whole.
     pub(crate) fn take_all(&self) {
         lock::take_all(self.shards.iter().map(|shard| &shard.lock));
+        self.tables.lock.take();
         self.area.lock.take();
     }
 
     /// Lets go of all locks.
     pub(crate) fn leave_all(&self) {
         self.area.lock.leave();
+        self.tables.lock.leave();
         lock::leave_all(self.shards.iter().map(|shard| &shard.lock));
     }
 }

@@ -7,16 +7,76 @@ use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::layout::{Header, PAGE};
 use crate::lock::Lock;
 
-/// Bytes that an area grows by.
+/// Bytes that areas and tables grow by.
 const STEP: usize = 1 << 18;
+
+/// Reserved memory that becomes usable from its start on, as it is needed.
+struct Stretch {
+    base: usize,
+    most: usize,
+    /// Bytes that may be read and written by now.
+    open: AtomicUsize,
+    /// Whether cores are to have it.
+    saved: bool,
+}
+
+impl Stretch {
+    const fn new(base: usize, bytes: usize, saved: bool) -> Self {
+        Self { base, most: round(bytes), open: AtomicUsize::new(0), saved }
+    }
+
+    /// Makes so many bytes usable; whether they are. One thread at a time.
+    fn reach(&self, bytes: usize) -> bool {
+        let open = self.open.load(Ordering::Relaxed);
+        if bytes <= open {
+            return true;
+        }
+        if bytes > self.most {
+            return false;
+        }
+        let wanted = bytes.next_multiple_of(STEP).min(self.most);
+        let at = (self.base + open) as *mut c_void;
+        let errno = Errno::keep();
+        // SAFETY: the pages are the reservation's own, and nobody used them so far.
+        let done = unsafe {
+            libc::mprotect(at, wanted - open, libc::PROT_READ | libc::PROT_WRITE) == 0
+                && (!self.saved || libc::madvise(at, wanted - open, libc::MADV_DODUMP) == 0)
+        };
+        errno.restore();
+        if done {
+            self.open.store(wanted, Ordering::Relaxed);
+        }
+        done
+    }
+}
+
+/// A table of the recorder's own: bytes, all zero, handed out from the first on.
+pub(crate) struct Table {
+    stretch: Stretch,
+    taken: AtomicUsize,
+    pub(crate) lock: Lock,
+}
+
+impl Table {
+    /// Hands out so many bytes, behind those of the last time: their address.
+    #[cold]
+    pub(crate) fn take(&self, bytes: usize) -> Option<usize> {
+        self.lock.with(|| {
+            let taken = self.taken.load(Ordering::Relaxed);
+            let end = taken.checked_add(bytes)?;
+            self.stretch.reach(end).then(|| {
+                self.taken.store(end, Ordering::Relaxed);
+                self.stretch.base + taken
+            })
+        })
+    }
+}
 
 /// Entries of one kind, handed out from the first on and never taken back.
 pub(crate) struct Area {
-    base: usize,
+    stretch: Stretch,
     entry: usize,
     capacity: u64,
-    /// Bytes that may be read and written by now.
-    committed: AtomicUsize,
     used: *const AtomicU64,
     pub(crate) lock: Lock,
 }
@@ -25,7 +85,7 @@ impl Area {
     /// The address of the entry with that number, which was handed out.
     #[inline]
     pub(crate) fn at<T>(&self, index: usize) -> *mut T {
-        (self.base + index * self.entry) as *mut T
+        (self.stretch.base + index * self.entry) as *mut T
     }
 
     /// How many were handed out.
@@ -40,18 +100,8 @@ impl Area {
         self.lock.with(|| {
             let first = self.used();
             let end = first.checked_add(count).filter(|end| *end <= self.capacity)?;
-            let bytes = end as usize * self.entry;
-            let committed = self.committed.load(Ordering::Relaxed);
-            if bytes > committed {
-                let most = round(self.capacity as usize * self.entry);
-                let wanted = (bytes + STEP).next_multiple_of(STEP).min(most);
-                let errno = Errno::keep();
-                let done = open(self.base + committed, wanted - committed);
-                errno.restore();
-                if !done {
-                    return None;
-                }
-                self.committed.store(wanted, Ordering::Relaxed);
+            if !self.stretch.reach(end as usize * self.entry) {
+                return None;
             }
             // SAFETY: it points into the header, which stays.
             unsafe { (*self.used).store(end, Ordering::Release) };
@@ -89,16 +139,6 @@ const fn round(bytes: usize) -> usize {
     bytes.next_multiple_of(PAGE)
 }
 
-/// Makes reserved pages usable, and part of cores.
-fn open(start: usize, bytes: usize) -> bool {
-    let at = start as *mut c_void;
-    // SAFETY: the pages are the reservation's own, and nobody used them so far.
-    unsafe {
-        libc::mprotect(at, bytes, libc::PROT_READ | libc::PROT_WRITE) == 0
-            && libc::madvise(at, bytes, libc::MADV_DODUMP) == 0
-    }
-}
-
 /// Where everything lies.
 pub(crate) struct Plan {
     /// Bytes of an entry, and how many at most, of each area in the header's order.
@@ -111,7 +151,7 @@ pub(crate) struct Plan {
 pub(crate) struct Reserved {
     pub(crate) header: *mut Header,
     pub(crate) areas: [Area; 5],
-    pub(crate) tables: [usize; 5],
+    pub(crate) tables: [Table; 5],
 }
 
 impl Plan {
@@ -140,8 +180,7 @@ impl Plan {
                 (total - 2 * PAGE) as libc::c_ulong,
                 c"gdb-leak record".as_ptr(),
             );
-            open(header, PAGE)
-                && libc::mprotect(own as *mut c_void, tables, libc::PROT_READ | libc::PROT_WRITE) == 0
+            Stretch::new(header, PAGE, true).reach(PAGE)
         };
         if !ready {
             // SAFETY: as above; nobody else knows of it.
@@ -160,10 +199,9 @@ impl Plan {
             info.entry.store(entry as u64, Ordering::Relaxed);
             info.capacity.store(capacity, Ordering::Relaxed);
             let area = Area {
-                base: header as usize + offset,
+                stretch: Stretch::new(header as usize + offset, entry * capacity as usize, true),
                 entry,
                 capacity,
-                committed: AtomicUsize::new(0),
                 used: &raw const info.used,
                 lock: Lock::new(),
             };
@@ -173,9 +211,9 @@ impl Plan {
         });
         let mut at = own;
         let tables = self.tables.map(|bytes| {
-            let table = at;
+            let stretch = Stretch::new(at, bytes, false);
             at += round(bytes);
-            table
+            Table { stretch, taken: AtomicUsize::new(0), lock: Lock::new() }
         });
         // SAFETY: the header's page is the recorder's own.
         unsafe {

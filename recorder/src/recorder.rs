@@ -125,7 +125,7 @@ impl Recorder {
         let settings = Settings::read();
         let mut memory = settings.memory;
         // Half the memory is for blocks, a quarter for stacks, the rest for finding them.
-        let (reserved, blocks, nodes) = loop {
+        let (reserved, nodes) = loop {
             let blocks = memory / 2 / size_of::<Block>() as u64;
             let nodes = memory / 4 / size_of::<Node>() as u64;
             let plan = Plan {
@@ -145,7 +145,7 @@ impl Recorder {
                 ],
             };
             if let Some(reserved) = plan.reserve() {
-                break (reserved, blocks, nodes);
+                break (reserved, nodes);
             }
             memory /= 2;
             if memory < 1 << 20 {
@@ -183,13 +183,18 @@ impl Recorder {
         let generation = unsafe { &raw const (*header).generation };
         Some(Self {
             header,
-            blocks: Blocks::new(block_area, block_table, blocks),
-            stacks: Stacks::new(node_area, node_table, nodes),
-            rules: Rules::new(rule_table),
-            modules: Modules::new(module_area, name_area, module_table, generation),
+            blocks: Blocks::new(block_area, block_table),
+            stacks: Stacks::new(node_area, node_table, nodes)?,
+            rules: Rules::new(rule_table.take(Rules::TABLE_BYTES)?),
+            modules: Modules::new(
+                module_area,
+                name_area,
+                module_table.take(Modules::table_bytes(MOST_MODULES))?,
+                generation,
+            ),
             threads,
             slots: Lock::new(),
-            filter: Filter::new(filter_table),
+            filter: Filter::new(filter_table.take(Filter::TABLE_BYTES)?),
             key,
             sample: settings.sample,
             depth: settings.depth,

@@ -4,13 +4,14 @@ use core::cell::Cell;
 
 use crate::layout::Node;
 use crate::lock::Lock;
-use crate::memory::Area;
+use crate::memory::{Area, Table};
 
 const FIRST_BITS: u32 = 10;
 
 pub(crate) struct Stacks {
     area: Area,
     pub(crate) lock: Lock,
+    table: Table,
     buckets: usize,
     bits: Cell<u32>,
     most_bits: u32,
@@ -31,16 +32,18 @@ impl Stacks {
         capacity.next_power_of_two().trailing_zeros().max(FIRST_BITS)
     }
 
-    pub(crate) fn new(area: Area, table: usize, capacity: u64) -> Self {
+    pub(crate) fn new(area: Area, table: Table, capacity: u64) -> Option<Self> {
         // Node 0 is none.
-        let _ = area.take(1);
-        Self {
+        area.take(1)?;
+        let buckets = table.take(4 << FIRST_BITS)?;
+        Some(Self {
             area,
             lock: Lock::new(),
-            buckets: table,
+            table,
+            buckets,
             bits: Cell::new(FIRST_BITS),
             most_bits: Self::most_bits(capacity),
-        }
+        })
     }
 
     /// The node of a stack: the function called, its frames from the innermost on, and the generation.
@@ -102,6 +105,10 @@ impl Stacks {
     #[cold]
     unsafe fn double(&self) {
         let bits = self.bits.get() + 1;
+        // What is handed out stands behind what was.
+        if self.table.take(2 << bits).is_none() {
+            return;
+        }
         let nodes = u32::try_from(self.area.used()).unwrap_or(u32::MAX);
         // SAFETY: the table has room for them; nodes up to there were handed out.
         unsafe {
@@ -118,11 +125,13 @@ impl Stacks {
 
     pub(crate) fn take_all(&self) {
         self.lock.take();
+        self.table.lock.take();
         self.area.lock.take();
     }
 
     pub(crate) fn leave_all(&self) {
         self.area.lock.leave();
+        self.table.lock.leave();
         self.lock.leave();
     }
 }
