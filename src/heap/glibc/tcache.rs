@@ -447,7 +447,9 @@ impl Follow<'_, '_> {
             .units()
             .filter(|unit| unit.state == State::Used)
             .filter(|unit| {
-                caches.layout.bin(self.machine, unit.range.len()).is_some_and(|index| broken.contains(&index))
+                let index = caches.layout.bin(self.machine, unit.range.len());
+                // A block with its own mapping can be on any list, as in `listed`.
+                unit.arena.is_none() || index.is_some_and(|index| broken.contains(&index))
             })
             .collect();
         for (number, unit) in suspects.into_iter().enumerate() {
@@ -457,7 +459,8 @@ impl Follow<'_, '_> {
             let Some(key) = self.peek.word_at(unit.block().start(), 1) else { continue };
             let index = caches.layout.bin(self.machine, unit.range.len()).unwrap_or(0);
             let by_number = || {
-                let owners = followed.broken.iter().filter(|(_, broken)| *broken == index);
+                let here = |broken: u64| unit.arena.is_none() || broken == index;
+                let owners = followed.broken.iter().filter(|(_, broken)| here(*broken));
                 owners.map(|(cache, _)| *cache).next().filter(|_| Some(key) == random)
             };
             if let Some(owner) = addresses.get(&key).copied().or_else(by_number) {
