@@ -39,7 +39,7 @@ _DIFFERS = re.compile(
     r"|(?P<address>\b0x(?:0{4}|[0-9a-f]{6,12}\b)[0-9a-f]*\b)"
     r"|(?P<size>(?<![\d.+])(?!132 KiB|264 KiB)\d+(?:\.\d+)? (?:bytes?|[KMG]iB)\b)"
     r"|(?P<time>\d+\.\d+ ms)"
-    r"|(?P<pid>\b(?:pid|process) \d+)"
+    r"|(?P<pid>(?:\b(?:pid|process)|==) \d+)"
     r"|(?P<regions>\b\d+ regions)"
     r"|(?P<folder>(?<![\w.])/(?:[\w.+-]+/)+)"
     r"|(?P<blanks>\s+)"
@@ -49,7 +49,7 @@ _STANDS = {
     "address": r"(0x[0-9a-f]+)",
     "size": r"\d+(?:\.\d+)? (?:bytes?|[KMG]iB)",
     "time": r"\d+\.\d+ ms",
-    "pid": r"(?:pid|process) \d+",
+    "pid": r"(?:pid|process|==) \d+",
     "regions": r"\d+ regions?",
     "folder": r"/(?:\S+/)*",
     "blanks": r"\s+",
