@@ -123,12 +123,22 @@ impl Modules {
         })
     }
 
-    /// Keeps the name of a module: its place in the area of names.
-    fn name(&self, name: &[u8]) -> Option<(u32, u32)> {
-        let at = self.names.take(name.len() as u64)?;
-        // SAFETY: that many bytes were handed out there.
-        unsafe { core::ptr::copy_nonoverlapping(name.as_ptr(), self.names.at(at as usize), name.len()) };
-        Some((u32::try_from(at).ok()?, u32::try_from(name.len()).ok()?))
+    /// Keeps the name of a module: its place in the area of names, and its length.
+    ///
+    /// The program has none in the loader's list: it is what the system says.
+    fn name(&self, told: &[u8]) -> Option<(u32, u32)> {
+        let room = if told.is_empty() { PAGE } else { told.len() };
+        let at = self.names.take(room as u64)?;
+        let place = self.names.at::<u8>(at as usize);
+        let length = if told.is_empty() {
+            // SAFETY: that many bytes were handed out there.
+            unsafe { libc::readlink(c"/proc/self/exe".as_ptr(), place.cast(), room) }
+        } else {
+            // SAFETY: as above, and the name has as many.
+            unsafe { core::ptr::copy_nonoverlapping(told.as_ptr(), place, room) };
+            room as isize
+        };
+        Some((u32::try_from(at).ok()?, u32::try_from(length.max(0)).ok()?))
     }
 
     fn keep(&self, info: &libc::dl_phdr_info, headers: &[libc::Elf64_Phdr]) -> Option<()> {
@@ -136,11 +146,9 @@ impl Modules {
         let start = loaded().map(|header| header.p_vaddr).min()? & !(PAGE as u64 - 1);
         let end = loaded().map(|header| header.p_vaddr.saturating_add(header.p_memsz)).max()?;
         let bias = info.dlpi_addr;
-        let mut path = [0_u8; PAGE];
         // SAFETY: the loader's own name, which ends in zero.
         let told = unsafe { CStr::from_ptr(info.dlpi_name) }.to_bytes();
-        let name = if told.is_empty() { own_path(&mut path) } else { told };
-        let (name_offset, name_bytes) = self.name(name)?;
+        let (name_offset, name_bytes) = self.name(told)?;
         let (build_id, build_id_bytes) = build_id(headers, bias);
         let header = headers.iter().find(|header| header.p_type == libc::PT_GNU_EH_FRAME);
         let at = header.map(|header| bias.wrapping_add(header.p_vaddr));
@@ -181,13 +189,6 @@ impl Modules {
         self.area.lock.leave();
         self.lock.leave();
     }
-}
-
-/// The path of the program.
-fn own_path(room: &mut [u8; PAGE]) -> &[u8] {
-    // SAFETY: the buffer has that many bytes.
-    let got = unsafe { libc::readlink(c"/proc/self/exe".as_ptr(), room.as_mut_ptr().cast(), room.len()) };
-    usize::try_from(got).ok().and_then(|got| room.get(..got)).unwrap_or_default()
 }
 
 const NT_GNU_BUILD_ID: u32 = 3;

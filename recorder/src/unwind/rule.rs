@@ -169,10 +169,10 @@ fn at_bp<R: Reader>(expression: Expression<R>, encoding: gimli::Encoding) -> Opt
 /// How gimli reads what this process has in memory.
 pub(crate) type Bytes<'m> = gimli::EndianSlice<'m, NativeEndian>;
 
-/// Room for the rows of one function: no compiler writes more.
+/// Room for the rows of one function, on a stack that may be small: a rule for each register.
 pub(crate) struct Room;
 
 impl<T: ReaderOffset> UnwindContextStorage<T> for Room {
-    type Rules = [(Register, RegisterRule<T>); 24];
+    type Rules = [(Register, RegisterRule<T>); 17];
     type Stack = [UnwindTableRow<T, Self>; 4];
 }

@@ -68,6 +68,8 @@ fn look_up(pc: u64, modules: &Modules, slot: &Slot) -> Rule {
 }
 
 /// The rule at an address, from the tables of its module.
+// Apart, so that its room on the stack is not taken while modules are looked for.
+#[inline(never)]
 fn find(tables: &Tables, address: u64) -> Option<Rule> {
     let native = NativeEndian;
     let bytes = |start: u64, end: u64| -> &[u8] {
