@@ -55,7 +55,8 @@ pub(crate) struct Kept {
 
 pub(crate) struct Blocks {
     area: Area,
-    shards: [Shard; SHARDS],
+    /// As many as [`SHARDS`]; zero bytes are one without a table.
+    shards: *const Shard,
     tables: Table,
 }
 
@@ -90,24 +91,26 @@ impl Blocks {
     /// Bytes that the tables of so many blocks need: those that were grown out of are never
     /// used again, and take addresses only.
     pub(crate) const fn table_bytes(most: u64) -> usize {
-        most as usize * 64
+        size_of::<Shard>() * SHARDS + most as usize * 64
     }
 
-    pub(crate) fn new(area: Area, tables: Table) -> Self {
-        let shards = core::array::from_fn(|_| Shard {
-            lock: Biased::new(),
-            count: Cell::new(0),
-            places: Cell::new(core::ptr::null_mut()),
-            size: Cell::new(0),
-            free: Cell::new(0),
-        });
-        Self { area, shards, tables }
+    /// Nothing so far; `None` where there is no memory for it.
+    ///
+    /// What all threads share is in `tables`, too: on the way through a stack it would take
+    /// more of it than a program may have given to the thread that calls malloc first.
+    pub(crate) fn new(area: Area, tables: Table) -> Option<Self> {
+        let shards = tables.take(size_of::<Shard>() * SHARDS)? as *const Shard;
+        Some(Self { area, shards, tables })
     }
 
     #[inline]
     fn shard(&self, number: usize) -> &Shard {
         // SAFETY: the number has as many bits as that of tables.
-        unsafe { self.shards.get_unchecked(number) }
+        unsafe { &*self.shards.add(number) }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Shard> + Clone {
+        (0..SHARDS).map(|number| self.shard(number))
     }
 
     /// The entry counted from one.
@@ -263,7 +266,7 @@ impl Blocks {
 
     /// Takes all locks, so that a fork finds the tables whole.
     pub(crate) fn take_all(&self) {
-        lock::take_all(self.shards.iter().map(|shard| &shard.lock));
+        lock::take_all(self.all().map(|shard| &shard.lock));
         self.tables.lock.take();
         self.area.lock.take();
     }
@@ -272,7 +275,7 @@ impl Blocks {
     pub(crate) fn leave_all(&self) {
         self.area.lock.leave();
         self.tables.lock.leave();
-        lock::leave_all(self.shards.iter().map(|shard| &shard.lock));
+        lock::leave_all(self.all().map(|shard| &shard.lock));
     }
 }
 

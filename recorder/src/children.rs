@@ -1,4 +1,5 @@
-//! Whether programs that this one executes are recorded as well.
+//! Before the program's own code: recording begins, and whether programs that this one executes
+//! are recorded as well is seen to.
 
 use core::ffi::{c_char, c_int};
 
@@ -8,8 +9,14 @@ use core::ffi::{c_char, c_int};
 #[unsafe(link_section = ".init_array")]
 static AT_START: extern "C" fn(c_int, *mut *mut c_char, *mut *mut c_char) = at_start;
 
-/// Takes this library out of the environment where children are not to be recorded.
+/// Begins to record, where no constructor called malloc before, and takes this library out of
+/// the environment where children are not to be recorded.
+///
+/// The stack is large here, which it need not be where the program calls malloc first, and the
+/// key that tells the ends of threads is one of those for which glibc needs no memory
+/// (`PTHREAD_KEY_2NDLEVEL_SIZE`, the first 32), though the program may take many.
 extern "C" fn at_start(_: c_int, _: *mut *mut c_char, environment: *mut *mut c_char) {
+    let _ = crate::recorder::recorder();
     let mut alone = false;
     // SAFETY: the loader gives the environment: strings that end in zero, and a null behind.
     unsafe {

@@ -74,6 +74,8 @@ impl Lock {
 ///
 /// An owner is known by the address of a word of its own, in which it says which lock it is
 /// inside of: a thread that does not know yet that it is no owner any more disturbs nobody.
+///
+/// Zero bytes are a lock that nobody took so far.
 #[repr(C)]
 pub(crate) struct Biased {
     owner: AtomicUsize,
@@ -116,15 +118,6 @@ pub(crate) fn prepare() {
 }
 
 impl Biased {
-    pub(crate) const fn new() -> Self {
-        Self {
-            owner: AtomicUsize::new(NOBODY),
-            wanted: AtomicU32::new(0),
-            others: Lock::new(),
-            changes: Cell::new(0),
-        }
-    }
-
     /// Does `work` with the lock taken by the thread with that word; a thread may have none.
     #[inline]
     pub(crate) fn with<T>(&self, inside: Option<&'static Inside>, work: impl FnOnce() -> T) -> T {

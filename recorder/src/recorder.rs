@@ -183,7 +183,7 @@ impl Recorder {
         let generation = unsafe { &raw const (*header).generation };
         Some(Self {
             header,
-            blocks: Blocks::new(block_area, block_table),
+            blocks: Blocks::new(block_area, block_table)?,
             stacks: Stacks::new(node_area, node_table, nodes)?,
             rules: Rules::new(rule_table.take(Rules::TABLE_BYTES)?),
             modules: Modules::new(

@@ -61,10 +61,28 @@ impl Rules {
 #[inline(never)]
 fn look_up(pc: u64, modules: &Modules, slot: &Slot) -> Rule {
     // Inside the call: behind it may stand another function.
-    let rule = modules.tables(pc - 1).and_then(|tables| find(&tables, pc - 1)).unwrap_or(Rule::UNKNOWN);
+    let found = modules.tables(pc - 1).and_then(|tables| find(&tables, pc - 1));
+    let rule = found.unwrap_or_else(|| if starts(pc - 1) { Rule::END } else { Rule::UNKNOWN });
     slot.rule.store(rule.bits(), Ordering::Relaxed);
     slot.mixed.store(rule.bits() ^ pc, Ordering::Relaxed);
     rule
+}
+
+/// Whether the address lies in the first instructions of the loader, which nobody called.
+///
+/// Folklore: they have no rules (glibc 2.36, sysdeps/x86_64/dl-machine.h, `RTLD_START`), and
+/// call what calls the constructors of libraries: seen with libstdc++, which takes a block there.
+fn starts(address: u64) -> bool {
+    /// They are 61.
+    const BYTES: u64 = 64;
+    // SAFETY: the call takes a number and changes nothing.
+    let loader = unsafe { libc::getauxval(libc::AT_BASE) };
+    if loader == 0 {
+        return false;
+    }
+    // SAFETY: the loader is mapped where the kernel says, from its header on, and stays.
+    let entry = unsafe { (*(loader as *const libc::Elf64_Ehdr)).e_entry };
+    address.wrapping_sub(loader.wrapping_add(entry)) < BYTES
 }
 
 /// The rule at an address, from the tables of its module.
