@@ -3,13 +3,13 @@
 from gdb_leak.errors import FileError, UsageError
 from gdb_leak.options import Option, Parsed
 
-__all__ = ["CHILDREN", "ENVIRONMENT", "OPTIONS", "library", "preloaded", "settings"]
+__all__ = ["ENVIRONMENT", "ONLY", "OPTIONS", "library", "preloaded", "settings"]
 
 _LIBRARY = "libgdb_leak_recorder.so"
 _MOST_DEPTH = 255
 
-#: The variable that says whether programs that the program executes are recorded, too: not with 0.
-CHILDREN = "GDB_LEAK_RECORD_CHILDREN"
+#: The variable that names the one process that is recorded, with whatever it executes.
+ONLY = "GDB_LEAK_RECORD_ONLY"
 _SAMPLE = "GDB_LEAK_RECORD_SAMPLE"
 _DEPTH = "GDB_LEAK_RECORD_DEPTH"
 _MEMORY = "GDB_LEAK_RECORD_MEMORY"
@@ -41,7 +41,7 @@ OPTIONS = (
 ENVIRONMENT = (
     "A program that is started in another way is recorded when its environment has the recorder's "
     f"library first in LD_PRELOAD; {_SAMPLE}, {_DEPTH} and {_MEMORY} are these options in bytes "
-    f"and frames, and {CHILDREN}=0 leaves out the programs that it executes."
+    f"and frames, and {ONLY}=PID leaves out all processes but that one."
 )
 
 

@@ -1,5 +1,4 @@
-//! Before the program's own code: recording begins, and whether programs that this one executes
-//! are recorded as well is seen to.
+//! Before the program's own code: recording begins, or this library leaves the environment.
 
 use core::ffi::{c_char, c_int};
 
@@ -9,25 +8,26 @@ use core::ffi::{c_char, c_int};
 #[unsafe(link_section = ".init_array")]
 static AT_START: extern "C" fn(c_int, *mut *mut c_char, *mut *mut c_char) = at_start;
 
-/// Begins to record, where no constructor called malloc before, and takes this library out of
-/// the environment where children are not to be recorded.
+/// Begins to record, where no constructor called malloc before. In a process that is not to be
+/// recorded it takes this library out of the environment: the programs that it executes are
+/// none of its business either.
 ///
 /// The stack is large here, which it need not be where the program calls malloc first, and the
 /// key that tells the ends of threads is one of those for which glibc needs no memory
 /// (`PTHREAD_KEY_2NDLEVEL_SIZE`, the first 32), though the program may take many.
 extern "C" fn at_start(_: c_int, _: *mut *mut c_char, environment: *mut *mut c_char) {
-    let _ = crate::recorder::recorder();
-    let mut alone = false;
+    if !crate::recorder::is_other() {
+        return;
+    }
+    let mut found = None;
     // SAFETY: the loader gives the environment: strings that end in zero, and a null behind.
     unsafe {
-        each(environment, |_, text| alone |= text == b"GDB_LEAK_RECORD_CHILDREN=0");
-        if alone {
-            let mut at = 0;
-            each(environment, |place, text| {
-                if text.starts_with(b"LD_PRELOAD=") {
-                    at = place;
-                }
-            });
+        each(environment, |place, text| {
+            if text.starts_with(b"LD_PRELOAD=") {
+                found = Some(place);
+            }
+        });
+        if let Some(at) = found {
             take_out(environment, at);
         }
     }

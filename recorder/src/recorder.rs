@@ -78,8 +78,16 @@ fn begin() -> Option<&'static Recorder> {
     if STATE.compare_exchange(UNUSED, STARTING, Ordering::AcqRel, Ordering::Acquire).is_ok() {
         STARTER.store(own, Ordering::Release);
         let errno = Errno::keep();
-        let made = if real::find() { Recorder::new() } else { None };
+        let settings = Settings::read();
+        // SAFETY: the call takes nothing and changes nothing.
+        let meant = settings.only == 0 || settings.only == unsafe { libc::getpid() } as u64;
+        let found = real::find();
+        let made = if meant && found { Recorder::new(&settings) } else { None };
         errno.restore();
+        if !meant {
+            STATE.store(OFF, Ordering::Release);
+            return None;
+        }
         let Some(made) = made else {
             say(c"gdb-leak: cannot record: there is no address space for it (ulimit -v), or no malloc behind\n");
             STATE.store(OFF, Ordering::Release);
@@ -121,8 +129,7 @@ fn clock(which: libc::clockid_t) -> u64 {
 }
 
 impl Recorder {
-    fn new() -> Option<Self> {
-        let settings = Settings::read();
+    fn new(settings: &Settings) -> Option<Self> {
         let mut memory = settings.memory;
         // Half the memory is for blocks, a quarter for stacks, the rest for finding them.
         let (reserved, nodes) = loop {
@@ -488,6 +495,11 @@ impl Recorder {
         self.stacks.leave_all();
         self.modules.leave_all();
     }
+}
+
+/// Whether this process was started by the one that is to be recorded alone.
+pub(crate) fn is_other() -> bool {
+    recorder().is_none() && STATE.load(Ordering::Acquire) == OFF
 }
 
 /// The status of a call of dlclose, with libraries that are gone noted.

@@ -21,6 +21,8 @@ pub(crate) struct Settings {
     pub(crate) depth: usize,
     /// Bytes for blocks and stacks.
     pub(crate) memory: u64,
+    /// The one process that is recorded, with whatever it executes; 0: each.
+    pub(crate) only: u64,
     /// How much is done of each call, for measuring: 0 nothing, 1 unwinding, 2 naming
     /// the stack as well, 3 all.
     pub(crate) steps: u64,
@@ -33,7 +35,7 @@ impl Settings {
     /// kernel has the environment from the start; where /proc is missing the
     /// defaults hold.
     pub(crate) fn read() -> Self {
-        let mut settings = Self { sample: 0, depth: DEPTH as usize, memory: MEMORY, steps: 3 };
+        let mut settings = Self { sample: 0, depth: DEPTH as usize, memory: MEMORY, only: 0, steps: 3 };
         // SAFETY: plain calls, with a name that ends in zero.
         let file = unsafe { libc::open(c"/proc/self/environ".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
         if file < 0 {
@@ -64,6 +66,7 @@ impl Settings {
             b"SAMPLE" => self.sample = value,
             b"DEPTH" => self.depth = value.clamp(1, MOST_FRAMES as u64) as usize,
             b"MEMORY" => self.memory = value.clamp(LEAST_MEMORY, MOST_MEMORY),
+            b"ONLY" => self.only = value,
             b"STEPS" => self.steps = value,
             _ => {}
         }

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import recorder
 from harness.heap_stops import FORMS
 from harness.leaks import Owners, owners_at_rest
 from harness.processes import compile_fixture
@@ -25,13 +24,6 @@ def owners(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Owners]:
 
 
 @pytest.fixture(scope="session")
-def recorder_library() -> Iterator[Path]:
-    """Have the recorder's library in the installed package, or an empty one in its place."""
-    with recorder.present() as library:
-        yield library
-
-
-@pytest.fixture(scope="session")
-def runs(recorder_library: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Compile the program that ends in the way that its first argument names."""
     return compile_fixture("runs", tmp_path_factory.mktemp("runs") / "runs")

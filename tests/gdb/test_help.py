@@ -30,7 +30,7 @@ PROMISED = {
 #: Options that do not exist yet.
 NOT_YET = {
     "leak-check": (
-        *("by", "age", "suppressions", "gen-suppressions", "increased", "changed"),
+        *("suppressions", "gen-suppressions", "increased", "changed"),
         *("format", "out"),
     )
 }

@@ -1,16 +1,18 @@
 """``gdb-leak record``: the program in the place of gdb-leak, and what cannot be recorded."""
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import recorder
 from harness.debuggers import environment, shell
+from harness.recordings import LIBRARY
 
-RECORDER = ("SAMPLE", "DEPTH", "MEMORY", "CHILDREN")
+RECORDER = ("SAMPLE", "DEPTH", "MEMORY", "ONLY")
 #: Prints LD_PRELOAD and the recorder's variables.
 SHOW = 'echo "$LD_PRELOAD|' + "|".join(f"$GDB_LEAK_RECORD_{name}" for name in RECORDER) + '"'
 
@@ -29,22 +31,22 @@ def test_the_programs_status_and_outputs_are_its_own(runs: Path) -> None:
     assert shell("record", runs, "pipe").status == -signal.SIGPIPE
 
 
-def test_options_are_variables_for_the_recorder(recorder_library: Path) -> None:
+def test_options_are_variables_for_the_recorder() -> None:
     plain = shell("record", "sh", "-c", SHOW)
-    assert plain.stdout == f"{recorder_library}||||\n"
+    assert plain.stdout == f"{LIBRARY}||||\n"
     options = ("-sample", "512K", "-depth", 20, "-memory", "1G")
     answer = shell("record", *options, "sh", "-c", SHOW)
-    assert answer.stdout == f"{recorder_library}|{512 << 10}|20|{1 << 30}|\n"
+    assert answer.stdout == f"{LIBRARY}|{512 << 10}|20|{1 << 30}|\n"
 
 
-def test_what_was_preloaded_before_still_is(recorder_library: Path, tmp_path: Path) -> None:
+def test_what_was_preloaded_before_still_is(tmp_path: Path) -> None:
     other = compiled(tmp_path / "other.so", "int other;", "-shared", "-fPIC")
-    made = environment(LD_PRELOAD=f"{other} {recorder_library}")
+    made = environment(LD_PRELOAD=f"{other} {LIBRARY}")
     answer = shell("record", "sh", "-c", SHOW, env=made)
-    assert answer.stdout.startswith(f"{recorder_library}:{other}|")
+    assert answer.stdout.startswith(f"{LIBRARY}:{other}|")
 
 
-def test_the_locale_of_the_program_is_not_changed(recorder_library: Path) -> None:
+def test_the_locale_of_the_program_is_not_changed() -> None:
     made = environment(LC_ALL=None, LANG=None, LC_CTYPE=None)
     answer = shell("record", "sh", "-c", 'echo "[$LC_CTYPE]"', env=made)
     assert answer.stdout == "[]\n"
@@ -53,19 +55,17 @@ def test_the_locale_of_the_program_is_not_changed(recorder_library: Path) -> Non
 @pytest.mark.parametrize(
     "option", [("-depth", 0), ("-depth", 256), ("-sample", "x"), ("-memory", 0)]
 )
-def test_numbers_out_of_range_are_wrong_usage(
-    recorder_library: Path, option: tuple[str, object]
-) -> None:
+def test_numbers_out_of_range_are_wrong_usage(option: tuple[str, object]) -> None:
     answer = shell("record", option[0], str(option[1]), "true")
     assert (answer.status, answer.stdout) == (2, "")
 
 
 @pytest.mark.parametrize("command", ["record", "run"])
 def test_a_missing_recorder_is_said(runs: Path, command: str) -> None:
-    with recorder.absent() as library:
+    with _absent():
         answer = shell(command, runs, "arguments")
     assert (answer.status, answer.stdout) == (1, "")
-    assert answer.error.startswith(f"gdb-leak: {command}: {library}: the recorder is not there")
+    assert answer.error.startswith(f"gdb-leak: {command}: {LIBRARY}: the recorder is not there")
 
 
 @pytest.mark.parametrize("command", ["record", "run"])
@@ -85,9 +85,7 @@ def test_what_cannot_be_executed_is_said(runs: Path, tmp_path: Path, command: st
 
 
 @pytest.mark.parametrize("command", ["record", "run"])
-def test_what_cannot_be_recorded_is_refused_with_the_rule(
-    recorder_library: Path, tmp_path: Path, command: str
-) -> None:
+def test_what_cannot_be_recorded_is_refused_with_the_rule(tmp_path: Path, command: str) -> None:
     source = "int main(void) { return 0; }"
     musl = "-Wl,--dynamic-linker=/lib/ld-musl-x86_64.so.1"
     own = source + " void *malloc(unsigned long n) { return (void *)n; }"
@@ -138,7 +136,7 @@ def test_a_program_with_rights_of_its_own_is_refused(runs: Path, tmp_path: Path)
     assert shell("record", program, "status", 5).status == 5
 
 
-def test_scripts_run_as_they_would_alone(recorder_library: Path, tmp_path: Path) -> None:
+def test_scripts_run_as_they_would_alone(tmp_path: Path) -> None:
     for first in ("#!/bin/sh", "#!/usr/bin/env sh", "#!/usr/bin/env -S sh -u"):
         script = tmp_path / "script"
         script.write_text(f'{first}\necho "$0" "$@"\nexit 4\n')
@@ -148,11 +146,19 @@ def test_scripts_run_as_they_would_alone(recorder_library: Path, tmp_path: Path)
             assert (answer.status, answer.stdout) == (4, f"{script} -a b c\n")
 
 
-def test_the_recorder_stays_where_env_finds_the_interpreter(
-    recorder_library: Path, tmp_path: Path
-) -> None:
+def test_the_recorder_stays_where_env_finds_the_interpreter(tmp_path: Path) -> None:
     script = tmp_path / "script"
     script.write_text("#!/usr/bin/env sh\ncat /proc/$$/cmdline | tr '\\0' '\\n'\n")
     script.chmod(0o755)
     answer = shell("run", script)
     assert answer.stdout == f"sh\n{script}\n"
+
+
+@contextlib.contextmanager
+def _absent() -> Iterator[None]:
+    aside = LIBRARY.with_suffix(".aside")
+    LIBRARY.rename(aside)
+    try:
+        yield
+    finally:
+        aside.rename(LIBRARY)

@@ -1,7 +1,5 @@
 """Blocks whose allocation was recorded: stacks, requested bytes and ages, at both doors."""
 
-import os
-import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,43 +10,26 @@ import pytest
 from harness import ROOT, cores
 from harness.debuggers import Answer, gdb, shell
 from harness.processes import Program, compile_fixture
+from harness.recordings import LIBRARY
 
 CALLS, ASKED = 101, 2048
 BYTES = CALLS * ASKED
 TEXT = "leaked memory"
-#: leak_func drops 101 blocks: of the first call, of 99 in a loop and of the last.
-PLACES = 3
+#: leak_func drops 101 blocks: of the first call, and of 100 in a loop.
+PLACES = 2
 FORMS = ("attached", "gdbserver", "gcore", "kernel core", "shell pid", "shell gcore")
 REFUSED, WRONG_USAGE = 1, 2
 NOTHING = "nothing was recorded"
 
 
-@pytest.fixture(scope="session")
-def recorder() -> Path:
-    """Build the library that records."""
-    folder = ROOT / "recorder"
-    subprocess.run(
-        [str(ROOT / "scripts" / "with-rust"), "cargo", "build", "--release", "--quiet"],
-        cwd=str(folder),
-        env={**os.environ, "CARGO_TARGET_DIR": str(folder / "target")},
-        check=True,
-    )
-    return folder / "target" / "release" / "libgdb_leak_recorder.so"
-
-
 class Recording:
     """A program that runs recorded, and its cores."""
 
-    def __init__(self, path: Path, library: Path, folder: Path, **settings: str) -> None:
-        """Start PATH in FOLDER with the recorder LIBRARY and its SETTINGS."""
-        kept = dict(os.environ)
-        os.environ["LD_PRELOAD"] = str(library)
-        os.environ.update({f"GDB_LEAK_RECORD_{name}": value for name, value in settings.items()})
-        try:
-            self.program = Program(path, cwd=folder)
-        finally:
-            os.environ.clear()
-            os.environ.update(kept)
+    def __init__(self, path: Path, folder: Path, **settings: str) -> None:
+        """Start PATH in FOLDER with the recorder and its SETTINGS."""
+        environment = {f"GDB_LEAK_RECORD_{name}": value for name, value in settings.items()}
+        environment["LD_PRELOAD"] = str(LIBRARY)
+        self.program = Program(path, cwd=folder, environment=environment)
         self.path = path
 
     def to_the_end(self) -> None:
@@ -58,10 +39,10 @@ class Recording:
         self.program.wait_for("waiting for a key")
 
 
-def run_sample(recorder: Path, folder: Path, *flags: str, **settings: str) -> Recording:
+def run_sample(folder: Path, *flags: str, **settings: str) -> Recording:
     """Run the sample, compiled with FLAGS, recorded, up to its last wait."""
     path = compile_fixture("sample", folder / "sample", *flags)
-    recording = Recording(path, recorder, folder, **settings)
+    recording = Recording(path, folder, **settings)
     recording.to_the_end()
     return recording
 
@@ -77,13 +58,13 @@ class Sample:
 
 
 @pytest.fixture(scope="module")
-def recorded(recorder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sample]:
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sample]:
     """Run the sample, compiled as users do, recorded."""
     folder = tmp_path_factory.mktemp("recorded")
-    live = run_sample(recorder, folder)
+    live = run_sample(folder)
     other_folder = folder / "other"
     other_folder.mkdir()
-    other = Recording(live.path, recorder, other_folder)
+    other = Recording(live.path, other_folder)
     other.to_the_end()
     with cores.plain_core_pattern():
         kernel = cores.kernel_core(other.program)
@@ -141,7 +122,7 @@ def test_records_have_the_stacks_and_the_bytes_that_were_asked_for(
     second = largest["stack"][1]
     source = (ROOT / "tests/fixtures/sample.c").read_text().splitlines()
     assert second["file"] == "sample.c"
-    assert "return malloc(size)" in source[second["line"] - 1]
+    assert "= malloc(size)" in source[second["line"] - 1]
     assert second["path"].endswith("/tests/fixtures/sample.c")
     assert Path(second["module"]).name == "sample"
     assert answer["sizes"] in ("requested", "mixed")
@@ -149,10 +130,10 @@ def test_records_have_the_stacks_and_the_bytes_that_were_asked_for(
 
 def test_text_reads_as_valgrind_s(recorded: Sample) -> None:
     lines = ask("gcore", recorded, "check").stdout.splitlines()
-    start = next(number for number, line in enumerate(lines) if "in loss record 3 of 3" in line)
+    start = next(number for number, line in enumerate(lines) if "in loss record 2 of 2" in line)
     assert (
         lines[start]
-        == f"{99 * ASKED:,} bytes in 99 blocks are definitely lost in loss record 3 of 3"
+        == f"{100 * ASKED:,} bytes in 100 blocks are definitely lost in loss record 2 of 2"
     )
     assert lines[start + 1].startswith("   at 0x")
     assert ": malloc (" in lines[start + 1]
@@ -162,10 +143,8 @@ def test_text_reads_as_valgrind_s(recorded: Sample) -> None:
     assert "main (sample.c:" in lines[start + 4]
 
 
-def test_frames_are_found_without_frame_pointers(recorder: Path, tmp_path: Path) -> None:
-    live = run_sample(
-        recorder, tmp_path, "-O2", "-fomit-frame-pointer", "-fno-optimize-sibling-calls"
-    )
+def test_frames_are_found_without_frame_pointers(tmp_path: Path) -> None:
+    live = run_sample(tmp_path, "-O2", "-fomit-frame-pointer", "-fno-optimize-sibling-calls")
     records = definite(shell("check", live.program.pid, "-json").json())
     live.program.end()
     assert sum(record["bytes"] for record in records) == BYTES
@@ -205,9 +184,9 @@ def test_a_match_and_an_address_lead_to_who_allocated_the_block(
     assert "leak_func (sample.c:" in said
 
 
-def test_only_old_blocks_count_with_an_age(recorder: Path, tmp_path: Path) -> None:
+def test_only_old_blocks_count_with_an_age(tmp_path: Path) -> None:
     path = compile_fixture("sample", tmp_path / "sample")
-    live = Recording(path, recorder, tmp_path)
+    live = Recording(path, tmp_path)
     live.program.wait_for("waiting for a key")
     time.sleep(3)
     live.program.press_key()
@@ -229,8 +208,8 @@ def test_only_old_blocks_count_with_an_age(recorder: Path, tmp_path: Path) -> No
     assert [group["blocks"] for group in lost] == [1]
 
 
-def test_samples_become_estimates_beside_exact_sums(recorder: Path, tmp_path: Path) -> None:
-    live = run_sample(recorder, tmp_path, SAMPLE="8192")
+def test_samples_become_estimates_beside_exact_sums(tmp_path: Path) -> None:
+    live = run_sample(tmp_path, SAMPLE="8192")
     answer = shell("check", live.program.pid, "-json").json()
     text = shell("check", live.program.pid).stdout
     live.program.end()

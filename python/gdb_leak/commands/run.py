@@ -87,7 +87,6 @@ def run(request: Request) -> Result:
             "%p in the name stands for the process"
         )
     settings = recording.settings(parsed)
-    settings[recording.CHILDREN] = "1" if children else "0"
     watch = Watch(
         function.raw if function is not None else None,
         children,

@@ -169,7 +169,7 @@ def _watched(prepared: _Prepared, watch: Watch, judge: Judge) -> int:
     refused, refuse = os.pipe()
     pid = os.fork()
     if pid == 0:
-        _begin(prepared, go, let_go, refuse)
+        _begin(prepared, watch.children, go, let_go, refuse)
     os.close(go)
     os.close(refuse)
     try:
@@ -197,10 +197,14 @@ def _watched(prepared: _Prepared, watch: Watch, judge: Judge) -> int:
 
 
 # In the child: nothing of this process may come of it, whatever happens.
-def _begin(prepared: _Prepared, go: int, let_go: int, refuse: int) -> NoReturn:
+def _begin(
+    prepared: _Prepared, children: bool, go: int, let_go: int, refuse: int
+) -> NoReturn:
     try:
         os.close(let_go)
         if os.read(go, 1) == b"g":
+            if not children:
+                prepared.environment[recording.ONLY] = str(os.getpid())
             prepared.execute()
     except OSError as cause:
         os.write(refuse, str(cause.errno or errno.EINVAL).encode())
