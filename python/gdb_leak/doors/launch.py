@@ -197,9 +197,7 @@ def _watched(prepared: _Prepared, watch: Watch, judge: Judge) -> int:
 
 
 # In the child: nothing of this process may come of it, whatever happens.
-def _begin(
-    prepared: _Prepared, children: bool, go: int, let_go: int, refuse: int
-) -> NoReturn:
+def _begin(prepared: _Prepared, children: bool, go: int, let_go: int, refuse: int) -> NoReturn:
     try:
         os.close(let_go)
         if os.read(go, 1) == b"g":
