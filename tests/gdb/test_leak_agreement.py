@@ -3,44 +3,14 @@
 import platform
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
 import pytest
-from harness import glibc, valgrind
-from harness.leaks import (
-    AtExit,
-    Counts,
-    compile_leak,
-    counts,
-    library_flags,
-    run_to_exit,
-)
-
-
-@dataclass(frozen=True)
-class Case:
-    """A program of tests/fixtures/leaks, and how many blocks have which verdict in the end."""
-
-    name: str
-    #: Definitely, indirectly, possibly lost, still reachable: as valgrind has it.
-    blocks: tuple[int, int, int, int]
-    #: Blocks of those that valgrind's heuristics took for held by their start.
-    heuristics: dict[str, int] = field(default_factory=dict)
-    #: For the compiler.
-    flags: tuple[str, ...] = ()
-    #: The program, where it has another name.
-    fixture: str = ""
-    #: What the program loads.
-    library: str = ""
-    #: Whether blocks of libc's own are among them, whose number differs between versions
-    #: by more than the one block a thread (its table of thread-local variables).
-    of_libc: bool = False
-
-    @property
-    def title(self) -> str:
-        return " ".join((self.name, *self.flags[:1]))
+from harness import valgrind
+from harness.leak_cases import CASES, Case, compile_cases
+from harness.leaks import AtExit, Counts, counts, run_to_exit
 
 
 @dataclass(frozen=True)
@@ -52,83 +22,6 @@ class Difference:
     evidence: str
     why: str
 
-
-_COW = ("-D_GLIBCXX_USE_CXX11_ABI=0",)
-
-CASES = [
-    # Shapes.
-    Case("list_at_head", (1, 4, 0, 7)),
-    Case("list_at_tail", (2, 5, 0, 11)),
-    Case("list_at_tail", (2, 5, 0, 11), flags=("-O2",)),
-    Case("list_at_tail", (2, 5, 0, 11), flags=("-no-pie",)),
-    Case("list_double", (1, 4, 0, 13)),
-    Case("list_long", (1, 49999, 0, 50000)),
-    Case("tree", (2, 21, 0, 22)),
-    Case("ring", (1, 4, 3, 4)),
-    Case("cliques", (9, 10, 0, 0)),
-    Case("self", (3, 1, 0, 1)),
-    # Interior pointers.
-    Case("interior", (1, 1, 3, 1)),
-    Case("interior_and_start", (0, 0, 0, 4)),
-    Case("possibly_on", (0, 0, 6, 0)),
-    Case("both_ways", (1, 0, 1, 3)),
-    Case("past_end", (1, 0, 0, 0)),
-    Case("zeroed", (0, 0, 4, 0)),
-    Case("search_tree", (0, 0, 2, 18)),
-    # Those that heuristics take for pointers to the start.
-    Case("length64", (1, 0, 1, 1), {"length64": 1}),
-    Case("new_array", (1, 1, 1, 3), {"newarray": 1}),
-    Case("new_array_empty", (1, 0, 0, 1)),
-    Case("multiple_inheritance", (1, 1, 1, 3), {"multipleinheritance": 1}),
-    Case("string_cow", (2, 1, 0, 4), {"stdstring": 1}, flags=_COW),
-    # Words that are no pointers, or not where one is looked for.
-    Case("unaligned", (1, 0, 0, 0)),
-    Case("hidden", (2, 0, 0, 1)),
-    Case("freed", (61, 0, 0, 0)),
-    # Ways to take a block.
-    Case("calloced", (2, 1, 0, 2)),
-    Case("realloced", (6, 0, 0, 42)),
-    Case("aligned", (2, 1, 0, 5)),
-    Case("empty", (3, 0, 0, 1)),
-    Case("strings", (2, 0, 0, 4)),
-    Case("pool", (1, 5, 6, 6)),
-    Case("mapped_blocks", (2, 2, 1, 3)),
-    # C++.
-    Case("string", (2, 1, 0, 4)),
-    Case("exception", (0, 0, 2, 2), {"stdstring": 1}),
-    Case("containers_held", (0, 0, 0, 188)),
-    Case("containers_lost", (1, 184, 0, 4)),
-    Case("containers_lost", (1, 184, 0, 4), flags=("-O2",)),
-    # Roots.
-    Case("mapped_table", (1, 0, 0, 4)),
-    Case("relro", (2, 1, 0, 0)),
-    Case("static", (0, 0, 0, 0), flags=("-static",), fixture="list_at_tail", of_libc=True),
-    Case("static", (0, 0, 0, 0), flags=("-static-pie",), fixture="list_at_tail", of_libc=True),
-    Case("registers", (1, 0, 2, 2)),
-    Case("registers_at_end", (1, 0, 0, 0)),
-    Case("registers_vector", (1, 0, 0, 0)),
-    Case("red_zone", (0, 0, 0, 1)),
-    Case("stacks", (4, 8, 4, 9)),
-    Case("stacks", (4, 8, 4, 9), flags=("-O2",)),
-    Case("thread_ended", (2, 0, 1, 1)),
-    Case("thread_ended_tls", (1, 0, 1, 1)),
-    Case("thread_unjoined", (1, 0, 1, 1)),
-    Case("own_stacks", (1, 0, 2, 5)),
-    Case("arenas", (9, 39, 4, 64)),
-    Case("beside_heap", (1, 0, 1, 1)),
-    Case("tls", (1, 0, 1, 5)),
-    Case("keys", (1, 0, 1, 82)),
-    Case("coroutines", (1, 2, 0, 5)),
-    Case("alternate_stack", (1, 0, 0, 4)),
-    Case("alternate_inside", (0, 0, 0, 1)),
-    Case("library", (1, 0, 1, 7), library="library_part", of_libc=True),
-    Case("library_closed", (2, 1, 1, 0), library="library_part", of_libc=True),
-    Case("library_tls", (0, 0, 5, 7), library="library_tls_part", of_libc=True),
-    # What libc takes for itself.
-    Case("environment", (1, 0, 0, 7), of_libc=True),
-    Case("locale", (1, 0, 0, 139), of_libc=True),
-    Case("stdio", (2, 0, 0, 4)),
-]
 
 #: The whole of it: every other program must be told alike.
 DIFFERENCES = {
@@ -168,21 +61,8 @@ needs_valgrind = pytest.mark.skipif(bool(valgrind.missing()), reason=valgrind.mi
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Compile the programs, two at a time; by the titles of their cases."""
-    folder = tmp_path_factory.mktemp("leaks")
-
-    def build(case: Case) -> tuple[str, Path]:
-        made = folder / case.title.replace(" ", "")
-        made.mkdir()
-        flags = case.flags
-        if any(flag.startswith("-static") for flag in flags) and not glibc.compiles(*flags):
-            return case.title, made
-        if case.library:
-            flags += library_flags(case.library, made)
-        return case.title, compile_leak(case.fixture or case.name, made / case.name, *flags)
-
-    with ThreadPoolExecutor(2) as pool:
-        return dict(pool.map(build, CASES))
+    """Compile the programs; by the titles of their cases."""
+    return compile_cases(CASES, tmp_path_factory.mktemp("leaks"))
 
 
 @dataclass

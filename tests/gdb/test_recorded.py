@@ -15,8 +15,8 @@ from harness.recordings import LIBRARY
 CALLS, ASKED = 101, 2048
 BYTES = CALLS * ASKED
 TEXT = "leaked memory"
-#: leak_func drops 101 blocks: of the first call, and of 100 in a loop.
-PLACES = 2
+#: leak_func drops 101 blocks: of the first call, and of those in a loop.
+PLACES, LOOP = 2, 100
 FORMS = ("attached", "gdbserver", "gcore", "kernel core", "shell pid", "shell gcore")
 REFUSED, WRONG_USAGE = 1, 2
 NOTHING = "nothing was recorded"
@@ -133,7 +133,7 @@ def test_text_reads_as_valgrind_s(recorded: Sample) -> None:
     start = next(number for number, line in enumerate(lines) if "in loss record 2 of 2" in line)
     assert (
         lines[start]
-        == f"{100 * ASKED:,} bytes in 100 blocks are definitely lost in loss record 2 of 2"
+        == f"{LOOP * ASKED:,} bytes in {LOOP} blocks are definitely lost in loss record 2 of 2"
     )
     assert lines[start + 1].startswith("   at 0x")
     assert ": malloc (" in lines[start + 1]
@@ -218,8 +218,8 @@ def test_samples_become_estimates_beside_exact_sums(tmp_path: Path) -> None:
     assert (lost["blocks"], lost["bytes"]) == (CALLS, CALLS * 2056)
     (record,) = [one for one in definite(answer) if one["estimate"] and one["blocks"] > 3]
     estimate = record["estimate"]
-    assert abs(estimate["blocks"] - 99) < 6 * estimate["blocks_error"]
-    assert record["blocks"] < 99
+    assert abs(estimate["blocks"] - LOOP) < 6 * estimate["blocks_error"]
+    assert record["blocks"] < LOOP
     assert "about " in text
     assert "sampled)" in text
 

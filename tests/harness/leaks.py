@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Optional
 
 from harness import ROOT, cores
 from harness.debuggers import Answer, gdb, shell
@@ -74,9 +74,13 @@ class AtExit:
         return self._answers[options]
 
 
-def run_to_exit(program: Path, core: Path) -> AtExit:
-    """Run PROGRAM in gdb up to exit_group, ask there, and leave its CORE."""
+def run_to_exit(program: Path, core: Path, recorder: Optional[Path] = None) -> AtExit:
+    """Run PROGRAM in gdb up to exit_group, ask there, and leave its CORE.
+
+    RECORDER is the library that is to record it.
+    """
     answer = gdb(
+        *([f"set exec-wrapper env LD_PRELOAD={recorder}"] if recorder else []),
         "handle SIGUSR1 nostop noprint pass",
         "catch syscall exit_group",
         "run",
