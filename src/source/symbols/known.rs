@@ -8,6 +8,16 @@ use super::files::Sought;
 use super::lines::{Call, Line, Lines};
 use super::names::{mangled, readable};
 
+/// What glibc puts before the names of its functions where it calls them itself (`__GI_fwrite`
+/// in the debug information of glibc 2.36, include/libc-symbols.h, `__GI_##name`).
+const OWN_USE: &str = "__GI_";
+
+/// How many underscores a name begins with: `pthread_create` is what people call, and
+/// `__pthread_create_2_1` what glibc calls it.
+fn underscores(name: &str) -> usize {
+    name.bytes().take_while(|letter| *letter == b'_').count()
+}
+
 /// The files of a module, as far as they were read.
 #[derive(Debug)]
 pub(super) struct Known {
@@ -71,7 +81,16 @@ impl Known {
                 Some(name) if outermost.mangles && !mangled(name) => {
                     outermost.name = symbol().filter(|symbol| mangled(symbol)).or(outermost.name.take());
                 }
+                Some(name) if !outermost.mangles && name.starts_with("__") => {
+                    let better = |symbol: &String| underscores(symbol) < underscores(name);
+                    outermost.name = symbol().filter(better).or(outermost.name.take());
+                }
                 Some(_) => {}
+            }
+        }
+        for call in calls.iter_mut().filter(|call| !call.mangles) {
+            if let Some(name) = call.name.as_deref().and_then(|name| name.strip_prefix(OWN_USE)) {
+                call.name = Some(name.to_owned());
             }
         }
         let line = |call: Call| Line {
