@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, Optional
 
 import pytest
-from harness import loss_records, recorder, valgrind
+from harness import loss_records, valgrind
 from harness.debuggers import gdb, shell
 from harness.leak_cases import CASES, Case, compile_cases
 from harness.leaks import WHOLE, AtExit, run_to_exit
 from harness.loss_records import Records
+from harness.recordings import LIBRARY
 from harness.valgrind import Sum
 
 pytestmark = pytest.mark.skipif(bool(valgrind.missing()), reason=valgrind.missing())
@@ -131,7 +132,6 @@ class Run:
 def run(
     request: pytest.FixtureRequest,
     built: dict[str, Path],
-    recorder_library: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Run:
     case: Case = request.param
@@ -216,7 +216,7 @@ def test_every_block_was_recorded_with_its_stack(run: Run) -> None:
 
 
 def test_nothing_is_lost_that_the_recorder_or_its_start_took(run: Run) -> None:
-    own = recorder.place().name
+    own = LIBRARY.name
     for record in run.answer["records"]:
         # The function that was called is the recorder's; nothing else of it is in a stack.
         _, *callers = record["stack"]
@@ -236,14 +236,13 @@ class Core:
 def core(
     request: pytest.FixtureRequest,
     built: dict[str, Path],
-    recorder_library: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Core:
     case: Case = request.param
     folder = tmp_path_factory.mktemp("core")
     program = built[case.title]
     run = loss_records.ours(judged(program, folder / "log"))
-    return Core(run_to_exit(program, folder / "core", recorder_library), run, case)
+    return Core(run_to_exit(program, folder / "core", LIBRARY), run, case)
 
 
 @pytest.mark.parametrize("door", ["shell", "gdb"])

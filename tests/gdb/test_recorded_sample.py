@@ -11,6 +11,7 @@ from harness.debuggers import gdb, shell
 from harness.leaks import WHOLE
 from harness.loss_records import Records
 from harness.processes import Program, compile_fixture
+from harness.recordings import LIBRARY
 from harness.valgrind import Sum
 
 #: As people build it to look for errors, and as they ship it: then the compiler has the last
@@ -44,16 +45,14 @@ class Sample:
 
 
 @pytest.fixture(scope="module", params=BUILDS, ids=" ".join)
-def recorded(
-    request: pytest.FixtureRequest, recorder_library: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Sample:
+def recorded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Sample:
     """Run the sample to its end, and twice to its last wait."""
     folder = tmp_path_factory.mktemp("sample")
     path = compile_fixture("sample", folder / "sample", *request.param)
     words = ("run", "-json", "-show", "all", "-log-file", folder / "log", "--", path)
     assert shell(*words, wrapper=KEYS).status == 0
     text = shell("run", "--", path, wrapper=KEYS).stderr
-    waiting = [at_last_wait(path, recorder_library, folder / name) for name in ("one", "other")]
+    waiting = [at_last_wait(path, folder / name) for name in ("one", "other")]
     try:
         with cores.plain_core_pattern():
             kernel = cores.kernel_core(waiting[0])
@@ -66,10 +65,10 @@ def recorded(
     )
 
 
-def at_last_wait(path: Path, library: Path, folder: Path) -> Program:
-    """Return the program at PATH, recorded by LIBRARY, where it waits after all calls."""
+def at_last_wait(path: Path, folder: Path) -> Program:
+    """Return the program at PATH, recorded, where it waits after all calls."""
     folder.mkdir()
-    program = Program(path, cwd=folder, environment={"LD_PRELOAD": str(library)})
+    program = Program(path, cwd=folder, environment={"LD_PRELOAD": str(LIBRARY)})
     program.wait_for("called 1 times")
     program.press_key()
     program.wait_for("called 101 times")
