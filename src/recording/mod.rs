@@ -231,7 +231,7 @@ impl Recording {
             header.stale,
             "releases could not be noted: a block at the place of one of these may show its stack",
         );
-        note(header.cut, "stacks are known in part only: too deep, or code without unwind tables");
+        note(header.cut, "times a stack was known in part only: too deep, or code without unwind tables");
         note(self.live.twice, "blocks were recorded twice: the later record counts");
         note(
             self.live.missing,
