@@ -57,7 +57,7 @@ lint: setup-lint $(INSTALLED) ## formats, clippy, ruff, mypy, and the stub again
 	.venv/bin/mypy
 	$(PYTHON) -m mypy.stubtest gdb_leak._native
 
-bench: setup-bench $(INSTALLED) ## speed against gdb, rg and the machine's own limit, side by side
+bench: setup-bench $(INSTALLED) ## speed against gdb, rg, valgrind and the machine's own limit, side by side
 	$(PYTHON) benches/bench.py
 
 # Built here, the wheel asks for this machine's glibc. Zig links it against that

@@ -1,4 +1,4 @@
-"""``make bench``: gdb-leak beside gdb, ripgrep and the machine's own limit.
+"""``make bench``: gdb-leak beside gdb, ripgrep, valgrind and the machine's own limit.
 
 Everything runs on this machine, one thing at a time and in turns, on a core of
 1 GiB that is made here and lies in the page cache. Each figure is the best of
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import heap_rows
 import leak_rows
+import record_rows
 import rows
 import subjects
 from machine import ROOT, WORK, BenchError, facts
@@ -32,7 +33,10 @@ _NOTE = (
     "Ours and theirs take turns; the cores are in the page cache. Inside gdb the time is that\n"
     "of the command, after the core's headers are read; `first time` is in a fresh gdb.\n"
     "Bytes a block: the most memory of its own at one time, over that of `gdb-leak regions`\n"
-    "(inside gdb: what it has kept), for each block in use or free; the core is mapped."
+    "(inside gdb: what it has kept), for each block in use or free; the core is mapped.\n"
+    "Recording: whole programs, all ways in turns; the ratio is to the same program alone, by\n"
+    "processor time (user and system, of all processes started) and by time. Each run's lost\n"
+    "blocks were counted and are the same ones."
 )
 
 
@@ -88,6 +92,9 @@ def _rows(gib: float, runs: int, only: str) -> "list[Row]":
     take("listing the blocks of a heap", heap_rows.heap_in_lines, runs)
     take("checking a heap", leak_rows.checking_heaps, gib, runs)
     take("checking lists", leak_rows.checking_lists, runs)
+    for millions in (4, 20):
+        take(f"recording {millions} million pairs", record_rows.recording, millions, runs)
+    take("the recorder's own memory", record_rows.recording_memory)
     return found
 
 

@@ -116,7 +116,14 @@ def facts() -> "list[str]":
         f"load when the bench ended: {os.getloadavg()[0]:.1f}",
         f"gdb: {_first_line(GDB, '--version')}",
         f"rustc: {_first_line('scripts/with-rust', 'rustc', '--version')}",
-        f"ripgrep: {_first_line('rg', '--version') if shutil.which('rg') else 'none'}",
+        *(
+            f"{title}: {_first_line(name, '--version') if shutil.which(name) else 'none'}"
+            for title, name in (
+                ("ripgrep", "rg"),
+                ("valgrind", "valgrind"),
+                ("heaptrack", "heaptrack"),
+            )
+        ),
         f"gdb-leak: {_first_line(GDB_LEAK, '-version')}",
     ]
 

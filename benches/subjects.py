@@ -165,10 +165,21 @@ def remove() -> None:
     shutil.rmtree(WORK, ignore_errors=True)
 
 
-def _compiled(name: str) -> Path:
+def allocating(*options: str) -> Path:
+    """Return the program that allocates much from many places, compiled with OPTIONS as well."""
+    hard = ("-fomit-frame-pointer", "-fno-optimize-sibling-calls", "-pthread")
+    return _compiled("recorded", *hard, *options)
+
+
+def holding() -> Path:
+    """Return the program of `graph`."""
+    return _compiled("graph_big")
+
+
+def _compiled(name: str, *options: str) -> Path:
     WORK.mkdir(parents=True, exist_ok=True)
-    program = WORK / name
-    run("gcc", "-O2", "-g", "-o", program, ROOT / f"tests/fixtures/{name}.c")
+    program = WORK / "".join([name, *options])
+    run("gcc", "-O2", "-g", *options, "-o", program, ROOT / f"tests/fixtures/{name}.c")
     return program
 
 
