@@ -8,6 +8,9 @@ use super::rules::Rules;
 use crate::layout::{EXACT, PAGE};
 use crate::memory::Errno;
 
+/// Bytes of a stack that are looked at for the sake of those beyond, at most.
+const MOST_BETWEEN: u64 = 1 << 20;
+
 /// Memory of a stack that was seen to be readable.
 ///
 /// Rules may be wrong, and a program that runs on must not fail over it: so each page is
@@ -47,28 +50,36 @@ impl Readable {
             return None;
         }
         let page = address & !(PAGE as u64 - 1);
-        let mut byte = 0_u8;
-        let own = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
-        let there = libc::iovec { iov_base: page as *mut _, iov_len: 1 };
-        let errno = Errno::keep();
-        // SAFETY: the kernel checks the address that is asked for; the other is a local's.
-        let got =
-            unsafe { libc::process_vm_readv(libc::getpid(), &raw const own, 1, &raw const there, 1, 0) };
-        errno.restore();
-        if got != 1 {
-            return None;
-        }
         let end = page + PAGE as u64;
-        if page == self.high.get() {
+        let (low, high) = (self.low.get(), self.high.get());
+        // The frame of one function may be larger than a page: those between are looked at too,
+        // or else each walk would forget what the one before saw.
+        if page.wrapping_sub(high) < MOST_BETWEEN && all_readable(high, end) {
             self.high.set(end);
-        } else if end == self.low.get() {
+        } else if low.wrapping_sub(end) < MOST_BETWEEN && all_readable(page, low) {
             self.low.set(page);
+        } else if all_readable(page, end) {
+            self.low.set(page);
+            self.high.set(end);
         } else {
-            self.low.set(page);
-            self.high.set(end);
+            return None;
         }
         Some(())
     }
+}
+
+/// Whether the kernel can read all pages of a range.
+fn all_readable(start: u64, end: u64) -> bool {
+    let errno = Errno::keep();
+    let all = (start..end).step_by(PAGE).all(|page| {
+        let mut byte = 0_u8;
+        let own = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
+        let there = libc::iovec { iov_base: page as *mut _, iov_len: 1 };
+        // SAFETY: the kernel checks the address that is asked for; the other is a local's.
+        unsafe { libc::process_vm_readv(libc::getpid(), &raw const own, 1, &raw const there, 1, 0) == 1 }
+    });
+    errno.restore();
+    all
 }
 
 /// A stack as it was walked.
