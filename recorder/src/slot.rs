@@ -227,7 +227,6 @@ impl Slot {
             stack.hash.set(0);
             stack.node.set(0);
         }
-        self.seen.forget();
         self.generation.set(generation);
     }
 

@@ -110,24 +110,17 @@ const SEEN_BITS: u32 = 8;
 
 /// The rules of places, by where on its stack a thread met them last.
 ///
-/// The same function tends to be at the same place of a stack. So its rule is at hand before
-/// its return address was read, and steps need not wait for one another.
+/// What is at the same place of a stack tends to have the same rule: the same function, or
+/// one alike. So a step begins by that rule before its return address was read, let alone
+/// looked up, and steps need not wait for one another.
 #[repr(C)]
-pub(crate) struct Seen([(Cell<u64>, Cell<u64>); 1 << SEEN_BITS]);
+pub(crate) struct Seen([Cell<u64>; 1 << SEEN_BITS]);
 
 impl Seen {
     #[inline]
-    fn at(&self, sp: u64) -> &(Cell<u64>, Cell<u64>) {
+    fn at(&self, sp: u64) -> &Cell<u64> {
         // SAFETY: the remainder is below their number.
         unsafe { self.0.get_unchecked((sp >> 3) as usize % (1 << SEEN_BITS)) }
-    }
-
-    /// Forgets all of it.
-    pub(crate) fn forget(&self) {
-        for (pc, rule) in &self.0 {
-            pc.set(0);
-            rule.set(0);
-        }
     }
 }
 
@@ -143,14 +136,18 @@ impl Known<'_> {
     /// The rule of a return address that was met at `sp`.
     #[inline]
     fn rule(&self, pc: u64, sp: u64) -> Rule {
-        let (seen, rule) = self.seen.at(sp);
-        if seen.get() == pc {
-            return Rule::from_bits(rule.get());
+        let seen = self.seen.at(sp);
+        let guess = seen.get();
+        let mut rule = guess;
+        // SAFETY: does nothing. The compiler knows of no relation between the two any more, or
+        // else it would go on with what was found, and so wait for it.
+        unsafe { core::arch::asm!("/* {0} */", inout(reg) rule, options(pure, nomem, nostack, preserves_flags)) };
+        let found = self.rules.rule(pc, self.modules).bits();
+        if found != guess {
+            seen.set(found);
+            rule = found;
         }
-        let found = self.rules.rule(pc, self.modules);
-        seen.set(pc);
-        rule.set(found.bits());
-        found
+        Rule::from_bits(rule)
     }
 
     /// The stack above a call, from the caller on, into `frames`.
