@@ -250,6 +250,10 @@ impl Recorder {
         if self.steps == 0 {
             return;
         }
+        // Nearly all allocations start no sample: nothing is entered for these.
+        if self.sample != 0 && slot::own().is_some_and(|slot| slot.countdown.passes(size as u64)) {
+            return;
+        }
         match slot::enter(|| self.slot()) {
             Who::Inside(slot) => {
                 if self.sample == 0 || slot.countdown.takes(size as u64, self.sample) {

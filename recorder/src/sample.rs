@@ -5,27 +5,27 @@
 //! a thread counts down, and draws anew when it reaches zero.
 
 use core::cell::Cell;
-use core::sync::atomic::{AtomicU16, Ordering};
+use core::sync::atomic::{AtomicU8, Ordering};
 
-/// Slots of the filter, as a power of two.
-const BITS: u32 = 16;
+/// Slots of the filter, as a power of two: a byte each, so that the nearer caches hold them.
+const BITS: u32 = 15;
 
 /// How many sampled blocks have addresses of each kind, so that giving back one that was
 /// not sampled costs a look.
 pub(crate) struct Filter {
-    counts: *const AtomicU16,
+    counts: *const AtomicU8,
 }
 
 impl Filter {
     /// Bytes of the table that `new` needs.
-    pub(crate) const TABLE_BYTES: usize = 2 << BITS;
+    pub(crate) const TABLE_BYTES: usize = 1 << BITS;
 
     pub(crate) const fn new(table: usize) -> Self {
-        Self { counts: table as *const AtomicU16 }
+        Self { counts: table as *const AtomicU8 }
     }
 
     #[inline]
-    fn count(&self, address: u64) -> &AtomicU16 {
+    fn count(&self, address: u64) -> &AtomicU8 {
         let at = (address >> 4).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - BITS);
         // SAFETY: the number is below that of slots.
         unsafe { &*self.counts.add(at as usize) }
@@ -45,7 +45,7 @@ impl Filter {
     }
 
     pub(crate) fn remove(&self, address: u64) {
-        let less = |count: u16| if count == u16::MAX { None } else { count.checked_sub(1) };
+        let less = |count: u8| if count == u8::MAX { None } else { count.checked_sub(1) };
         let _ = self.count(address).fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
     }
 }
@@ -64,12 +64,22 @@ impl Countdown {
         self.left.set(self.draw(sample));
     }
 
+    /// Whether an allocation of so many bytes is not sampled; then it is counted.
+    ///
+    /// What a signal handler allocates in between may go uncounted.
+    #[inline]
+    pub(crate) fn passes(&self, size: u64) -> bool {
+        let left = self.left.get() - size.clamp(1, 1 << 62) as i64;
+        if left > 0 {
+            self.left.set(left);
+        }
+        left > 0
+    }
+
     /// Whether an allocation of so many bytes is sampled.
     #[inline]
     pub(crate) fn takes(&self, size: u64, sample: u64) -> bool {
-        let left = self.left.get() - size.clamp(1, 1 << 62) as i64;
-        self.left.set(left);
-        if left > 0 {
+        if self.passes(size) {
             return false;
         }
         self.left.set(self.draw(sample));

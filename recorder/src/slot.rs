@@ -148,6 +148,7 @@ fn acquire(give: impl FnOnce() -> Option<&'static Slot>) -> usize {
 }
 
 /// The slot of this thread, if it has one.
+#[inline]
 pub(crate) fn own() -> Option<&'static Slot> {
     let at = current();
     // SAFETY: as in `enter`.
