@@ -95,6 +95,7 @@ def _rows(gib: float, runs: int, only: str) -> "list[Row]":
     for millions in (4, 20):
         take(f"recording {millions} million pairs", record_rows.recording, millions, runs)
     take("the recorder's own memory", record_rows.recording_memory)
+    take("ways to walk a stack", record_rows.recording_unwind)
     return found
 
 

@@ -31,6 +31,8 @@ _BYTES = 64
 _OWN = 4
 # From malloc to the start of the thread: between the two ends a function for each bit.
 _LEVELS = ("sixth", "fifth", "fourth", "third", "second", "first")
+# Return addresses that a walk must find, in the bench of walks.
+_RETURNS = 10
 _SEVERAL, _FEW = 1_000_000, 1_000
 _MAGIC = b"gdb-leak record\0"
 # The variable that leaves out the last steps of recording, and what is done up to each.
@@ -113,6 +115,34 @@ def recording_memory() -> list[Row]:
         ),
         Row(f"recorder's own memory, {_FEW:,} live blocks", f"{few / 1024:.0f} KiB in all"),
     ]
+
+
+def recording_unwind() -> list[Row]:
+    """Compare ways to walk a stack through ten functions, built with frame pointers and without."""
+    title = "a walk of eleven frames"
+    words = ("run", "--release", "--locked", "--quiet", "--target-dir", "target/unwind")
+    manifest = ("--manifest-path", "benches/unwind/Cargo.toml")
+    try:
+        answer = json.loads(run("scripts/with-rust", "cargo", *words, *manifest))
+    except BenchError as error:
+        return [Row(title, f"left out: {error}")]
+    rows = []
+    for build in ("with", "without"):
+        told = {each["way"]: each for each in answer if each["build"] == build}
+        ours, others = told.pop("recorder"), told.values()
+        if ours["right"] != _RETURNS:
+            raise BenchError(f"the recorder's walk: {ours}")
+        theirs = ", ".join(f"{each['way'].replace('_', ' ')}: {_walk(each)}" for each in others)
+        ratio = f"{told['framehop']['walk_ns'] / ours['walk_ns']:.1f}x faster"
+        rows.append(Row(f"{title}, code {build} frame pointers", _walk(ours), theirs, ratio))
+    return rows
+
+
+# The innermost place is known anyway.
+def _walk(told: "dict[str, int | float]") -> str:
+    each = f"{told['walk_ns'] / told['frames']:.1f} ns a frame"
+    right = f"{told['right']} of {_RETURNS} return addresses right"
+    return right if told["frames"] == 1 else f"{each}, {right}"
 
 
 # What each step costs is what it adds to the steps before.
