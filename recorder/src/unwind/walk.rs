@@ -141,7 +141,9 @@ impl Known<'_> {
         let mut rule = guess;
         // SAFETY: does nothing. The compiler knows of no relation between the two any more, or
         // else it would go on with what was found, and so wait for it.
-        unsafe { core::arch::asm!("/* {0} */", inout(reg) rule, options(pure, nomem, nostack, preserves_flags)) };
+        unsafe {
+            core::arch::asm!("/* {0} */", inout(reg) rule, options(pure, nomem, nostack, preserves_flags));
+        };
         let found = self.rules.rule(pc, self.modules).bits();
         if found != guess {
             seen.set(found);
