@@ -301,16 +301,15 @@ impl Recorder {
             return 0;
         }
         let remembered = slot.remembered(walked.hash);
-        if remembered.hash.get() == walked.hash && remembered.node.get() != 0 {
-            return remembered.node.get();
+        if remembered != 0 {
+            return remembered;
         }
         let frames = frames.get(..walked.frames).unwrap_or_default();
         let node = self.stacks.node(function, frames, generation).unwrap_or(0);
         if walked.cut {
             self.header().cut.fetch_add(1, Ordering::Relaxed);
         }
-        remembered.hash.set(walked.hash);
-        remembered.node.set(node);
+        slot.remember(walked.hash, node);
         node
     }
 

@@ -71,10 +71,10 @@ fn set_current(value: usize) {
 
 /// A stack that was seen, by its hash.
 #[repr(C)]
-pub(crate) struct Remembered {
-    pub(crate) hash: Cell<u64>,
-    pub(crate) node: Cell<u32>,
-    cut: Cell<u32>,
+struct Remembered {
+    hash: Cell<u64>,
+    node: Cell<u32>,
+    unused: Cell<u32>,
 }
 
 /// A thread's own part of the recording; zero bytes are one that nobody has.
@@ -99,7 +99,7 @@ pub(crate) struct Slot {
     generation: Cell<u32>,
     pub(crate) frames: Cell<[u64; 256]>,
     pub(crate) seen: Seen,
-    remembered: [Remembered; REMEMBERED],
+    remembered: [[Remembered; 2]; REMEMBERED / 2],
 }
 
 const _: () = assert!(size_of::<Slot>() <= SLOT_BYTES);
@@ -207,11 +207,33 @@ impl Slot {
         true
     }
 
-    /// Where a stack with that hash is remembered, if it is.
+    /// The node of a stack with that hash, if it is remembered; 0: it is not.
     #[inline]
-    pub(crate) fn remembered(&self, hash: u64) -> &Remembered {
+    pub(crate) fn remembered(&self, hash: u64) -> u32 {
+        let found = |stack: &Remembered| stack.hash.get() == hash && stack.node.get() != 0;
+        let [first, second] = self.pair(hash);
+        if found(first) {
+            first.node.get()
+        } else if found(second) {
+            second.node.get()
+        } else {
+            0
+        }
+    }
+
+    /// Remembers the node of a stack, and forgets the older one of two that it shares a place with.
+    pub(crate) fn remember(&self, hash: u64, node: u32) {
+        let [first, second] = self.pair(hash);
+        second.hash.set(first.hash.get());
+        second.node.set(first.node.get());
+        first.hash.set(hash);
+        first.node.set(node);
+    }
+
+    #[inline]
+    fn pair(&self, hash: u64) -> &[Remembered; 2] {
         // SAFETY: the remainder is below their number.
-        unsafe { self.remembered.get_unchecked(hash as usize % REMEMBERED) }
+        unsafe { self.remembered.get_unchecked(hash as usize % (REMEMBERED / 2)) }
     }
 
     /// Forgets what was seen in another generation.
@@ -224,7 +246,7 @@ impl Slot {
 
     #[cold]
     fn forget(&self, generation: u32) {
-        for stack in &self.remembered {
+        for stack in self.remembered.iter().flatten() {
             stack.hash.set(0);
             stack.node.set(0);
         }
