@@ -1,10 +1,43 @@
 //! Locks that allocate nothing and may be taken inside malloc.
 
 use core::cell::Cell;
-use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering, compiler_fence};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering, compiler_fence};
+
+use crate::memory::Errno;
 
 /// Turns of waiting before the processor is given to somebody else.
 const TURNS: u32 = 100;
+
+/// Whether this is a child whose locks nobody leaves any more.
+static ABANDONED: AtomicBool = AtomicBool::new(false);
+
+/// Ends all waiting, now and later: a signal handler that interrupted the recorder has forked.
+///
+/// The child goes on inside the recorder, alone. What other threads held stays held, and
+/// what they wrote is half done; it is bounded all the same, and nobody reads it any more.
+pub(crate) fn abandon() {
+    ABANDONED.store(true, Ordering::Relaxed);
+}
+
+/// Waits a little longer with each turn; whether there is something to wait for.
+fn wait_on(turn: &mut u32) -> bool {
+    if ABANDONED.load(Ordering::Relaxed) {
+        return false;
+    }
+    *turn += 1;
+    if *turn % TURNS != 0 {
+        core::hint::spin_loop();
+        return true;
+    }
+    // Folklore: sched_yield gives nothing to a thread of lower priority, which may be
+    // the one that holds. A sleep does. A signal that ends it is told in errno.
+    let pause = libc::timespec { tv_sec: 0, tv_nsec: 50_000 };
+    let errno = Errno::keep();
+    // SAFETY: `pause` lives across the call, and the remainder is not asked for.
+    unsafe { libc::syscall(libc::SYS_nanosleep, &raw const pause, 0_usize) };
+    errno.restore();
+    true
+}
 
 /// Who holds what it guards: 0 nobody, else 1.
 ///
@@ -44,20 +77,13 @@ impl Lock {
 
     #[cold]
     fn wait(&self) {
-        loop {
-            for _ in 0..TURNS {
-                if self.0.load(Ordering::Relaxed) == 0
-                    && self.0.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_ok()
-                {
-                    return;
-                }
-                core::hint::spin_loop();
+        let mut turn = 0;
+        while wait_on(&mut turn) {
+            if self.0.load(Ordering::Relaxed) == 0
+                && self.0.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_ok()
+            {
+                return;
             }
-            // Folklore: sched_yield gives nothing to a thread of lower priority, which may be
-            // the one that holds. A sleep does.
-            let pause = libc::timespec { tv_sec: 0, tv_nsec: 50_000 };
-            // SAFETY: `pause` lives across the call, and the remainder is not asked for.
-            unsafe { libc::syscall(libc::SYS_nanosleep, &raw const pause, 0_usize) };
         }
     }
 }
@@ -105,7 +131,7 @@ const REGISTER_PRIVATE_EXPEDITED: i32 = 1 << 4;
 const PRIVATE_EXPEDITED: i32 = 1 << 3;
 
 fn membarrier(command: i32) -> bool {
-    let errno = crate::memory::Errno::keep();
+    let errno = Errno::keep();
     // SAFETY: the call takes numbers and writes nothing.
     let granted = unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) == 0 };
     errno.restore();
@@ -168,9 +194,8 @@ impl Biased {
     fn wait_for(&self, owner: usize) {
         // SAFETY: the address of a thread's word: these are never given back.
         let inside = unsafe { &*(owner as *const Inside) };
-        while inside.load(Ordering::Acquire) == address(self) {
-            core::hint::spin_loop();
-        }
+        let mut turn = 0;
+        while inside.load(Ordering::Acquire) == address(self) && wait_on(&mut turn) {}
     }
 }
 

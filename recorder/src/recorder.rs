@@ -83,13 +83,14 @@ fn begin() -> Option<&'static Recorder> {
         let meant = settings.only == 0 || settings.only == unsafe { libc::getpid() } as u64;
         let found = real::find();
         let made = if meant && found { Recorder::new(&settings) } else { None };
-        errno.restore();
         if !meant {
+            errno.restore();
             STATE.store(OFF, Ordering::Release);
             return None;
         }
         let Some(made) = made else {
             say(c"gdb-leak: cannot record: there is no address space for it (ulimit -v), or no malloc behind\n");
+            errno.restore();
             STATE.store(OFF, Ordering::Release);
             return None;
         };
@@ -98,6 +99,7 @@ fn begin() -> Option<&'static Recorder> {
         STATE.store(ON, Ordering::Release);
         // SAFETY: the handlers are functions of this library, which stays.
         unsafe { libc::pthread_atfork(Some(before_fork), Some(after_fork), Some(in_child)) };
+        errno.restore();
     }
     // dlsym may call malloc: it gets memory from elsewhere. Other threads wait.
     while STATE.load(Ordering::Acquire) == STARTING {
@@ -283,6 +285,9 @@ impl Recorder {
             slot.recorded.store(slot.recorded.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         } else {
             self.header().dropped.fetch_add(1, Ordering::Relaxed);
+            if self.sample != 0 {
+                self.filter.remove(block);
+            }
         }
     }
 
@@ -305,8 +310,8 @@ impl Recorder {
             return remembered;
         }
         let frames = frames.get(..walked.frames).unwrap_or_default();
-        let node = self.stacks.node(function, frames, generation).unwrap_or(0);
-        if walked.cut {
+        let (node, fresh) = self.stacks.node(function, frames, generation).unwrap_or((0, false));
+        if walked.cut && fresh {
             self.header().cut.fetch_add(1, Ordering::Relaxed);
         }
         slot.remember(walked.hash, node);
@@ -337,7 +342,7 @@ impl Recorder {
                 !waits
             }
             Who::Without => {
-                quietly(|| self.forget(None, address));
+                self.quietly(|| self.forget(None, address));
                 true
             }
         }
@@ -359,7 +364,7 @@ impl Recorder {
                 self.header().stale.fetch_add(1, Ordering::Relaxed);
                 None
             }
-            Who::Without => quietly(|| self.take(None, address)),
+            Who::Without => self.quietly(|| self.take(None, address)).flatten(),
         }
     }
 
@@ -379,7 +384,9 @@ impl Recorder {
             Who::Handler(_) => {
                 self.header().missed.fetch_add(1, Ordering::Relaxed);
             }
-            Who::Without => quietly(|| again(None)),
+            Who::Without => {
+                self.quietly(|| again(None));
+            }
         }
     }
 
@@ -404,32 +411,35 @@ impl Recorder {
         unsafe { real::free(block as *mut c_void) };
     }
 
+    /// Does `work` with all signals held up: a handler would find locks taken that are its own
+    /// thread's. Not where a fork of this thread has taken them.
+    #[cold]
+    fn quietly<T>(&self, work: impl FnOnce() -> T) -> Option<T> {
+        if forks() {
+            self.header().stale.fetch_add(1, Ordering::Relaxed);
+            return None;
+        }
+        // SAFETY: the sets are locals, and the mask is put back as it was.
+        unsafe {
+            let mut all = MaybeUninit::<libc::sigset_t>::uninit();
+            let mut before = MaybeUninit::<libc::sigset_t>::uninit();
+            libc::sigfillset(all.as_mut_ptr());
+            libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr());
+            let result = work();
+            libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), core::ptr::null_mut());
+            Some(result)
+        }
+    }
+
     /// Takes note of libraries that are gone.
     pub(crate) fn unloaded(&self) {
         match slot::enter(|| self.slot()) {
             Who::Inside(slot) => {
-                if self.modules.unloaded() {
-                    self.rules.clear();
-                }
+                self.modules.unloaded(|| self.rules.clear());
                 slot.leave(|block| self.give_back(slot, block));
             }
             Who::Handler(_) | Who::Without => {}
         }
-    }
-}
-
-/// Does `work` with all signals held up: a handler would find locks taken that are its own thread's.
-#[cold]
-fn quietly<T>(work: impl FnOnce() -> T) -> T {
-    // SAFETY: the sets are locals, and the mask is put back as it was.
-    unsafe {
-        let mut all = MaybeUninit::<libc::sigset_t>::uninit();
-        let mut before = MaybeUninit::<libc::sigset_t>::uninit();
-        libc::sigfillset(all.as_mut_ptr());
-        libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr());
-        let result = work();
-        libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), core::ptr::null_mut());
-        result
     }
 }
 
@@ -442,43 +452,55 @@ unsafe extern "C" fn thread_ends(slot: *mut c_void) {
     }
 }
 
-/// Whether the thread that forks stands inside the recorder: a signal handler forks.
-fn interrupted() -> bool {
-    slot::own().is_some_and(Slot::entered)
+/// The thread that forks and has no slot; 0: none.
+static FORKER: AtomicU32 = AtomicU32::new(0);
+
+/// Whether this thread, which has no slot, holds all locks.
+fn forks() -> bool {
+    let forker = FORKER.load(Ordering::Relaxed);
+    forker != 0 && forker == thread_number()
 }
 
+/// Takes all locks. The thread is inside the recorder until the fork is done: handlers
+/// of signals, and those that others registered for forks, may allocate meanwhile.
 unsafe extern "C" fn before_fork() {
     let Some(recorder) = recorder() else { return };
-    if !interrupted() {
-        recorder.modules.take_all();
-        recorder.stacks.take_all();
-        recorder.blocks.take_all();
-        recorder.slots.take();
-        recorder.threads.lock.take();
+    if slot::arriving() {
+        return;
+    }
+    match slot::enter(|| recorder.slot()) {
+        Who::Inside(slot) => {
+            recorder.take_all();
+            slot.forking.set(1);
+        }
+        Who::Handler(slot) if slot.forking.get() != 0 => slot.forking.set(slot.forking.get() + 1),
+        Who::Handler(_) => {}
+        Who::Without => {
+            recorder.take_all();
+            FORKER.store(thread_number(), Ordering::Relaxed);
+        }
     }
 }
 
 unsafe extern "C" fn after_fork() {
     let Some(recorder) = recorder() else { return };
-    if !interrupted() {
-        recorder.leave_all();
-    }
+    recorder.forked();
 }
 
 unsafe extern "C" fn in_child() {
     let Some(recorder) = recorder() else { return };
-    if interrupted() {
-        // Locks are taken that nobody will leave. What is there is kept as it is.
-        recorder.header().state.store(layout::STOPPED, Ordering::Relaxed);
-        STATE.store(OFF, Ordering::Release);
-        return;
-    }
-    recorder.leave_all();
-    crate::lock::prepare();
     let header = recorder.header();
     // SAFETY: the call takes nothing and changes nothing.
     header.pid.store(unsafe { libc::getpid() } as u32, Ordering::Relaxed);
     let own = slot::own();
+    if own.is_none_or(|own| own.forking.get() == 0) && FORKER.load(Ordering::Relaxed) == 0 {
+        // A signal handler forked that interrupted the recorder. Locks are taken that
+        // nobody will leave. What is there is kept as it is.
+        header.state.store(layout::STOPPED, Ordering::Relaxed);
+        STATE.store(OFF, Ordering::Release);
+        crate::lock::abandon();
+        return;
+    }
     for at in 0..recorder.threads.used() as usize {
         let slot = recorder.slot_at(at);
         if own.is_none_or(|own| !core::ptr::eq(own, slot)) {
@@ -488,9 +510,36 @@ unsafe extern "C" fn in_child() {
     if let Some(own) = own {
         own.thread.store(thread_number(), Ordering::Relaxed);
     }
+    crate::lock::prepare();
+    recorder.forked();
 }
 
 impl Recorder {
+    /// Leaves what `before_fork` took, unless a fork is still under way that was interrupted by this.
+    fn forked(&self) {
+        match slot::own() {
+            Some(slot) if slot.forking.get() > 1 => slot.forking.set(slot.forking.get() - 1),
+            Some(slot) if slot.forking.get() == 1 => {
+                slot.forking.set(0);
+                self.leave_all();
+                slot.leave(|block| self.give_back(slot, block));
+            }
+            None if FORKER.load(Ordering::Relaxed) != 0 => {
+                FORKER.store(0, Ordering::Relaxed);
+                self.leave_all();
+            }
+            _ => {}
+        }
+    }
+
+    fn take_all(&self) {
+        self.modules.take_all();
+        self.stacks.take_all();
+        self.blocks.take_all();
+        self.slots.take();
+        self.threads.lock.take();
+    }
+
     fn leave_all(&self) {
         self.threads.lock.leave();
         self.slots.leave();

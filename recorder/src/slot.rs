@@ -12,7 +12,7 @@ use crate::unwind::walk::{Readable, Seen};
 /// Bytes of a slot.
 pub(crate) const SLOT_BYTES: usize = 16384;
 /// Blocks given back by signal handlers that wait for the recorder, at most.
-const WAITING: usize = 32;
+const WAITING: usize = 128;
 /// Stacks that a thread remembers.
 const REMEMBERED: usize = 512;
 /// How often pthread calls the destructor of a key whose value comes back
@@ -89,6 +89,8 @@ pub(crate) struct Slot {
     /// Which table it is inside of.
     pub(crate) inside: Inside,
     busy: AtomicU32,
+    /// How many forks of this thread are under way that hold all locks: a handler may fork in one.
+    pub(crate) forking: Cell<u32>,
     rounds: Cell<u32>,
     /// Blocks that wait to be given back: how many there were, and how many of them are done.
     came: AtomicU32,
@@ -147,6 +149,11 @@ fn acquire(give: impl FnOnce() -> Option<&'static Slot>) -> usize {
     at
 }
 
+/// Whether this thread is just being given a slot: a signal handler asks.
+pub(crate) fn arriving() -> bool {
+    current() == BUSY
+}
+
 /// The slot of this thread, if it has one.
 #[inline]
 pub(crate) fn own() -> Option<&'static Slot> {
@@ -159,17 +166,15 @@ impl Slot {
     /// Makes the slot that of a thread.
     pub(crate) fn begin(&self, thread: u32, seed: u64, sample: u64) {
         self.busy.store(0, Ordering::Relaxed);
+        // In a child, the thread that had the slot may have been about to enter.
+        self.inside.store(0, Ordering::Relaxed);
+        self.forking.set(0);
         self.rounds.set(0);
         self.done.set(self.came.load(Ordering::Relaxed));
         self.readable.forget();
         self.countdown.start(seed, sample);
         self.recorded.store(0, Ordering::Relaxed);
         self.thread.store(thread, Ordering::Release);
-    }
-
-    /// Whether the thread is inside the recorder.
-    pub(crate) fn entered(&self) -> bool {
-        self.busy.load(Ordering::Relaxed) != 0
     }
 
     /// Leaves the recorder, once `give_back` has had every block that handlers gave back meanwhile.
@@ -191,20 +196,22 @@ impl Slot {
                 return;
             }
             self.busy.store(1, Ordering::Relaxed);
+            // A handler that came before that has given back itself: what was read of the
+            // numbers so far is of no use.
+            compiler_fence(Ordering::SeqCst);
         }
     }
 
     /// From a handler: lets a block wait to be given back; whether there was room.
     pub(crate) fn wait(&self, block: u64) -> bool {
-        let came = self.came.load(Ordering::Relaxed);
-        if came.wrapping_sub(self.done.get()) as usize >= WAITING {
-            return false;
-        }
-        if let Some(place) = self.waiting.get(came as usize % WAITING) {
-            place.set(block);
-        }
-        self.came.store(came.wrapping_add(1), Ordering::Relaxed);
-        true
+        // A place at once, whole: the next handler may interrupt this one. What was
+        // interrupted looks at the places only when both are through.
+        let taken = self.came.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |came| {
+            let room = (came.wrapping_sub(self.done.get()) as usize) < WAITING;
+            room.then(|| came.wrapping_add(1))
+        });
+        let place = taken.ok().and_then(|came| self.waiting.get(came as usize % WAITING));
+        place.inspect(|place| place.set(block)).is_some()
     }
 
     /// The node of a stack with that hash, if it is remembered; 0: it is not.

@@ -48,16 +48,18 @@ impl Stacks {
 
     /// The node of a stack: the function called, its frames from the innermost on, and the generation.
     ///
-    /// `None` where there is no room for it.
+    /// With it, whether it is new. `None` where there is no room for it.
     #[cold]
     #[inline(never)]
-    pub(crate) fn node(&self, function: u64, frames: &[u64], generation: u32) -> Option<u32> {
+    pub(crate) fn node(&self, function: u64, frames: &[u64], generation: u32) -> Option<(u32, bool)> {
         self.lock.with(|| {
             let mut node = self.child(0, u64::from(generation))?;
             for pc in frames.iter().rev() {
                 node = self.child(node, *pc)?;
             }
-            self.child(node, function)
+            let before = self.area.used();
+            let node = self.child(node, function)?;
+            Some((node, self.area.used() != before))
         })
     }
 

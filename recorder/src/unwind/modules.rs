@@ -98,8 +98,9 @@ impl Modules {
         unsafe { libc::dl_iterate_phdr(Some(add_if_it_holds), (&raw mut search).cast()) };
     }
 
-    /// Notes which modules are gone; whether stacks led through one of them.
-    pub(crate) fn unloaded(&self) -> bool {
+    /// Notes which modules are gone; `forget` forgets what was known of their code, where
+    /// stacks led through one of them.
+    pub(crate) fn unloaded(&self, forget: impl FnOnce()) {
         self.lock.with(|| {
             let mut gone = false;
             for number in 0..self.area.used() as usize {
@@ -116,11 +117,12 @@ impl Modules {
                 }
             }
             if gone {
+                // First: whoever sees the new generation must not see old rules.
+                forget();
                 // SAFETY: it points into the header, which stays.
                 unsafe { (*self.generation).fetch_add(1, Ordering::Release) };
             }
-            gone
-        })
+        });
     }
 
     /// Keeps the name of a module: its place in the area of names, and its length.
