@@ -74,6 +74,8 @@ class Recording:
                 "<QQQII20sIII", modules, 64
             )
         ]
+        self.thread_entries = len(threads) // 16384
+        self._names: dict[int, list[str]] = {}
         self.threads = [number for (number,) in _entries("<I16380x", threads, 16384) if number]
 
     def frames(self, stack: int) -> list[int]:
@@ -85,12 +87,19 @@ class Recording:
             pc, parent = self.nodes[parent]
         return found
 
+    def generation_of(self, stack: int) -> int:
+        """Return how often modules had been unloaded when a stack was seen."""
+        pc, parent = self.nodes[stack]
+        while parent:
+            pc, parent = self.nodes[parent]
+        return pc
+
     def names(self, stack: int) -> list[str]:
         """Return the functions of a stack, the innermost first, as addr2line knows them."""
         function, *rest = self.frames(stack)
         names = [self.functions[function]]
         for pc in rest:
-            names.extend(self._functions(pc))
+            names.extend(self.functions_at(pc))
         return names
 
     def by_stack(self) -> Counter[tuple[str, ...]]:
@@ -99,6 +108,12 @@ class Recording:
         for stack, count in Counter(block.stack for block in self.blocks.values()).items():
             counted[tuple(self.names(stack))] += count
         return counted
+
+    def functions_at(self, pc: int) -> list[str]:
+        """Return the functions at the frame PC, the innermost of inlined ones first."""
+        if pc not in self._names:
+            self._names[pc] = self._functions(pc)
+        return self._names[pc]
 
     def _functions(self, pc: int) -> list[str]:
         address = pc ^ EXACT if pc & EXACT else pc - 1
