@@ -19,15 +19,36 @@ extern "C" fn at_start(_: c_int, _: *mut *mut c_char, environment: *mut *mut c_c
     if !crate::recorder::is_other() {
         return;
     }
-    let mut found = None;
     // SAFETY: the loader gives the environment: strings that end in zero, and a null behind.
+    unsafe {
+        take_out_of(environment);
+        // A constructor that ran before this one may have had it copied.
+        if !core::ptr::eq(environ, environment) {
+            take_out_of(environ);
+        }
+    }
+}
+
+unsafe extern "C" {
+    /// The C library's.
+    static environ: *mut *mut c_char;
+}
+
+/// Takes this library out of an environment.
+///
+/// # Safety
+///
+/// As for [`each`], which the environment is fit for.
+unsafe fn take_out_of(environment: *mut *mut c_char) {
+    let mut at = None;
+    // SAFETY: by the caller's word.
     unsafe {
         each(environment, |place, text| {
             if text.starts_with(b"LD_PRELOAD=") {
-                found = Some(place);
+                at = Some(place);
             }
         });
-        if let Some(at) = found {
+        if let Some(at) = at {
             take_out(environment, at);
         }
     }
@@ -49,7 +70,7 @@ unsafe fn each(environment: *mut *mut c_char, mut look: impl FnMut(usize, &[u8])
     }
 }
 
-/// Takes the first library out of the variable with that number, or the variable where it has no other.
+/// Takes this library out of the variable with that number, or the variable where it has no other.
 ///
 /// # Safety
 ///
@@ -63,25 +84,63 @@ unsafe fn take_out(environment: *mut *mut c_char, at: usize) {
         let Some(start) = bytes.iter().position(|byte| *byte == b'=').map(|equals| equals + 1) else {
             return;
         };
-        let first = |bytes: &[u8]| bytes.iter().position(|byte| matches!(byte, b':' | b' '));
-        let Some(list) = bytes.get(start..) else { return };
-        match first(list) {
-            Some(length) if list.get(..length).is_some_and(is_ours) => {
-                bytes.copy_within(start + length + 1.., start);
+        let Some(list) = bytes.get_mut(start..) else { return };
+        if !without_ours(list) {
+            let mut place = environment.add(at);
+            while !(*place).is_null() {
+                *place = *place.add(1);
+                place = place.add(1);
             }
-            None if is_ours(list) => {
-                let mut place = environment.add(at);
-                while !(*place).is_null() {
-                    *place = *place.add(1);
-                    place = place.add(1);
-                }
-            }
-            _ => {}
         }
     }
+}
+
+/// Takes this library out of a list of libraries that ends in zero; whether others are left.
+fn without_ours(list: &mut [u8]) -> bool {
+    let mut at = 0;
+    let between = |byte: &u8| matches!(*byte, b':' | b' ' | 0);
+    while let Some(length) = list.get(at..).and_then(|rest| rest.iter().position(between)) {
+        let end = at + length;
+        let closing = list.get(end) == Some(&0);
+        if !list.get(at..end).is_some_and(is_ours) {
+            at = end + 1;
+        } else if !closing {
+            list.copy_within(end + 1.., at);
+            continue;
+        } else if let Some(place) = list.get_mut(at.saturating_sub(1)) {
+            *place = 0;
+        }
+        if closing {
+            break;
+        }
+    }
+    list.first().is_some_and(|first| *first != 0)
 }
 
 fn is_ours(path: &[u8]) -> bool {
     const NAME: &[u8] = b"libgdb_leak_recorder.so";
     path.windows(NAME.len()).any(|part| part == NAME)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_ours;
+
+    #[test]
+    fn this_library_is_taken_out_wherever_it_stands_and_others_stay() {
+        for (before, after) in [
+            ("/a/libgdb_leak_recorder.so", ""),
+            ("/a/libgdb_leak_recorder.so:/b.so", "/b.so"),
+            ("/b.so /a/libgdb_leak_recorder.so", "/b.so"),
+            ("/b.so:/a/libgdb_leak_recorder.so:/c.so", "/b.so:/c.so"),
+            ("libgdb_leak_recorder.so libgdb_leak_recorder.so:/c.so", "/c.so"),
+            ("/b.so:/c.so", "/b.so:/c.so"),
+            ("", ""),
+        ] {
+            let mut list = [before.as_bytes(), &[0]].concat();
+            assert_eq!(without_ours(&mut list), !after.is_empty(), "{before}");
+            let end = list.iter().position(|byte| *byte == 0).unwrap();
+            assert_eq!(&list[..end], after.as_bytes(), "{before}");
+        }
+    }
 }
