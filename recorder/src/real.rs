@@ -1,6 +1,6 @@
 //! The functions that the recorder stands before, and what is there before they are known.
 
-use core::ffi::{CStr, c_int, c_void};
+use core::ffi::{CStr, c_char, c_int, c_void};
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 /// A function behind ours, once it is known.
@@ -37,6 +37,7 @@ static MEMALIGN: Next = Next::new(c"memalign");
 static VALLOC: Next = Next::new(c"valloc");
 static PVALLOC: Next = Next::new(c"pvalloc");
 static DLCLOSE: Next = Next::new(c"dlclose");
+static FIND_OBJECT: Next = Next::new(c"_dl_find_object");
 
 /// Finds them all; whether memory can be had at all.
 pub(crate) fn find() -> bool {
@@ -52,6 +53,7 @@ pub(crate) fn find() -> bool {
         &VALLOC,
         &PVALLOC,
         &DLCLOSE,
+        &FIND_OBJECT,
     ];
     for next in all {
         next.find();
@@ -64,6 +66,7 @@ type Two = unsafe extern "C" fn(usize, usize) -> *mut c_void;
 type Resize = unsafe extern "C" fn(*mut c_void, usize) -> *mut c_void;
 type Give = unsafe extern "C" fn(*mut c_void);
 type Place = unsafe extern "C" fn(*mut *mut c_void, usize, usize) -> c_int;
+type Find = unsafe extern "C" fn(*mut c_void, *mut Object) -> c_int;
 type Close = unsafe extern "C" fn(*mut c_void) -> c_int;
 
 /// What the address is, as the function that it is the address of.
@@ -181,6 +184,30 @@ pub(crate) unsafe fn dlclose(library: *mut c_void) -> c_int {
         Some(next) => unsafe { next(library) },
         None => -1,
     }
+}
+
+/// A module as `_dl_find_object` tells it (glibc 2.35, `dlfcn/dlfcn.h`).
+#[repr(C)]
+pub(crate) struct Object {
+    flags: u64,
+    pub(crate) start: u64,
+    end: u64,
+    /// The first words of `struct link_map`: what is to be added to addresses, and the name.
+    pub(crate) link_map: *const (u64, *const c_char),
+    frames: u64,
+    reserved: [u64; 7],
+}
+
+/// The module that holds an address: `None` where the C library has no such function, and
+/// within it `None` where there is no such module.
+#[expect(clippy::option_option, reason = "the two are different answers")]
+pub(crate) fn object(address: u64) -> Option<Option<Object>> {
+    let find = function!(FIND_OBJECT, Find)?;
+    let mut found = core::mem::MaybeUninit::<Object>::zeroed();
+    // SAFETY: any address may be asked for; there is room for the answer, which is all numbers.
+    let status = unsafe { find(address as *mut c_void, found.as_mut_ptr()) };
+    // SAFETY: as above.
+    Some((status == 0).then(|| unsafe { found.assume_init() }))
 }
 
 const POOL_BYTES: usize = 1 << 16;

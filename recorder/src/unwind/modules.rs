@@ -1,11 +1,12 @@
 //! The modules that stacks lead through, and where their rules of unwinding are.
 
-use core::ffi::{CStr, c_int, c_void};
+use core::ffi::{CStr, c_char, c_int, c_void};
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use crate::layout::{Module, PAGE, STILL};
 use crate::lock::Lock;
 use crate::memory::{Area, Errno};
+use crate::real;
 
 /// Where the rules of a module are: the recorder's own part of what is known of it.
 #[repr(C)]
@@ -19,6 +20,8 @@ pub(crate) struct Tables {
     headers: u64,
     count: u64,
     bias: u64,
+    /// Whether it is the loader.
+    pub(crate) loader: bool,
 }
 
 impl Tables {
@@ -77,7 +80,7 @@ impl Modules {
             Some(unsafe { *(self.tables as *const Tables).add(known) })
         });
         errno.restore();
-        found.filter(|tables| tables.header != 0)
+        found
     }
 
     fn module(&self, number: usize) -> &Module {
@@ -93,6 +96,10 @@ impl Modules {
     }
 
     fn add(&self, address: u64) {
+        if let Some(found) = loaded(address) {
+            found.and_then(|found| self.keep(&found));
+            return;
+        }
         let mut search = Search { modules: self, address };
         // SAFETY: the callback gets the address of `search`, which lives across the call.
         unsafe { libc::dl_iterate_phdr(Some(add_if_it_holds), (&raw mut search).cast()) };
@@ -109,8 +116,13 @@ impl Modules {
                     continue;
                 }
                 let mut search = Same { start: module.start, bias: module.bias, found: false };
-                // SAFETY: as above.
-                unsafe { libc::dl_iterate_phdr(Some(is_same), (&raw mut search).cast()) };
+                match loaded(module.start) {
+                    Some(there) => search.found = there.is_some_and(|there| search.is(&there)),
+                    // SAFETY: as above.
+                    None => unsafe {
+                        libc::dl_iterate_phdr(Some(is_same), (&raw mut search).cast());
+                    },
+                }
                 if !search.found {
                     module.until.store(self.generation() + 1, Ordering::Relaxed);
                     gone = true;
@@ -143,13 +155,12 @@ impl Modules {
         Some((u32::try_from(at).ok()?, u32::try_from(length.max(0)).ok()?))
     }
 
-    fn keep(&self, info: &libc::dl_phdr_info, headers: &[libc::Elf64_Phdr]) -> Option<()> {
-        let loaded = || headers.iter().filter(|header| header.p_type == libc::PT_LOAD);
-        let start = loaded().map(|header| header.p_vaddr).min()? & !(PAGE as u64 - 1);
-        let end = loaded().map(|header| header.p_vaddr.saturating_add(header.p_memsz)).max()?;
-        let bias = info.dlpi_addr;
+    fn keep(&self, found: &Loaded<'_>) -> Option<()> {
+        let Loaded { bias, headers, .. } = *found;
+        let start = found.start()?;
+        let end = found.segments().map(|header| header.p_vaddr.saturating_add(header.p_memsz)).max()?;
         // SAFETY: the loader's own name, which ends in zero.
-        let told = unsafe { CStr::from_ptr(info.dlpi_name) }.to_bytes();
+        let told = unsafe { CStr::from_ptr(found.name) }.to_bytes();
         let (name_offset, name_bytes) = self.name(told)?;
         let (build_id, build_id_bytes) = build_id(headers, bias);
         let header = headers.iter().find(|header| header.p_type == libc::PT_GNU_EH_FRAME);
@@ -161,12 +172,13 @@ impl Modules {
             (self.tables as *mut Tables).add(number).write(Tables {
                 header: if within.is_some() { at.unwrap_or(0) } else { 0 },
                 end: within.unwrap_or(0),
-                headers: info.dlpi_phdr as u64,
+                headers: headers.as_ptr() as u64,
                 count: headers.len() as u64,
                 bias,
+                loader: bias != 0 && bias == libc::getauxval(libc::AT_BASE),
             });
             self.area.at::<Module>(number).write(Module {
-                start: bias.wrapping_add(start),
+                start,
                 end: bias.wrapping_add(end),
                 bias,
                 name_offset,
@@ -237,24 +249,73 @@ fn note(notes: &[u8], alignment: u64) -> Option<&[u8]> {
     }
 }
 
+/// A module as the loader tells it.
+#[derive(Clone, Copy)]
+struct Loaded<'m> {
+    bias: u64,
+    name: *const c_char,
+    headers: &'m [libc::Elf64_Phdr],
+}
+
+impl<'m> Loaded<'m> {
+    fn segments(self) -> impl Iterator<Item = &'m libc::Elf64_Phdr> {
+        self.headers.iter().filter(|header| header.p_type == libc::PT_LOAD)
+    }
+
+    /// Where it begins in memory.
+    fn start(&self) -> Option<u64> {
+        let first = self.segments().map(|header| header.p_vaddr).min()?;
+        Some(self.bias.wrapping_add(first & !(PAGE as u64 - 1)))
+    }
+}
+
+/// The module that holds an address: `None` where the loader must be asked by `dl_iterate_phdr`.
+///
+/// That one takes the loader's lock, which a thread that allocates may hold (in a callback of
+/// its own), and which stays taken in a child where another thread held it. So it is not
+/// asked where glibc has a way without (2.35).
+#[expect(clippy::option_option, reason = "as real::object")]
+fn loaded<'m>(address: u64) -> Option<Option<Loaded<'m>>> {
+    let Some(object) = real::object(address)? else { return Some(None) };
+    // SAFETY: a module that is loaded, as the loader has just told; it begins with its first segment.
+    unsafe {
+        let (bias, name) = *object.link_map;
+        let file = &*(object.start as *const libc::Elf64_Ehdr);
+        let size = usize::from(file.e_phnum) * size_of::<libc::Elf64_Phdr>();
+        let at = file.e_phoff as usize;
+        // The first page has the program headers, but where somebody links in a way of his own.
+        let usual = file.e_ident.starts_with(b"\x7fELF")
+            && usize::from(file.e_phentsize) == size_of::<libc::Elf64_Phdr>()
+            && at.checked_add(size).is_some_and(|end| end <= PAGE);
+        if !usual {
+            return None;
+        }
+        let headers =
+            core::slice::from_raw_parts((object.start as usize + at) as *const _, usize::from(file.e_phnum));
+        Some(Some(Loaded { bias, name, headers }))
+    }
+}
+
 struct Search<'m> {
     modules: &'m Modules,
     address: u64,
 }
 
-/// The program headers of what the loader tells.
+/// What the loader tells.
 ///
 /// # Safety
 ///
 /// `info` is what `dl_iterate_phdr` gives a callback.
-unsafe fn headers<'m>(info: *const libc::dl_phdr_info) -> &'m [libc::Elf64_Phdr] {
+unsafe fn told<'m>(info: *const libc::dl_phdr_info) -> Loaded<'m> {
     // SAFETY: by the caller's word.
     unsafe {
         let info = &*info;
-        if info.dlpi_phdr.is_null() {
-            return &[];
-        }
-        core::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum))
+        let headers = if info.dlpi_phdr.is_null() {
+            &[]
+        } else {
+            core::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum))
+        };
+        Loaded { bias: info.dlpi_addr, name: info.dlpi_name, headers }
     }
 }
 
@@ -262,14 +323,12 @@ unsafe extern "C" fn add_if_it_holds(info: *mut libc::dl_phdr_info, _: usize, se
     // SAFETY: the loader gives a module, and `search` as `add` passed it.
     unsafe {
         let search = &*search.cast::<Search<'_>>();
-        let headers = headers(info);
-        let bias = (*info).dlpi_addr;
-        let holds = headers
-            .iter()
-            .filter(|header| header.p_type == libc::PT_LOAD)
-            .any(|header| search.address.wrapping_sub(bias.wrapping_add(header.p_vaddr)) < header.p_memsz);
+        let found = told(info);
+        let holds = found.segments().any(|header| {
+            search.address.wrapping_sub(found.bias.wrapping_add(header.p_vaddr)) < header.p_memsz
+        });
         if holds {
-            search.modules.keep(&*info, headers);
+            search.modules.keep(&found);
         }
         c_int::from(holds)
     }
@@ -281,16 +340,17 @@ struct Same {
     found: bool,
 }
 
+impl Same {
+    fn is(&self, other: &Loaded<'_>) -> bool {
+        other.bias == self.bias && other.start() == Some(self.start)
+    }
+}
+
 unsafe extern "C" fn is_same(info: *mut libc::dl_phdr_info, _: usize, search: *mut c_void) -> c_int {
     // SAFETY: as above, from `unloaded`.
     unsafe {
         let search = &mut *search.cast::<Same>();
-        let headers = headers(info);
-        let bias = (*info).dlpi_addr;
-        let first =
-            headers.iter().filter(|header| header.p_type == libc::PT_LOAD).map(|header| header.p_vaddr).min();
-        let start = first.map(|first| bias.wrapping_add(first & !(PAGE as u64 - 1)));
-        search.found = bias == search.bias && start == Some(search.start);
+        search.found = search.is(&told(info));
         c_int::from(search.found)
     }
 }

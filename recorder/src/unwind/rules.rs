@@ -71,28 +71,14 @@ impl Rules {
 #[inline(never)]
 fn look_up(pc: u64, modules: &Modules, slot: &Slot) -> Rule {
     // Inside the call: behind it may stand another function.
-    let found = modules.tables(pc - 1).and_then(|tables| find(&tables, pc - 1));
-    let rule = found.unwrap_or_else(|| if starts(pc - 1) { Rule::END } else { Rule::UNKNOWN });
+    let rule = modules.tables(pc - 1).map_or(Rule::UNKNOWN, |tables| {
+        // The loader's code that has no rules is where the kernel begins a program.
+        let none = if tables.loader { Rule::END } else { Rule::UNKNOWN };
+        find(&tables, pc - 1).unwrap_or(none)
+    });
     slot.rule.store(rule.bits(), Ordering::Relaxed);
     slot.mixed.store(rule.bits() ^ pc, Ordering::Relaxed);
     rule
-}
-
-/// Whether the address lies in the first instructions of the loader, which nobody called.
-///
-/// Folklore: they have no rules (glibc 2.36, sysdeps/x86_64/dl-machine.h, `RTLD_START`), and
-/// call what calls the constructors of libraries: seen with libstdc++, which takes a block there.
-fn starts(address: u64) -> bool {
-    /// They are 61.
-    const BYTES: u64 = 64;
-    // SAFETY: the call takes a number and changes nothing.
-    let loader = unsafe { libc::getauxval(libc::AT_BASE) };
-    if loader == 0 {
-        return false;
-    }
-    // SAFETY: the loader is mapped where the kernel says, from its header on, and stays.
-    let entry = unsafe { (*(loader as *const libc::Elf64_Ehdr)).e_entry };
-    address.wrapping_sub(loader.wrapping_add(entry)) < BYTES
 }
 
 /// The rule at an address, from the tables of its module.
@@ -104,6 +90,9 @@ fn find(tables: &Tables, address: u64) -> Option<Rule> {
         // SAFETY: a segment of a module that is loaded: a frame of it is on the stack.
         unsafe { core::slice::from_raw_parts(start as *const u8, (end - start) as usize) }
     };
+    if tables.header == 0 {
+        return None;
+    }
     let bases = BaseAddresses::default().set_eh_frame_hdr(tables.header);
     let header = EhFrameHdr::new(bytes(tables.header, tables.end), native).parse(&bases, 8).ok()?;
     let gimli::Pointer::Direct(frames) = header.eh_frame_ptr() else { return None };
