@@ -80,11 +80,10 @@ pub(crate) fn functions() -> [u64; 9] {
 /// Records a block, where there is one, and hands it on.
 #[inline]
 fn gave(block: *mut c_void, size: usize, function: usize, sp: u64, bp: u64) -> *mut c_void {
-    if !block.is_null()
-        && !real::is_early(block)
-        && let Some(recorder) = recorder()
-    {
-        recorder.allocated(block, size, function, Caller { sp, bp });
+    if !block.is_null() && !real::is_early(block) {
+        if let Some(recorder) = recorder() {
+            recorder.allocated(block, size, function, Caller { sp, bp });
+        }
     }
     block
 }
@@ -178,11 +177,10 @@ unsafe fn resize(block: *mut c_void, size: usize, function: usize, sp: u64, bp: 
     // SAFETY: by the caller's word.
     let fresh = unsafe { real::realloc(block, size) };
     // Without a new block the old one stays, but of no bytes: glibc gives it back then.
-    if fresh.is_null()
-        && size != 0
-        && let (Some(recorder), Some(kept)) = (known, kept)
-    {
-        recorder.stays(block, kept);
+    if fresh.is_null() && size != 0 {
+        if let (Some(recorder), Some(kept)) = (known, kept) {
+            recorder.stays(block, kept);
+        }
     }
     gave(fresh, size, function, sp, bp)
 }

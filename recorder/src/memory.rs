@@ -158,6 +158,20 @@ const fn round(bytes: usize) -> usize {
     bytes.next_multiple_of(PAGE)
 }
 
+/// Bytes in whole large pages.
+const fn whole(bytes: usize) -> usize {
+    bytes.next_multiple_of(LARGE)
+}
+
+/// Bytes that may be reserved: where the address space is limited (`ulimit -v`), a quarter
+/// of it, since the rest is the program's to use.
+pub(crate) fn room() -> usize {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the kernel writes to a local.
+    let known = unsafe { libc::getrlimit(libc::RLIMIT_AS, &raw mut limit) } == 0;
+    if known && limit.rlim_cur != libc::RLIM_INFINITY { limit.rlim_cur as usize / 4 } else { usize::MAX }
+}
+
 /// Where everything lies.
 pub(crate) struct Plan {
     /// Bytes of an entry, and how many at most, of each area in the header's order.
@@ -174,13 +188,23 @@ pub(crate) struct Reserved {
 }
 
 impl Plan {
+    fn areas(&self) -> usize {
+        self.areas.iter().map(|(entry, most)| whole(entry * *most as usize)).sum()
+    }
+
+    fn tables(&self) -> usize {
+        self.tables.iter().copied().map(whole).sum()
+    }
+
+    /// Bytes of the reservation: a guard and the header before the first large page, wherever
+    /// the kernel begins, and a guard behind.
+    pub(crate) fn bytes(&self) -> usize {
+        2 * PAGE + LARGE + self.areas() + self.tables() + PAGE
+    }
+
     /// Reserves memory for all of it; `None` where there is not so much.
     pub(crate) fn reserve(&self) -> Option<Reserved> {
-        let whole = |bytes: usize| bytes.next_multiple_of(LARGE);
-        let areas: usize = self.areas.iter().map(|(entry, most)| whole(entry * *most as usize)).sum();
-        let tables: usize = self.tables.iter().copied().map(whole).sum();
-        // A guard and the header before the first large page, wherever the kernel begins.
-        let total = 2 * PAGE + LARGE + areas + tables + PAGE;
+        let (areas, total) = (self.areas(), self.bytes());
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
         // SAFETY: a new mapping wherever the kernel likes harms nobody.
         let start = unsafe { libc::mmap(ptr::null_mut(), total, libc::PROT_NONE, flags, -1, 0) };

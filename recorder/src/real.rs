@@ -124,9 +124,10 @@ pub(crate) unsafe fn realloc(block: *mut c_void, size: usize) -> *mut c_void {
 /// As for [`realloc`].
 #[inline]
 pub(crate) unsafe fn free(block: *mut c_void) {
-    if let Some(next) = function!(FREE, Give)
-        && !is_early(block)
-    {
+    if is_early(block) {
+        return;
+    }
+    if let Some(next) = function!(FREE, Give) {
         // SAFETY: by the caller's word.
         unsafe { next(block) };
     }

@@ -1,5 +1,7 @@
 //! The one recorder of a process: made when malloc is first called, there until the end.
 
+mod forks;
+
 use core::cell::UnsafeCell;
 use core::ffi::{c_int, c_void};
 use core::mem::MaybeUninit;
@@ -17,10 +19,13 @@ use crate::stacks::Stacks;
 use crate::unwind::modules::Modules;
 use crate::unwind::rules::Rules;
 use crate::unwind::walk::{Caller, Known};
+use forks::{after_fork, before_fork, forks, in_child};
 
 const MOST_MODULES: u64 = 1 << 15;
 const MOST_NAMES: u64 = 1 << 22;
 const MOST_THREADS: u64 = 1 << 14;
+/// Where there is little address space.
+const LEAST_THREADS: u64 = 1 << 6;
 
 /// Not begun.
 const UNUSED: u32 = 0;
@@ -133,6 +138,8 @@ fn clock(which: libc::clockid_t) -> u64 {
 impl Recorder {
     fn new(settings: &Settings) -> Option<Self> {
         let mut memory = settings.memory;
+        let mut threads = MOST_THREADS;
+        let room = crate::memory::room();
         // Half the memory is for blocks, a quarter for stacks, the rest for finding them.
         let (reserved, nodes) = loop {
             let blocks = memory / 2 / size_of::<Block>() as u64;
@@ -143,7 +150,7 @@ impl Recorder {
                     (size_of::<Node>(), nodes),
                     (size_of::<Module>(), MOST_MODULES),
                     (1, MOST_NAMES),
-                    (SLOT_BYTES, MOST_THREADS),
+                    (SLOT_BYTES, threads),
                 ],
                 tables: [
                     Blocks::table_bytes(blocks),
@@ -153,10 +160,12 @@ impl Recorder {
                     Filter::TABLE_BYTES,
                 ],
             };
-            if let Some(reserved) = plan.reserve() {
+            let fits = plan.bytes() <= room;
+            if let Some(reserved) = fits.then(|| plan.reserve()).flatten() {
                 break (reserved, nodes);
             }
             memory /= 2;
+            threads = (threads / 2).max(LEAST_THREADS);
             if memory < 1 << 20 {
                 return None;
             }
@@ -449,103 +458,6 @@ unsafe extern "C" fn thread_ends(slot: *mut c_void) {
     let slot = unsafe { &*slot.cast::<Slot>() };
     if !slot.end() {
         slot::tell_end(recorder.key, slot);
-    }
-}
-
-/// The thread that forks and has no slot; 0: none.
-static FORKER: AtomicU32 = AtomicU32::new(0);
-
-/// Whether this thread, which has no slot, holds all locks.
-fn forks() -> bool {
-    let forker = FORKER.load(Ordering::Relaxed);
-    forker != 0 && forker == thread_number()
-}
-
-/// Takes all locks. The thread is inside the recorder until the fork is done: handlers
-/// of signals, and those that others registered for forks, may allocate meanwhile.
-unsafe extern "C" fn before_fork() {
-    let Some(recorder) = recorder() else { return };
-    if slot::arriving() {
-        return;
-    }
-    match slot::enter(|| recorder.slot()) {
-        Who::Inside(slot) => {
-            recorder.take_all();
-            slot.forking.set(1);
-        }
-        Who::Handler(slot) if slot.forking.get() != 0 => slot.forking.set(slot.forking.get() + 1),
-        Who::Handler(_) => {}
-        Who::Without => {
-            recorder.take_all();
-            FORKER.store(thread_number(), Ordering::Relaxed);
-        }
-    }
-}
-
-unsafe extern "C" fn after_fork() {
-    let Some(recorder) = recorder() else { return };
-    recorder.forked();
-}
-
-unsafe extern "C" fn in_child() {
-    let Some(recorder) = recorder() else { return };
-    let header = recorder.header();
-    // SAFETY: the call takes nothing and changes nothing.
-    header.pid.store(unsafe { libc::getpid() } as u32, Ordering::Relaxed);
-    let own = slot::own();
-    if own.is_none_or(|own| own.forking.get() == 0) && FORKER.load(Ordering::Relaxed) == 0 {
-        // A signal handler forked that interrupted the recorder. Locks are taken that
-        // nobody will leave. What is there is kept as it is.
-        header.state.store(layout::STOPPED, Ordering::Relaxed);
-        STATE.store(OFF, Ordering::Release);
-        crate::lock::abandon();
-        return;
-    }
-    for at in 0..recorder.threads.used() as usize {
-        let slot = recorder.slot_at(at);
-        if own.is_none_or(|own| !core::ptr::eq(own, slot)) {
-            slot.thread.store(0, Ordering::Relaxed);
-        }
-    }
-    if let Some(own) = own {
-        own.thread.store(thread_number(), Ordering::Relaxed);
-    }
-    crate::lock::prepare();
-    recorder.forked();
-}
-
-impl Recorder {
-    /// Leaves what `before_fork` took, unless a fork is still under way that was interrupted by this.
-    fn forked(&self) {
-        match slot::own() {
-            Some(slot) if slot.forking.get() > 1 => slot.forking.set(slot.forking.get() - 1),
-            Some(slot) if slot.forking.get() == 1 => {
-                slot.forking.set(0);
-                self.leave_all();
-                slot.leave(|block| self.give_back(slot, block));
-            }
-            None if FORKER.load(Ordering::Relaxed) != 0 => {
-                FORKER.store(0, Ordering::Relaxed);
-                self.leave_all();
-            }
-            _ => {}
-        }
-    }
-
-    fn take_all(&self) {
-        self.modules.take_all();
-        self.stacks.take_all();
-        self.blocks.take_all();
-        self.slots.take();
-        self.threads.lock.take();
-    }
-
-    fn leave_all(&self) {
-        self.threads.lock.leave();
-        self.slots.leave();
-        self.blocks.leave_all();
-        self.stacks.leave_all();
-        self.modules.leave_all();
     }
 }
 
