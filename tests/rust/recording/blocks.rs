@@ -97,7 +97,7 @@ fn what_a_recording_lacks_is_said_with_what_follows() {
         "1 allocations were not recorded because",
         "2 allocations in signal",
         "3 releases",
-        "4 stacks",
+        "4 times a stack",
         "stopped",
     ] {
         assert!(notes.contains(part), "{part}: {notes}");
