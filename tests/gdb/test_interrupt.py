@@ -57,6 +57,14 @@ def interrupted_after(
     return time.monotonic() - pressed
 
 
+# Before that Python itself starts, which a key ends by the signal.
+def wait_until_held(pid: int) -> None:
+    until = time.monotonic() + 30
+    while "TracerPid:\t0\n" in Path(f"/proc/{pid}/status").read_text():
+        assert time.monotonic() < until, f"process {pid} is not held"
+        time.sleep(0.001)
+
+
 def quit_and_prompt(terminal: Terminal) -> None:
     said = terminal.read_until("Quit") + terminal.read_until(PROMPT)
     assert "Traceback" not in said
@@ -184,6 +192,7 @@ def test_ctrl_c_while_a_shell_holds_a_process_lets_it_run_on(
 ) -> None:
     for used in WITHIN_CHECK:
         terminal = open_terminal([str(DOOR), "check", str(graph.pid)])
+        wait_until_held(graph.pid)
         seconds = interrupted_after(terminal, terminal.wait, used)
         print(f"ended after {seconds:.3f} s")  # noqa: T201
         assert terminal.wait() == 130
