@@ -4,7 +4,7 @@ gdb knows code that no file here is of, of a remote target and of what a JIT
 compiler registered. Its module comes from ``gdb.py``, which alone imports it.
 """
 
-from typing import Any, Optional
+from typing import Any, Optional, Protocol
 
 from gdb_leak.doors import gdb_says
 from gdb_leak.target import Line, Target
@@ -17,7 +17,7 @@ _MOST = 256
 _UNKNOWN = (RuntimeError, ValueError, OverflowError)
 
 
-class Lines:
+class Lines(Protocol):
     """The part of a session that knows lines."""
 
     #: The module ``gdb``.
@@ -25,7 +25,6 @@ class Lines:
 
     def target(self, usage: bool = False) -> Target:
         """Return the selected inferior's target, opened."""
-        raise NotImplementedError
 
     def lines(self, address: int) -> list[Line]:
         """Return the calls at ADDRESS, inside of a call instruction, innermost first."""
