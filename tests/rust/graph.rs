@@ -8,6 +8,8 @@ mod heuristics;
 mod lists;
 #[path = "graph/naive.rs"]
 mod naive;
+#[path = "plain.rs"]
+mod plain;
 #[path = "graph/random.rs"]
 mod random;
 #[path = "graph/roots.rs"]

@@ -12,5 +12,7 @@ mod damage;
 mod estimates;
 #[path = "recording/heaps.rs"]
 mod heaps;
+#[path = "plain.rs"]
+mod plain;
 #[path = "recording/stacks.rs"]
 mod stacks;

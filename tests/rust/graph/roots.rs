@@ -1,8 +1,7 @@
 //! What counts as a root, and what does not, of memory made for it.
 
 use gdb_leak::graph::{Choice, RootKind, Roots};
-use gdb_leak::heap::allocator::{Allocator, Arena, Check, Count, Damage, Header, Trim};
-use gdb_leak::heap::block::{Blocks, Part, Shape, State};
+use gdb_leak::heap::block::State;
 use gdb_leak::memory::{Buffer, Memory, Permissions, Region, RegionKind, View};
 use gdb_leak::pass::Job;
 use gdb_leak::range::AddressRange;
@@ -10,68 +9,9 @@ use gdb_leak::source::Thread;
 use gdb_leak::source::captured::Captured;
 use gdb_leak::word::WordFormat;
 
+use super::plain::Plain;
+
 const PAGE: u64 = 0x1000;
-
-/// An allocator with these units and structures, and nothing to say.
-struct Plain {
-    blocks: Blocks,
-    structures: Vec<AddressRange>,
-}
-
-impl Plain {
-    fn new(start: u64, units: &[(u64, State)], structures: &[AddressRange]) -> Self {
-        let mut part = Part::new(start, Shape { lead: 16, cost: 8 }, Some(0));
-        for (length, state) in units {
-            part.push(part.end() + length, *state);
-        }
-        Self { blocks: Blocks::new(vec![part]).0, structures: structures.to_vec() }
-    }
-}
-
-impl Allocator for Plain {
-    fn name(&self) -> &'static str {
-        "plain"
-    }
-    fn version(&self) -> String {
-        String::new()
-    }
-    fn found_by(&self) -> String {
-        String::new()
-    }
-    fn blocks(&self) -> &Blocks {
-        &self.blocks
-    }
-    fn arenas(&self) -> &[Arena] {
-        &[]
-    }
-    fn structures(&self) -> &[AddressRange] {
-        &self.structures
-    }
-    fn checks(&self) -> &[Check] {
-        &[]
-    }
-    fn damage(&self) -> &[Damage] {
-        &[]
-    }
-    fn damages(&self) -> u64 {
-        0
-    }
-    fn counted_mapped(&self) -> Option<Count> {
-        None
-    }
-    fn trim(&self) -> Trim {
-        Trim::default()
-    }
-    fn notes(&self) -> &[String] {
-        &[]
-    }
-    fn reason(&self, _: &dyn Memory, _: usize) -> String {
-        String::new()
-    }
-    fn header(&self, _: &dyn Memory, _: u64) -> Option<Header> {
-        None
-    }
-}
 
 /// Captured bytes with permissions and kinds of their own.
 struct Regions {

@@ -2,80 +2,22 @@
 
 use std::sync::Arc;
 
-use gdb_leak::heap::allocator::{Allocator, Arena, Check as Rule, Count, Damage, Header, Trim};
-use gdb_leak::heap::block::{Blocks, Part, Shape, State};
+use gdb_leak::heap::allocator::{Allocator, Count};
+use gdb_leak::heap::block::State;
 use gdb_leak::heap::recorded::{Recorded, recorded};
 use gdb_leak::leak::{Check, Options, Records, Verdict};
-use gdb_leak::memory::{Memory, RegionKind};
+use gdb_leak::memory::RegionKind;
 use gdb_leak::pass::Job;
-use gdb_leak::range::AddressRange;
 use gdb_leak::source::captured::Captured;
 
 use super::builder::{BASE, Plan, put};
+use super::plain::Plain;
 
 const HEAP: u64 = 0x1_0000;
 const DEFINITELY: &[Verdict] = &[Verdict::DefinitelyLost];
 
-/// An allocator with blocks, and nothing to say.
-struct Plain(Blocks);
-
-impl Plain {
-    fn new(units: &[(u64, State)]) -> Self {
-        let mut part = Part::new(HEAP, Shape { lead: 16, cost: 8 }, Some(0));
-        for (length, state) in units {
-            part.push(part.end() + length, *state);
-        }
-        Self(Blocks::new(vec![part]).0)
-    }
-
-    fn block(&self, unit: usize) -> u64 {
-        self.0.unit(unit).unwrap().block().start()
-    }
-}
-
-impl Allocator for Plain {
-    fn name(&self) -> &'static str {
-        "plain"
-    }
-    fn version(&self) -> String {
-        String::new()
-    }
-    fn found_by(&self) -> String {
-        String::new()
-    }
-    fn blocks(&self) -> &Blocks {
-        &self.0
-    }
-    fn arenas(&self) -> &[Arena] {
-        &[]
-    }
-    fn structures(&self) -> &[AddressRange] {
-        &[]
-    }
-    fn checks(&self) -> &[Rule] {
-        &[]
-    }
-    fn damage(&self) -> &[Damage] {
-        &[]
-    }
-    fn damages(&self) -> u64 {
-        0
-    }
-    fn counted_mapped(&self) -> Option<Count> {
-        None
-    }
-    fn trim(&self) -> Trim {
-        Trim::default()
-    }
-    fn notes(&self) -> &[String] {
-        &[]
-    }
-    fn reason(&self, _: &dyn Memory, _: usize) -> String {
-        String::new()
-    }
-    fn header(&self, _: &dyn Memory, _: u64) -> Option<Header> {
-        None
-    }
+fn block(heap: &Plain, unit: usize) -> u64 {
+    heap.blocks().unit(unit).unwrap().block().start()
 }
 
 /// A heap of eight blocks of 56 usable bytes and one of 248, with a recording beside it.
@@ -91,12 +33,12 @@ fn case(sample: u64) -> Case {
     let mut units = [(0x40, State::Used); 9];
     units[7].1 = State::Tcache;
     units[8].0 = 0x100;
-    let heap = Plain::new(&units);
+    let heap = Plain::new(HEAP, &units, &[]);
     let mut plan = Plan { sample, ..Plan::default() };
     let stacks = [plan.stack(&[0x10, 0x20, 0x30], 0), plan.stack(&[0x10, 0x21, 0x30], 0)];
     let [one, other] = stacks;
     let mut record = |unit: usize, size: u64, stack: u32, time: u32| {
-        plan.blocks.push((heap.block(unit), size, stack, 77, time));
+        plan.blocks.push((block(&heap, unit), size, stack, 77, time));
     };
     record(4, 48, other, 3);
     record(0, 30, other, 1);
@@ -109,10 +51,10 @@ fn case(sample: u64) -> Case {
     record(8, 10, one, 1);
     let mut bytes = plan.bytes();
     // What the recorder keeps besides points at a block.
-    put(&mut bytes, 0x1_f000, &heap.block(1).to_le_bytes());
-    bytes.extend(heap.block(0).to_le_bytes());
+    put(&mut bytes, 0x1_f000, &block(&heap, 1).to_le_bytes());
+    bytes.extend(block(&heap, 0).to_le_bytes());
     let mut contents = vec![0; 0x300];
-    put(&mut contents, 3 * 0x40 + 16, &heap.block(4).to_le_bytes());
+    put(&mut contents, 3 * 0x40 + 16, &block(&heap, 4).to_le_bytes());
     let memory =
         Captured::new().with_region(HEAP, &contents, 0x300, RegionKind::Heap, "[heap]").with(BASE, &bytes);
     Case { heap, plan, memory, stacks }
