@@ -91,7 +91,7 @@ impl Lock {
 /// A lock that one thread takes without an atomic instruction.
 ///
 /// An atomic instruction waits until all that the program wrote before is written, and so
-/// for each cache line that it does not have: that was half of what recording a call cost.
+/// for each cache line that it does not have.
 /// Most tables are used by one thread. That one, the owner, only says that it is inside, and
 /// looks whether somebody else wants to come in. Whoever does says so and asks the kernel for
 /// a barrier on every processor that the process runs on (membarrier, Linux 4.14): after it

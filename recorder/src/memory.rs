@@ -11,8 +11,8 @@ use crate::lock::Lock;
 const STEP: usize = 1 << 18;
 
 /// A large page. Areas and tables that pass half of one grow by whole ones: the addresses of
-/// blocks lead all over them, and to look up small pages took a tenth of the time of a program
-/// that allocates much. Each begins at such a place.
+/// blocks lead all over them, and the processor looks small pages up again and again. Each
+/// begins at such a place.
 const LARGE: usize = 1 << 21;
 
 /// Linux 6.1, include/uapi/asm-generic/mman-common.h.

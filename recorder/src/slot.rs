@@ -74,7 +74,6 @@ fn set_current(value: usize) {
 struct Remembered {
     hash: Cell<u64>,
     node: Cell<u32>,
-    unused: Cell<u32>,
 }
 
 /// A thread's own part of the recording; zero bytes are one that nobody has.

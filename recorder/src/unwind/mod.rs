@@ -7,7 +7,7 @@
 //!
 //! One way is a library that walks stacks with a cache of its own (framehop). It keeps a
 //! cache for each thread, asks for memory when modules are added, and took about twice as
-//! long for a step, 10.5 ns to 4.8 through code without frame pointers (`benches/unwind`).
+//! long for a step, 10.8 ns to 5.5 through code without frame pointers (`benches/unwind`).
 //! The rules are read by gimli here as there. Frame pointers alone would take less than a
 //! nanosecond, but in such code they end at the first frame.
 

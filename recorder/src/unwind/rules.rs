@@ -24,16 +24,6 @@ pub(crate) struct Rules {
     slots: *const Slot,
 }
 
-/// The number of the slot of a place.
-///
-/// Neighbours in code are neighbours here, eight bytes of it to a slot: what a program does
-/// over and over then takes a few pages of the table, and not one for each place.
-#[inline]
-fn place(pc: u64) -> usize {
-    let window = (pc >> (3 + BITS)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - BITS);
-    ((pc >> 3).wrapping_add(window) & ((1 << BITS) - 1)) as usize
-}
-
 impl Rules {
     /// Bytes of the table that `new` needs.
     pub(crate) const TABLE_BYTES: usize = size_of::<Slot>() << BITS;
@@ -45,7 +35,7 @@ impl Rules {
     /// The rule at `pc`, a return address, or one behind a place that is meant exactly.
     #[inline]
     pub(crate) fn rule(&self, pc: u64, modules: &Modules) -> Rule {
-        let at = place(pc);
+        let at = (pc.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - BITS)) as usize;
         // SAFETY: the number is below that of slots.
         let slot = unsafe { &*self.slots.add(at) };
         let rule = slot.rule.load(Ordering::Relaxed);
