@@ -23,6 +23,9 @@ const PIECE: u64 = PAGES as u64;
 /// In a smaller region the tables are there, or are nothing.
 const LARGE: u64 = 64 << 20;
 
+/// The largest region that is asked about as a whole: 8 MiB of entries.
+pub(super) const MOST_ASKED: u64 = 4 << 30;
+
 /// One bit for each page of a piece.
 type Bits = [u64; 4];
 
@@ -49,7 +52,18 @@ impl Touched {
     /// touched, so that all of it reads as zeros.
     pub(super) fn none(&self, range: AddressRange, region: &Region) -> bool {
         let large = region.range.len() >= LARGE && region.anonymous();
-        let Some(entries) = self.entries.as_ref().filter(|_| large) else { return false };
+        large && self.untouched(range)
+    }
+
+    /// Whether no page of the region was ever touched; false where that is not known.
+    ///
+    /// Costs 8 bytes a page: regions larger than [`MOST_ASKED`] are not asked about.
+    pub(super) fn never(&self, region: &Region) -> bool {
+        region.range.len() <= MOST_ASKED && self.untouched(region.range)
+    }
+
+    fn untouched(&self, range: AddressRange) -> bool {
+        let Some(entries) = &self.entries else { return false };
         let (mut page, end) = (range.start() / PAGE, range.end().div_ceil(PAGE));
         while page < end {
             let piece = page / PIECE;

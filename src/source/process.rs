@@ -27,7 +27,7 @@ use crate::source::elf::Image;
 use crate::source::file;
 use crate::source::kinds::{self, Clues};
 use crate::source::maps;
-use crate::source::pagemap::Touched;
+use crate::source::pagemap::{self, Touched};
 use crate::source::{Origin, SourceKind, Target, Thread};
 use crate::word::WordFormat;
 
@@ -70,14 +70,12 @@ pub fn open(pid: i32, usage: bool) -> Result<Target, Error> {
         return Err(Error::Process { pid, problem: NO_MEMORY.to_owned() });
     }
     let mut regions = maps::parse(&folder.join("maps"), &text)?.regions;
-    for region in &mut regions {
-        region.saved = region.range.len();
-    }
+    let touched = Touched::open(&folder);
+    give_saved(&mut regions, &touched, &folder);
     let image = program(&folder);
     let format = image.as_ref().map_or(WordFormat::LITTLE_64, |image| image.format);
     let proc = Proc::new(pid).ok();
     let started = proc.as_ref().and_then(|proc| proc.stat().ok()).map(|stat| stat.starttime);
-    let touched = Touched::open(&folder);
     let mut process = Process { pid, memory, touched, direct: false, started, format, regions };
     process.direct = process.same_in_calls();
     let threads = proc.as_ref().map(threads).unwrap_or_default();
@@ -139,6 +137,27 @@ fn list(folder: &Path, usage: bool) -> io::Result<String> {
     };
     let detailed = if usage { read("smaps").ok().filter(|text| !text.is_empty()) } else { None };
     detailed.map_or_else(|| read("maps"), Ok)
+}
+
+/// Says of each region how many bytes can be read: all, but none of a reserve.
+///
+/// `/proc/PID/mem` reads a reserve too, as zeros, of which none is memory of the process.
+fn give_saved(regions: &mut [Region], touched: &Touched, folder: &Path) {
+    // A sanitizer reserves terabytes, of which only the kernel's own sums tell quickly.
+    let mut usage: Option<Vec<Region>> = None;
+    let mut resident = |region: &Region| {
+        let usage = usage.get_or_insert_with(|| {
+            let text = list(folder, true).unwrap_or_default();
+            maps::parse(folder, &text).map(|listing| listing.regions).unwrap_or_default()
+        });
+        usage.iter().find(|other| other.range == region.range).and_then(|region| region.rss)
+    };
+    for region in regions {
+        let unused = region.permissions.none()
+            && (touched.never(region)
+                || region.range.len() > pagemap::MOST_ASKED && resident(region) == Some(0));
+        region.saved = if unused { 0 } else { region.range.len() };
+    }
 }
 
 /// What a person can do about a process that cannot be opened.

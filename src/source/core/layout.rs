@@ -178,6 +178,8 @@ pub(super) fn apply(regions: &mut [Region], findings: &[Finding], by_gcore: bool
         let read_only = region.permissions == Permissions::new(true, false, false);
         if finding.inaccessible {
             region.permissions = Permissions::new(false, false, false);
+            // They stay readable; but no byte of them was the process's.
+            region.saved = 0;
         } else if read_only && region.name.is_empty() {
             open = open.saturating_add(1);
             open_bytes = open_bytes.saturating_add(region.range.len());
