@@ -76,7 +76,9 @@ pub fn write_range(
             let Some(ready) = pieces.write(&ready, &mut odd)? else { break };
             fetched = pieces.write(&ready, &mut even)?;
         }
-        Ok(())
+        // What was written may be of a process that ended meanwhile.
+        stopped = memory.recheck().err();
+        if stopped.is_some() { Err(io::Error::other("stopped")) } else { Ok(()) }
     });
     stopped.map_or(written, Err)
 }

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LISTS",
+    "MOVING",
     "Count",
     "States",
     "block_label",
@@ -27,6 +28,8 @@ __all__ = [
     "summarised",
 ]
 
+#: Why the heap of a process that gdb lets run is not looked at.
+MOVING = "threads are running and change the heap while it is read: interrupt -a first"
 #: The lists that a free block can be on, as JSON names them.
 LISTS = ("tcache", "fast", "unsorted", "small", "large")
 
@@ -77,14 +80,17 @@ class States:
         return Count(sum(count.blocks for count in found), sum(count.bytes for count in found))
 
 
-def held(request: Request) -> Target:
+def held(request: Request, moving: bool = False) -> Target:
     """Return the target with its heap at rest: a process is held for the command.
 
-    :raises RequestError: where the target has no bytes.
+    :param moving: whether a process that gdb lets run is taken too.
+    :raises RequestError: where the target has no bytes, or changes while it is read.
     """
     session = request.session
     session.hold()
     target = session.target()
+    if not moving and not session.at_rest(target):
+        raise RequestError(MOVING)
     if target.memory.source in ("snapshot", "maps"):
         raise RequestError(f"{target.path} lists regions and holds no byte of them")
     session.prepare("writable")

@@ -193,6 +193,13 @@ class Session(Protocol):
     def progress(self, verb: str) -> Optional[Progress]:
         """Return a function that shows how far VERB (``searching``) has come."""
 
+    def verify(self) -> Sequence[str]:
+        """Return no note, once it is sure that the processes that were read are still there.
+
+        :raises ProcessError: where one ended or started another program meanwhile, so that
+            what was read of it is worth nothing.
+        """
+
     def hold(self) -> None:
         """Stop the process for the length of this command, where the door can."""
 

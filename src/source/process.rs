@@ -13,6 +13,7 @@ use std::fs::File;
 use std::io::{self, IoSliceMut, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
@@ -39,6 +40,15 @@ const READ: u64 = 1 << 20;
 /// Of the kernel's own threads, and of processes that ended but were not waited for.
 pub(super) const NO_MEMORY: &str = "has no memory of its own: it ended or is a kernel thread";
 
+/// Of a process that is not there any more.
+const ENDED: &str = "ended";
+
+/// Of a process without a program yet.
+const STARTING: &str = "is about to start a program; try again";
+
+/// Of a process whose memory was replaced by that of another program.
+const EXECUTED: &str = "has started another program since it was opened: the memory that was read is gone";
+
 /// The memory of a process.
 #[derive(Debug)]
 struct Process {
@@ -62,6 +72,44 @@ struct Process {
 ///
 /// [`Error::Process`] when there is none or it may not be read.
 pub fn open(pid: i32, usage: bool) -> Result<Target, Error> {
+    /// A process that starts one program after another may never be seen whole.
+    const TRIES: usize = 8;
+    let mut last = None;
+    for _ in 0..TRIES {
+        // What was read of a program that gave way to another meanwhile is read again.
+        let begun = begun(&folder(pid));
+        match once(pid, usage) {
+            Ok(_) if !begun => {
+                last = Some(Error::Process { pid, problem: STARTING.to_owned() });
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Ok(target) => match target.memory.recheck() {
+                Ok(()) => return Ok(target),
+                Err(error) => last = Some(error),
+            },
+            Err(error) if last.is_none() && !tells_no_memory(&error) => return Err(error),
+            Err(error) => last = Some(error),
+        }
+    }
+    Err(last.unwrap_or_else(|| Error::Process { pid, problem: ENDED.to_owned() }))
+}
+
+/// Whether the process has its program: the kernel gives it new memory first, maps the program
+/// into that, and writes down last what the program needs to know (Linux, `fs/binfmt_elf.c`,
+/// `load_elf_binary` and `create_elf_tables`). Before that only a stack is there.
+fn begun(folder: &Path) -> bool {
+    let mut first = [0; 8];
+    let read = File::open(folder.join("auxv")).and_then(|mut auxv| auxv.read(&mut first));
+    // Where it may not be read nothing is known, and it has begun as a rule.
+    !read.is_ok_and(|read| read > 0 && first == [0; 8])
+}
+
+/// Whether the error may be that of a process which starts a program at this moment.
+fn tells_no_memory(error: &Error) -> bool {
+    matches!(error, Error::Process { problem, .. } if problem == NO_MEMORY)
+}
+
+fn once(pid: i32, usage: bool) -> Result<Target, Error> {
     let folder = folder(pid);
     let refuse = |cause: &io::Error| Error::Process { pid, problem: problem(cause) };
     let memory = File::open(folder.join("mem")).map_err(|cause| refuse(&cause))?;
@@ -204,14 +252,33 @@ impl Process {
     /// number there. The last page of its stack tells: at an address of its own it
     /// has random bytes of its own (`AT_RANDOM`), and nobody writes to it.
     fn same_in_calls(&self) -> bool {
-        const PAGE: usize = 4096;
-        let Some(stack) = self.regions.iter().rev().find(|region| region.name == "[stack]") else {
-            return false;
-        };
-        let at = stack.range.end().saturating_sub(PAGE as u64);
-        let (mut called, mut read) = ([0; PAGE], [0; PAGE]);
-        let both = (self.call(&mut called, at), file::read_at(&self.memory, &mut read, at).ok());
-        both == (Some(called.len()), Some(read.len())) && called == read
+        self.stacks().is_some_and(|(called, read)| called == read)
+    }
+
+    /// The last page of the stack, by `process_vm_readv` and by `/proc/PID/mem`.
+    fn stacks(&self) -> Option<(Vec<u8>, Vec<u8>)> {
+        const SIZE: usize = 4096;
+        let stack = self.regions.iter().rev().find(|region| region.name == "[stack]")?;
+        let at = stack.range.end().saturating_sub(PAGE);
+        let (mut called, mut read) = (vec![0; SIZE], vec![0; SIZE]);
+        let both = (self.call(&mut called, at)?, file::read_at(&self.memory, &mut read, at).ok()?);
+        (both == (called.len(), read.len())).then_some((called, read))
+    }
+
+    /// Whether the memory that was opened is still there, and that of the process.
+    ///
+    /// Folklore: an open `/proc/PID/mem` stays with the memory that the process had when it
+    /// was opened, and reads as an empty file once no process uses that; it never shows the
+    /// memory of the next program, nor of the next process with this number. Seen: Linux
+    /// 6.18, fs/proc/base.c, `mem_rw`: no user of the memory, no byte. Where a child shares
+    /// the memory (`vfork`) it may outlive the program; then `process_vm_readv`, which goes
+    /// by the number, shows another one.
+    fn present(&self) -> bool {
+        let first = self.regions.first().map_or(0, |region| region.range.start());
+        let gone = matches!(file::read_at(&self.memory, &mut [0], first), Ok(0));
+        // A running program may write to the page that both read.
+        const TRIES: usize = 16;
+        !gone && (!self.direct || (0..TRIES).any(|_| self.same_in_calls()))
     }
 
     /// How many bytes `process_vm_readv` put into `space`; none where it cannot.
@@ -284,16 +351,19 @@ impl Memory for Process {
 
     fn recheck(&self) -> Result<(), Error> {
         let pid = self.pid;
-        let ended = || Error::Process { pid, problem: "ended".to_owned() };
+        let ended = || Error::Process { pid, problem: ENDED.to_owned() };
+        // First: what is found below may be of a process that has this number since.
+        let present = self.present();
         let started = Proc::new(pid).and_then(|process| process.stat()).map(|stat| stat.starttime).ok();
         if started != self.started {
             return Err(ended());
         }
         match living(pid) {
-            Ok(mut threads) => threads.next().map(|_| ()).ok_or_else(ended),
-            Err(ProcError::NotFound(_)) => Err(ended()),
-            Err(cause) => Err(Error::Process { pid, problem: cause.to_string() }),
+            Ok(mut threads) => threads.next().map(|_| ()).ok_or_else(ended)?,
+            Err(ProcError::NotFound(_)) => return Err(ended()),
+            Err(cause) => return Err(Error::Process { pid, problem: cause.to_string() }),
         }
+        if present { Ok(()) } else { Err(Error::Process { pid, problem: EXECUTED.to_owned() }) }
     }
 }
 

@@ -26,6 +26,7 @@ from gdb_leak.commands import (
     strings,
     whatis,
 )
+from gdb_leak.errors import Error, UsageError
 from gdb_leak.layout import Block
 from gdb_leak.options import Command
 from gdb_leak.target import Request, Result
@@ -39,6 +40,22 @@ class Entry(NamedTuple):
     command: Command
     run: Callable[[Request], Result]
     text: Callable[[Result], Iterator[Block]]
+
+    def answer(self, request: Request) -> Result:
+        """Return the answer to REQUEST, made from processes that were there all the time.
+
+        :raises Error: what the command raises; where a process is gone, only that it is.
+        """
+        try:
+            result = self.run(request)
+        except UsageError:
+            raise
+        except Error:
+            # Half of a process looks like many things.
+            request.session.verify()
+            raise
+        request.session.verify()
+        return result
 
 
 #: The commands of both doors, in the order in which help lists them.

@@ -45,9 +45,11 @@ class _Known(NamedTuple):
 
 def run(request: Request) -> Result:
     """Return what is known of an address."""
-    target = heaps.held(request)
+    target = heaps.held(request, moving=True)
     address = operands.address(request, request.parsed.operands[0].raw)
     notes = target.all_notes()
+    if not request.session.at_rest(target):
+        notes.append(f"no block and no verdict: {heaps.MOVING}")
     memory = target.memory
     region = memory.region_at(address)
     heap = unit = kind = spelled = why = None

@@ -31,7 +31,9 @@ _EVENTS = (
 _NO_TARGET = (
     "no process and no core file: load one with core FILE, attach PID, or file PROGRAM and run"
 )
-_MOVING = "threads are running, and gdb reads this target only while it is stopped (interrupt)"
+_MOVING = (
+    "threads are running, and gdb reads this target only while it is stopped: interrupt -a first"
+)
 _T = TypeVar("_T")
 
 
@@ -124,6 +126,12 @@ class GdbSession(lines.Lines):
         """Return what shows how far VERB has come."""
         return self._line.function(verb)
 
+    def verify(self) -> Sequence[str]:
+        """Return no note, once it is sure that the process that was read is still there."""
+        if self._current is not None and self._current.memory.source == "process":
+            self._current.memory.recheck()
+        return ()
+
     def hold(self) -> None:
         """Do nothing: gdb holds the process already, and a note says where it does not."""
 
@@ -202,8 +210,7 @@ class GdbSession(lines.Lines):
 
     def _kept_or(self, inferior: gdb.Inferior, key: object, opened: Callable[[], Target]) -> Target:
         kept = self._kept.get(inferior.num)
-        if kept is not None and kept[0] == key:
-            kept[1].memory.recheck()
+        if kept is not None and kept[0] == key and _still_there(kept[1]):
             return kept[1]
         self._kept.pop(inferior.num, None)
         target = opened()
@@ -268,7 +275,8 @@ class LeakCommand(gdb.Command):
         parsed = options.parse(
             manual.options_of(command, False), command.operands, tokenize(argument)
         )
-        result = self._entry.run(Request(parsed, self._session))
+        result = self._entry.answer(Request(parsed, self._session))
+        result.later.append(self._session.verify)
         if parsed.flag("json"):
             self._write(as_json.pieces(result))
         else:
@@ -306,6 +314,17 @@ def _connection(inferior: gdb.Inferior) -> Optional[str]:
     stack = gdb_says.target_stack(gdb.execute("maint print target-stack", to_string=True))
     connection = getattr(inferior, "connection", None)
     return gdb_says.connection(stack, str(connection.type) if connection is not None else None)
+
+
+# What ended is opened anew, and says so itself; of a core the error is the answer.
+def _still_there(target: Target) -> bool:
+    try:
+        target.memory.recheck()
+    except Error:
+        if target.memory.source == "process":
+            return False
+        raise
+    return True
 
 
 def _running() -> bool:

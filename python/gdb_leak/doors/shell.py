@@ -56,6 +56,8 @@ class ShellSession:
         self._line = ProgressLine()
         self._target: Optional[Target] = None
         self._stop = stop
+        # The processes that the answer is made from.
+        self._read: list[_native.Memory] = []
 
     def target(self, usage: bool = False) -> Target:
         """Return the target, opened; a process is held first where that was asked for.
@@ -100,6 +102,12 @@ class ShellSession:
     def clear_progress(self) -> None:
         """Take the line of progress away, before anything else is written."""
         self._line.clear()
+
+    def verify(self) -> Sequence[str]:
+        """Return no note, once it is sure that the processes that were read are still there."""
+        for memory in self._read:
+            memory.recheck()
+        return ()
 
     def hold(self) -> None:
         """Stop the process, once it is opened, for the length of this command."""
@@ -163,7 +171,9 @@ class ShellSession:
             self._stop = _native.stop_process(pid)
         elif self._stop is None:
             notes.append("the process runs on: memory changes while it is read (-stop holds it)")
-        return Target(_native.open_process(pid, usage), pid=pid, notes=notes)
+        memory = _native.open_process(pid, usage)
+        self._read.append(memory)
+        return Target(memory, pid=pid, notes=notes)
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
@@ -252,10 +262,11 @@ def _answer(entry: Entry, words: list[Word]) -> int:
 
 
 def _run(entry: Entry, session: ShellSession, parsed: Parsed) -> int:
-    result = entry.run(Request(parsed, session))
+    result = entry.answer(Request(parsed, session))
     if result.launch is not None:
         return _launch(result.launch, parsed)
-    result.later.append(session.release)
+    # What is made while it is written is read from the process then.
+    result.later.extend((session.verify, session.release))
     pieces = _pieces(entry, result, parsed, sys.stdout)
     status = _ANSWERED if result.status is None else result.status
     if not session.holds:
@@ -291,7 +302,7 @@ def _launch(launch: Launch, parsed: Parsed) -> int:
     def judged(ended: Report, stream: TextIO) -> Optional[int]:
         session = ShellSession(str(ended.pid), parsed, ended.stop)
         try:
-            result = CHECK.run(Request(parsed, session))
+            result = CHECK.answer(Request(parsed, session))
             result.notes.extend(ended.notes)
             result.values["end"] = ended.value()
             made = "".join(_pieces(CHECK, result, parsed, stream))
