@@ -36,6 +36,8 @@ pub struct Change {
     pub gone_ranges: Vec<AddressRange>,
     /// The permissions, from whichever side knows them.
     pub permissions: Permissions,
+    /// Whether it is a reserve on both sides: address space that holds no byte.
+    pub reserve: bool,
     /// The kind, from whichever side can tell.
     pub kind: RegionKind,
     /// The name of its first region.
@@ -47,6 +49,16 @@ impl Change {
     #[must_use]
     pub fn growth(&self) -> i128 {
         i128::from(self.after).saturating_sub(i128::from(self.before))
+    }
+
+    /// Whether its growth is growth of writable memory.
+    ///
+    /// Where the permissions are not known, memory without a file counts: what a file backs is
+    /// code and constants as a rule.
+    #[must_use]
+    pub fn writable(&self) -> bool {
+        let unknown = self.permissions == Permissions::Unknown;
+        self.permissions.writable() || unknown && (self.name.is_empty() || self.name.starts_with('['))
     }
 }
 
@@ -61,8 +73,13 @@ pub struct Difference {
     pub new: Vec<Change>,
     /// What nothing after corresponds to.
     pub gone: Vec<Change>,
-    /// The sum of all growth, in bytes.
+    /// The net growth of writable bytes.
+    ///
+    /// Neither reserves nor mappings that cannot be written count: an arena grows by taking
+    /// from its reserve, and a library is no leak.
     pub growth: i128,
+    /// The net growth of reserves, in bytes of address space.
+    pub reserved: i128,
     /// Whether both sides are one process; if not, sizes were compared by kind, name and order.
     pub same_program: bool,
     /// What makes the comparison less than whole.
@@ -74,7 +91,9 @@ pub struct Difference {
 /// Two regions correspond when they overlap and agree in permissions, kind and
 /// name. Unknown permissions agree with any. A source that only knows a region
 /// as anonymous agrees with one that knows what it is for. So a reserve that
-/// became writable makes the writable region grow and the reserve shrink.
+/// became writable makes the writable region grow and the reserve shrink. Memory without a
+/// file that cannot be written is one thing, whether it can be read or not: gcore writes
+/// what has no permissions as readable.
 /// A group that kept its size but moved is new where it came and gone where it
 /// left.
 ///
@@ -189,12 +208,26 @@ impl Difference {
     }
 
     fn finish(&mut self) {
-        let mut growth = 0_i128;
+        let mut unknown = 0_u64;
         for list in [&mut self.grown, &mut self.shrunk, &mut self.new, &mut self.gone] {
-            growth = list.iter().map(Change::growth).fold(growth, i128::saturating_add);
+            for change in list.iter() {
+                let growth = change.growth();
+                if change.writable() {
+                    self.growth = self.growth.saturating_add(growth);
+                } else if change.reserve {
+                    self.reserved = self.reserved.saturating_add(growth);
+                }
+                unknown = unknown.saturating_add(u64::from(change.permissions == Permissions::Unknown));
+            }
             list.sort_by_key(|change| (Reverse(change.growth().unsigned_abs()), change.range));
         }
-        self.growth = growth;
+        if unknown > 0 {
+            let regions = if unknown == 1 { "changed region has" } else { "changed regions have" };
+            self.notes.push(format!(
+                "{unknown} {regions} unknown permissions (???): without a file they count as writable, \
+                 with one they do not"
+            ));
+        }
     }
 }
 
@@ -204,7 +237,16 @@ fn describe(before: &[&Region], after: &[&Region]) -> Option<Change> {
     let (first, last) = (shown.first()?, shown.last()?);
     let both = || after.iter().chain(before);
     let telling = both().find(|region| region.kind != RegionKind::Anon).unwrap_or(first);
-    let known = both().find(|region| region.permissions != Permissions::Unknown).unwrap_or(first);
+    // Of gcore's r-- and ---, which are one, the second is right.
+    let rank = |region: &&&Region| match region.permissions {
+        Permissions::Unknown => 0_u8,
+        permissions if permissions.writable() => 3,
+        permissions if permissions.none() => 2,
+        Permissions::Known { .. } => 1,
+    };
+    let highest = both().map(|region| rank(&region)).max();
+    let permissions = both().find(|region| Some(rank(region)) == highest).unwrap_or(first).permissions;
+    let reserves = || both().filter(|region| region.permissions.none());
     let size = |regions: &[&Region]| {
         regions.iter().map(|region| region.range.len()).fold(0_u64, u64::saturating_add)
     };
@@ -215,16 +257,27 @@ fn describe(before: &[&Region], after: &[&Region]) -> Option<Change> {
         after: size(after),
         new_ranges: Vec::new(),
         gone_ranges: Vec::new(),
-        permissions: known.permissions,
+        permissions,
+        reserve: permissions.none() && reserves().all(|region| region.reserve()),
         kind: telling.kind,
         name: telling.name.clone(),
     })
 }
 
+/// Whether the permissions of two regions are those of one.
+fn agree(before: &Region, after: &Region) -> bool {
+    let idle = |region: &Region| {
+        let fixed = !region.permissions.writable() && !region.permissions.executable();
+        fixed && region.name.is_empty()
+    };
+    let unknown = |region: &Region| region.permissions == Permissions::Unknown;
+    let same = before.permissions == after.permissions;
+    same || unknown(before) || unknown(after) || (idle(before) && idle(after))
+}
+
 /// Whether two regions that overlap are one.
 fn corresponds(before: &Region, after: &Region) -> bool {
-    let unknown = before.permissions == Permissions::Unknown || after.permissions == Permissions::Unknown;
-    if !unknown && before.permissions != after.permissions {
+    if !agree(before, after) {
         return false;
     }
     if before.kind == after.kind {

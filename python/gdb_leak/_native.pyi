@@ -270,6 +270,8 @@ class Change:
     new_ranges: Final[list[tuple[int, int]]]
     gone_ranges: Final[list[tuple[int, int]]]
     permissions: Final[str]
+    reserve: Final[bool]
+    writable: Final[bool]
     kind: Final[str]
     name: Final[str]
 
@@ -282,6 +284,7 @@ class Difference:
     new: Final[list[Change]]
     gone: Final[list[Change]]
     growth: Final[int]
+    reserved: Final[int]
     same_program: Final[bool]
     notes: Final[list[str]]
 

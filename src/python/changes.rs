@@ -20,6 +20,8 @@ pub(super) struct Change {
     new_ranges: Vec<(u64, u64)>,
     gone_ranges: Vec<(u64, u64)>,
     permissions: String,
+    reserve: bool,
+    writable: bool,
     kind: &'static str,
     name: String,
 }
@@ -34,6 +36,8 @@ impl From<&compare::Change> for Change {
             new_ranges: pairs(change.new_ranges.iter()),
             gone_ranges: pairs(change.gone_ranges.iter()),
             permissions: change.permissions.to_string(),
+            reserve: change.reserve,
+            writable: change.writable(),
             kind: change.kind.name(),
             name: change.name.clone(),
         }
@@ -70,6 +74,11 @@ impl Difference {
     #[getter]
     fn growth(&self) -> i128 {
         self.0.growth
+    }
+
+    #[getter]
+    fn reserved(&self) -> i128 {
+        self.0.reserved
     }
 
     #[getter]

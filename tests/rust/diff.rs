@@ -18,7 +18,7 @@ fn region(start: u64, end: u64, permissions: &str, kind: RegionKind, name: &str)
         kind,
         name: name.to_owned(),
         file_offset: 0,
-        saved: end - start,
+        saved: if permissions == "---" { 0 } else { end - start },
         rss: None,
         dirty: None,
     }
@@ -84,7 +84,64 @@ fn a_reserve_that_became_writable_shrinks_and_the_arena_grows() {
     assert_eq!(sizes(&found.grown), [(0x21000, 0x42000)]);
     assert_eq!(found.grown[0].new_ranges, [range(0x31000, 0x52000)]);
     assert_eq!(sizes(&found.shrunk), [(0x5f000, 0x3e000)]);
-    assert_eq!(found.growth, 0);
+    assert_eq!((found.growth, found.reserved), (0x21000, -0x21000));
+    assert!(found.shrunk[0].reserve && !found.grown[0].reserve);
+}
+
+#[test]
+fn a_thread_that_starts_reserves_much_and_grows_little() {
+    let before = [region(0x10_0000, 0x11_0000, "rw-", RegionKind::Anon, "")];
+    let mut after = before.to_vec();
+    after.push(region(0x400_0000, 0x402_1000, "rw-", RegionKind::Arena, ""));
+    after.push(region(0x402_1000, 0x800_0000, "---", RegionKind::Arena, ""));
+    let found = diff(&before, &after);
+    assert_eq!((found.growth, found.reserved), (0x2_1000, 0x3fd_f000));
+}
+
+#[test]
+fn inaccessible_memory_that_holds_bytes_is_no_reserve() {
+    let before = [region(0x10_0000, 0x11_0000, "rw-", RegionKind::Anon, "")];
+    let mut after = before.to_vec();
+    after.push(region(0x20_0000, 0x21_0000, "---", RegionKind::Anon, ""));
+    after[1].saved = 0x1000;
+    let found = diff(&before, &after);
+    assert_eq!((found.new.len(), found.growth, found.reserved), (1, 0, 0));
+    assert!(!found.new[0].reserve);
+}
+
+#[test]
+fn a_library_that_is_loaded_is_new_and_only_its_data_is_growth() {
+    let before = sample(0x5555_5557_9000);
+    let mut after = before.clone();
+    after.insert(2, region(0x7fff_f700_0000, 0x7fff_f710_0000, "r-x", RegionKind::File, "/lib/new.so"));
+    after.insert(3, region(0x7fff_f710_0000, 0x7fff_f710_2000, "rw-", RegionKind::Data, "/lib/new.so"));
+    let found = diff(&before, &after);
+    assert_eq!((found.new.len(), found.growth, found.reserved), (2, 0x2000, 0));
+}
+
+#[test]
+fn what_gcore_writes_as_readable_is_the_reserve_that_it_is_elsewhere() {
+    let with = |permissions| {
+        let mut regions = sample(0x5555_5557_9000);
+        regions.insert(2, region(0x7000_0000_0000, 0x7000_1000_0000, permissions, RegionKind::Anon, ""));
+        regions
+    };
+    for (before, after) in [("---", "r--"), ("r--", "---")] {
+        let found = diff(&with(before), &with(after));
+        assert_eq!(all(&found).count(), 0, "{found:?}");
+        assert_eq!((found.growth, found.reserved), (0, 0));
+    }
+}
+
+#[test]
+fn memory_with_unknown_permissions_counts_unless_a_file_backs_it_and_is_said() {
+    let before = sample(0x5555_5557_9000);
+    let mut after = before.clone();
+    after.insert(2, region(0x7fff_f700_0000, 0x7fff_f710_0000, "???", RegionKind::File, "/lib/new.so"));
+    after.insert(3, region(0x7fff_f720_0000, 0x7fff_f720_2000, "???", RegionKind::Anon, ""));
+    let found = diff(&before, &after);
+    assert_eq!(found.growth, 0x2000);
+    assert!(found.notes[0].starts_with("2 changed regions have unknown permissions"), "{:?}", found.notes);
 }
 
 #[test]
@@ -172,7 +229,12 @@ proptest! {
         let found = diff(&before, &after);
         let growth: i128 = all(&found).map(Change::growth).sum();
         prop_assert_eq!(growth, total(&after) - total(&before));
-        prop_assert_eq!(found.growth, growth);
+        let of = |counts: &dyn Fn(&Change) -> bool| -> i128 {
+            all(&found).filter(|change| counts(change)).map(Change::growth).sum()
+        };
+        prop_assert_eq!(found.growth, of(&Change::writable));
+        prop_assert_eq!(found.reserved, of(&|change| change.reserve));
+        prop_assert!(all(&found).all(|change| !(change.writable() && change.reserve)));
         prop_assert!(found.grown.iter().all(|change| 0 < change.before && change.before < change.after));
         prop_assert!(found.shrunk.iter().all(|change| 0 < change.after && change.after < change.before));
         prop_assert!(found.new.iter().all(|change| change.before == 0 && change.after > 0));
@@ -205,7 +267,7 @@ proptest! {
     fn what_grew_is_what_shrinks_the_other_way_round(before in regions(), after in regions()) {
         let (there, back) = (diff(&before, &after), diff(&after, &before));
         prop_assert_eq!(there.same_program, back.same_program);
-        prop_assert_eq!(there.growth, -back.growth);
+        prop_assert_eq!((there.growth, there.reserved), (-back.growth, -back.reserved));
         prop_assert_eq!(there.grown.len(), back.shrunk.len());
         prop_assert_eq!(there.new.len(), back.gone.len());
     }

@@ -54,7 +54,9 @@ COMMAND = Command(
     ),
     description=(
         "Contents are shown of new bytes that are writable, and where AFTER has bytes: a "
-        "core file or the target."
+        "core file or the target. The last line is the net growth of writable memory; reserves, "
+        "which have no permissions and hold no byte, have a line of their own. Blocks are not "
+        "compared: a heap may fill up before its region grows (leak-heap, leak-check)."
     ),
     example=("leak-diff-region core.before", "gdb-leak diff-region core.before core.after"),
     target=False,
@@ -77,6 +79,7 @@ def run(request: Request) -> Result:
         "new": [_value(change) for change in difference.new],
         "gone": [_value(change) for change in difference.gone],
         "growth": difference.growth,
+        "reserved": difference.reserved,
         "same_program": difference.same_program,
         "contents": [_content_value(content, sizes) for content in contents],
         "blocks": [rows.group_value(group) for group in groups],
@@ -102,7 +105,7 @@ def text(result: Result) -> Iterator[Block]:
         *(("gone", change) for change in difference.gone),
     ]
     if listed:
-        yield Columns("<<<>>><<", _change_rows(listed, result.word_size), batch=len(listed) + 1)
+        yield Columns("<<<>>><<<", _change_rows(listed, result.word_size), batch=len(listed) + 1)
     fresh = [
         (span, change)
         for change in [*difference.grown, *difference.new]
@@ -123,11 +126,24 @@ def text(result: Result) -> Iterator[Block]:
         yield Columns(">>><<<", lines, batch=len(groups) + 1)
     if listed:
         yield line("")
-    growth = difference.growth
-    if growth < 0:
-        yield line(f"{units.size_text(-growth)} less")
+    if difference.growth:
+        yield line(_more(difference.growth))
     else:
-        yield line(f"{units.size_text(growth)} more" if growth else "no growth")
+        yield line(f"{_no_growth(difference)}; blocks were not compared")
+    if difference.reserved:
+        yield line(f"reserves: {_more(difference.reserved)}")
+
+
+def _more(growth: int) -> str:
+    return f"{units.size_text(abs(growth))} {'more' if growth > 0 else 'less'}"
+
+
+# A heap may be full of leaks before its region grows.
+def _no_growth(difference: "Difference") -> str:
+    grown = [*difference.grown, *difference.new]
+    if any(change.writable for change in grown):
+        return "no growth: what is writable grew and shrank by the same"
+    return "no region grew" if not grown else "no growth: no writable region grew"
 
 
 def _sides(request: Request) -> tuple[Target, Target]:
@@ -217,7 +233,7 @@ def _contents(
 def _change_rows(
     listed: "Sequence[tuple[str, Change]]", word_size: int
 ) -> Iterator[Sequence[Union[Span, str]]]:
-    yield ["START", "END", "", "BEFORE", "AFTER", "GROWTH", "KIND", "NAME"]
+    yield ["START", "END", "", "BEFORE", "AFTER", "GROWTH", "PERM", "KIND", "NAME"]
     for what, change in listed:
         growth = change.after - change.before
         yield [
@@ -227,6 +243,7 @@ def _change_rows(
             units.size_text(change.before),
             units.size_text(change.after),
             f"{'+' if growth >= 0 else ''}{units.size_text(growth)}",
+            change.permissions,
             Span(change.kind, "kind"),
             change.name,
         ]
