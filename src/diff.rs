@@ -15,6 +15,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use crate::memory::{Permissions, Region, RegionKind};
+use crate::name::Name;
 use crate::range::AddressRange;
 
 use program::{file_name, same_name, same_program};
@@ -41,7 +42,7 @@ pub struct Change {
     /// The kind, from whichever side can tell.
     pub kind: RegionKind,
     /// The name of its first region.
-    pub name: String,
+    pub name: Name,
 }
 
 impl Change {
@@ -58,7 +59,7 @@ impl Change {
     #[must_use]
     pub fn writable(&self) -> bool {
         let unknown = self.permissions == Permissions::Unknown;
-        self.permissions.writable() || unknown && (self.name.is_empty() || self.name.starts_with('['))
+        self.permissions.writable() || unknown && (self.name.is_empty() || self.name.starts_with("["))
     }
 }
 
@@ -295,10 +296,17 @@ fn corresponds(before: &Region, after: &Region) -> bool {
         // Without the neighbours a source cannot tell data from another mapping of the file.
         return files(before.kind) && files(after.kind) && same_name(&before.name, &after.name);
     };
-    matches!(
-        other.kind,
-        RegionKind::Heap | RegionKind::Arena | RegionKind::Stack | RegionKind::ThreadStack | RegionKind::Data
-    )
+    // pmap names what has no slash in its name neither: anon_inode:[io_uring].
+    let slashless = !other.name.is_empty() && !other.name.bytes().contains(&b'/');
+    slashless && !other.name.starts_with("[")
+        || matches!(
+            other.kind,
+            RegionKind::Heap
+                | RegionKind::Arena
+                | RegionKind::Stack
+                | RegionKind::ThreadStack
+                | RegionKind::Data
+        )
 }
 
 /// Calls `found` with the places of each two regions that overlap.

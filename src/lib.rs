@@ -1,7 +1,7 @@
 //! Memory-leak hunting on live processes and core files.
 //!
 //! The floors, lowest first; a module uses lower floors only:
-//! [`error`], [`range`], [`word`]; [`memory`], [`peek`], [`pass`], [`save`]; [`source`]; [`search`],
+//! [`error`], [`name`], [`range`], [`word`]; [`memory`], [`peek`], [`pass`], [`save`]; [`source`]; [`search`],
 //! [`inspect`], [`diff`], [`unwind`], [`recording`]; [`heap`].
 
 pub mod diff;
@@ -11,6 +11,7 @@ pub mod heap;
 pub mod inspect;
 pub mod leak;
 pub mod memory;
+pub mod name;
 pub mod pass;
 pub mod peek;
 #[cfg(feature = "python")]

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::error::Error;
+use crate::name::Name;
 use crate::range::AddressRange;
 use crate::word::WordFormat;
 
@@ -154,7 +155,7 @@ pub struct Region {
     /// What it is for.
     pub kind: RegionKind,
     /// The backing file's path or the kernel's name in brackets; empty where there is none.
-    pub name: String,
+    pub name: Name,
     /// Where in the backing file it starts, in bytes.
     pub file_offset: u64,
     /// How many of its bytes can be read here: in a core those saved or found in its files.
@@ -169,7 +170,7 @@ impl Region {
     /// Whether no file backs it; the kernel's names in brackets are no files.
     #[must_use]
     pub fn anonymous(&self) -> bool {
-        self.name.is_empty() || self.name.starts_with('[')
+        self.name.is_empty() || self.name.starts_with("[")
     }
 
     /// Whether it is a reserve: address space with no permissions and no saved or resident bytes.
@@ -179,13 +180,14 @@ impl Region {
     ///
     /// ```
     /// use gdb_leak::memory::{Permissions, Region, RegionKind};
+    /// use gdb_leak::name::Name;
     /// use gdb_leak::range::AddressRange;
     ///
     /// let guard = Region {
     ///     range: AddressRange::new(0x1000, 0x2000)?,
     ///     permissions: Permissions::new(false, false, false),
     ///     kind: RegionKind::Anon,
-    ///     name: String::new(),
+    ///     name: Name::default(),
     ///     file_offset: 0,
     ///     saved: 0,
     ///     rss: None,

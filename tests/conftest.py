@@ -24,7 +24,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Compile the fixture programs; by name."""
     folder = tmp_path_factory.mktemp("programs")
-    names = ("sample", "edges", "threads", "grow", "big", "holds", "sparse", "registers", "changes")
+    names = (
+        "sample",
+        "edges",
+        "threads",
+        "grow",
+        "big",
+        "holds",
+        "sparse",
+        "registers",
+        "changes",
+        "forms",
+    )
     return {name: compile_fixture(name, folder / name) for name in names}
 
 

@@ -138,7 +138,7 @@ def open_remote(
     word_size: int,
     byte_order: _ByteOrder,
     arch: Optional[str],
-    maps: Optional[str],
+    maps: Optional[bytes],
     sections: Sequence[tuple[int, int, str, str]],
     stack_pointers: Sequence[int],
     read: Callable[[int, int], Optional[bytes]],

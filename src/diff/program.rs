@@ -1,20 +1,69 @@
 //! Whether two lists of regions are of one process, told by its modules.
 
 use crate::memory::Region;
+use crate::name::Name;
+
+/// What the kernel adds to the name of a file that was deleted.
+///
+/// Seen: a program that was built anew while the old one ran. A file whose own name ends
+/// like this gets it once more.
+const DELETED: &[u8] = b" (deleted)";
 
 /// The file's name without its folder and the kernel's mark for a deleted file.
-pub(super) fn file_name(name: &str) -> &str {
-    // Seen: a program that was built anew while the old one ran. The kernel
-    // then adds " (deleted)" to the names in its maps from that moment on.
-    let name = name.strip_suffix(" (deleted)").unwrap_or(name);
-    name.rsplit_once('/').map_or(name, |(_, last)| last)
+pub(super) fn file_name(name: &Name) -> Vec<u8> {
+    let last = last_part(name.bytes());
+    last.strip_suffix(DELETED).unwrap_or(last).to_vec()
 }
 
-/// Whether two names can be of one file: pmap leaves the folder out.
-pub(super) fn same_name(one: &str, other: &str) -> bool {
-    let whole = |name: &str| name.contains('/');
-    let cut = |name| str::strip_suffix(name, " (deleted)").unwrap_or(name).to_owned();
-    if whole(one) && whole(other) { cut(one) == cut(other) } else { file_name(one) == file_name(other) }
+/// Whether two names can be of one mapping.
+///
+/// Sources differ: pmap leaves the folder out and writes `?` for what its locale cannot
+/// print; texts of maps do not tell a line's end from the four characters that stand for it;
+/// cores know neither the kernel's names for anonymous memory nor, for shared memory, the
+/// name that a program gave it.
+pub(super) fn same_name(one: &Name, other: &Name) -> bool {
+    if one == other {
+        return true;
+    }
+    let given = |name: &Name| name.starts_with("[anon");
+    if (given(one) && other.is_empty()) || (given(other) && one.is_empty()) {
+        return true;
+    }
+    let shared = |name: &Name| name.starts_with("[anon_shmem:") || file_name(name) == b"zero";
+    let segment = |name: &Name| last_part(name.bytes()).starts_with(b"SYSV");
+    if (shared(one) && shared(other)) || (segment(one) && segment(other) && one.bytes() != other.bytes()) {
+        return !whole(one) || !whole(other);
+    }
+    let (one_spelled, other_spelled) = (spelled(one), spelled(other));
+    let (one_name, other_name) = if whole(one) && whole(other) {
+        (&one_spelled[..], &other_spelled[..])
+    } else {
+        (last_part(&one_spelled), last_part(&other_spelled))
+    };
+    let gone = |name: &[u8]| [name, DELETED].concat();
+    let listed = !whole(one) || !whole(other);
+    let alike = |one: &[u8], other: &[u8]| if listed { like(one, other) } else { one == other };
+    alike(one_name, other_name) || alike(&gone(one_name), other_name) || alike(one_name, &gone(other_name))
+}
+
+fn whole(name: &Name) -> bool {
+    name.starts_with("/")
+}
+
+/// The name as texts of maps have it.
+fn spelled(name: &Name) -> Vec<u8> {
+    let lines: Vec<&[u8]> = name.bytes().split(|byte| *byte == b'\n').collect();
+    lines.join(&br"\012"[..])
+}
+
+fn last_part(name: &[u8]) -> &[u8] {
+    name.rsplit(|byte| *byte == b'/').next().unwrap_or_default()
+}
+
+/// Whether both are the same but for bytes that one has as `?`.
+fn like(one: &[u8], other: &[u8]) -> bool {
+    let alike = |(one, other): (&u8, &u8)| one == other || *one == b'?' || *other == b'?';
+    one.len() == other.len() && one.iter().zip(other).all(alike)
 }
 
 /// Whether addresses on both sides mean the same; if not, a sentence that says why.

@@ -6,6 +6,7 @@ use crate::error::Error;
 use crate::heap::Allocator;
 use crate::heap::block::State;
 use crate::memory::{Memory, Permissions, Region, RegionKind};
+use crate::name::Name;
 use crate::pass::Job;
 use crate::range::AddressRange;
 use crate::recording;
@@ -75,7 +76,7 @@ pub fn relocated(memory: &dyn Memory) -> Vec<AddressRange> {
     const MOST_LOADED: usize = 64;
     // Folklore: a file may be mapped more than once, also at a lower address than the module
     // that was loaded from it. Seen: programs that read their own symbols, dlmopen.
-    let mut images: BTreeMap<&str, Vec<(u64, Image)>> = BTreeMap::new();
+    let mut images: BTreeMap<&Name, Vec<(u64, Image)>> = BTreeMap::new();
     let files = || memory.regions().iter().filter(|region| !region.anonymous());
     for region in files().filter(|region| region.file_offset == 0) {
         let start = region.range.start();
@@ -86,7 +87,7 @@ pub fn relocated(memory: &dyn Memory) -> Vec<AddressRange> {
     let candidates = files().filter(|region| region.permissions == read_only);
     let relocated = |region: &&Region| {
         let start = region.range.start();
-        let loaded = images.get(region.name.as_str()).map_or(&[][..], Vec::as_slice);
+        let loaded = images.get(&region.name).map_or(&[][..], Vec::as_slice);
         // Of a file that is mapped a hundred thousand times none is a module.
         loaded.iter().take(MOST_LOADED).any(|(base, image)| image.relocated(*base, start))
     };

@@ -19,11 +19,11 @@ pub fn others(memory: &dyn Memory) -> Vec<&'static str> {
         ("libscudo", "scudo"),
         ("ld-musl", "musl"),
     ];
-    let files: BTreeSet<&str> = memory
+    let files: BTreeSet<String> = memory
         .regions()
         .iter()
         .filter(|region| !region.anonymous())
-        .map(|region| region.name.as_str())
+        .map(|region| region.name.lossy().into_owned())
         .collect();
     let loaded = |part: &str| files.iter().any(|path| path.rsplit('/').next().unwrap_or(path).contains(part));
     let mut found: Vec<&str> = NAMES.iter().filter(|(part, _)| loaded(part)).map(|(_, name)| *name).collect();

@@ -1,5 +1,7 @@
 //! What changed between two targets, and what is in the bytes that are new.
 
+use std::ffi::OsString;
+
 use pyo3::prelude::*;
 
 use crate::diff as compare;
@@ -23,7 +25,7 @@ pub(super) struct Change {
     reserve: bool,
     writable: bool,
     kind: &'static str,
-    name: String,
+    name: OsString,
 }
 
 impl From<&compare::Change> for Change {
@@ -39,7 +41,7 @@ impl From<&compare::Change> for Change {
             reserve: change.reserve,
             writable: change.writable(),
             kind: change.kind.name(),
-            name: change.name.clone(),
+            name: change.name.clone().into(),
         }
     }
 }

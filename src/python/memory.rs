@@ -1,5 +1,6 @@
 //! Targets and their regions.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -74,7 +75,7 @@ pub(super) struct Region {
     saved: u64,
     permissions: String,
     kind: &'static str,
-    name: String,
+    name: OsString,
     rss: Option<u64>,
     dirty: Option<u64>,
 }
@@ -88,7 +89,7 @@ impl From<&memory::Region> for Region {
             saved: region.saved,
             permissions: region.permissions.to_string(),
             kind: region.kind.name(),
-            name: region.name.clone(),
+            name: region.name.clone().into(),
             rss: region.rss,
             dirty: region.dirty,
         }
@@ -328,8 +329,8 @@ pub(super) fn open_remote(
     word_size: usize,
     byte_order: &str,
     arch: Option<String>,
-    maps: Option<&str>,
-    sections: Vec<(u64, u64, String, String)>,
+    maps: Option<&[u8]>,
+    sections: Vec<(u64, u64, String, OsString)>,
     stack_pointers: Vec<u64>,
     read: &Bound<'_, PyAny>,
 ) -> PyResult<Memory> {

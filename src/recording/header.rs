@@ -182,7 +182,7 @@ pub(super) fn find(memory: &dyn Memory, job: &Job) -> Result<Vec<(u64, Place)>, 
     if good(&found) {
         return Ok(found);
     }
-    let file = |region: &Region| region.name.rsplit('/').next().is_some_and(|name| name.starts_with(LIBRARY));
+    let file = |region: &Region| region.name.last_part().starts_with(LIBRARY.as_bytes());
     let everywhere = regions.iter().any(file) || regions.iter().all(Region::anonymous);
     let wanted = |region: &&Region| may(region) && (everywhere || region.name == NAME);
     let ranges: Vec<AddressRange> = regions.iter().filter(wanted).map(|region| region.range).collect();

@@ -54,7 +54,7 @@ impl Captured {
                 range,
                 permissions: Permissions::new(true, true, false),
                 kind,
-                name: name.to_owned(),
+                name: name.into(),
                 file_offset: 0,
                 saved: bytes.len() as u64,
                 rss: None,

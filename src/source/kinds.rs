@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 
 use crate::memory::{Memory, Permissions, Region, RegionKind};
+use crate::name::Name;
 use crate::range::AddressRange;
 use crate::source::elf::image_at;
 use crate::source::{Thread, nptl};
@@ -63,16 +64,16 @@ pub fn classify(memory: &dyn Memory, clues: &Clues<'_>) -> Vec<Finding> {
 }
 
 /// What the name and the file of a region tell.
-fn by_name(modules: &BTreeSet<&str>, region: &Region) -> Finding {
-    let name = region.name.as_str();
-    let kind = match name {
-        "[heap]" => RegionKind::Heap,
-        "[stack]" => RegionKind::Stack,
-        "[vdso]" => RegionKind::Vdso,
+fn by_name(modules: &BTreeSet<&Name>, region: &Region) -> Finding {
+    let name = &region.name;
+    let kind = match name.bytes() {
+        b"[heap]" => RegionKind::Heap,
+        b"[stack]" => RegionKind::Stack,
+        b"[vdso]" => RegionKind::Vdso,
         _ if name.starts_with("[stack:") => RegionKind::ThreadStack,
         _ if name.starts_with("[anon") => RegionKind::Anon,
-        _ if name.starts_with('[') => RegionKind::Special,
-        "" => RegionKind::Anon,
+        _ if name.starts_with("[") => RegionKind::Special,
+        b"" => RegionKind::Anon,
         _ if region.permissions.writable() && modules.contains(name) => RegionKind::Data,
         _ => RegionKind::File,
     };
@@ -80,19 +81,19 @@ fn by_name(modules: &BTreeSet<&str>, region: &Region) -> Finding {
 }
 
 /// The files of which code is mapped too: programs and libraries, not data files.
-fn modules(regions: &[Region]) -> BTreeSet<&str> {
+fn modules(regions: &[Region]) -> BTreeSet<&Name> {
     let code = |region: &&Region| match region.permissions {
         Permissions::Known { execute, .. } => execute,
         Permissions::Unknown => true,
     };
-    regions.iter().filter(code).map(|region| region.name.as_str()).collect()
+    regions.iter().filter(code).map(|region| &region.name).collect()
 }
 
 /// The name of the program's own mappings.
-fn program_name<'a>(regions: &'a [Region], clues: &Clues<'_>) -> Option<&'a str> {
+fn program_name<'a>(regions: &'a [Region], clues: &Clues<'_>) -> Option<&'a Name> {
     let started = clues.entry.and_then(|entry| regions.iter().find(|region| region.range.contains(entry)));
     let first = || regions.iter().find(|region| !region.anonymous());
-    started.filter(|region| !region.anonymous()).or_else(first).map(|region| region.name.as_str())
+    started.filter(|region| !region.anonymous()).or_else(first).map(|region| &region.name)
 }
 
 fn anonymous_data(region: &Region) -> bool {
@@ -100,8 +101,8 @@ fn anonymous_data(region: &Region) -> bool {
 }
 
 /// Where the module ends in memory, its bss included; `None` where its headers cannot be read.
-fn module_end(memory: &dyn Memory, name: &str) -> Option<u64> {
-    let first = memory.regions().iter().find(|region| region.name == name && region.file_offset == 0)?;
+fn module_end(memory: &dyn Memory, name: &Name) -> Option<u64> {
+    let first = memory.regions().iter().find(|region| region.name == *name && region.file_offset == 0)?;
     let image = image_at(memory, first.range.start())?;
     Some(image.end(first.range.start()))
 }
@@ -109,7 +110,7 @@ fn module_end(memory: &dyn Memory, name: &str) -> Option<u64> {
 /// The rest of a module's zeroed data, which the kernel maps without a name behind its file.
 fn bss(memory: &dyn Memory, found: &mut [Finding]) {
     let regions = memory.regions();
-    let mut touching: Option<(&str, u64)> = None;
+    let mut touching: Option<(&Name, u64)> = None;
     for (region, finding) in regions.iter().zip(found.iter_mut()) {
         match touching {
             Some((name, end)) if anonymous_data(region) && region.range.start() == end => {
@@ -121,7 +122,7 @@ fn bss(memory: &dyn Memory, found: &mut [Finding]) {
             }
             _ => {
                 let data = finding.kind == RegionKind::Data && !region.name.is_empty();
-                touching = data.then_some((region.name.as_str(), region.range.end()));
+                touching = data.then_some((&region.name, region.range.end()));
             }
         }
     }
@@ -175,7 +176,7 @@ fn main_stack(regions: &[Region], clues: &Clues<'_>, found: &mut [Finding]) {
 }
 
 /// The brk heap: the anonymous writable mapping behind the program's own data.
-fn heap(memory: &dyn Memory, program: Option<&str>, found: &mut [Finding]) {
+fn heap(memory: &dyn Memory, program: Option<&Name>, found: &mut [Finding]) {
     if found.iter().any(|finding| finding.kind == RegionKind::Heap) {
         return;
     }
@@ -184,7 +185,8 @@ fn heap(memory: &dyn Memory, program: Option<&str>, found: &mut [Finding]) {
     let end = module_end(memory, program).map(|end| end.checked_next_multiple_of(4096).unwrap_or(end));
     // Folklore: a program may map its own file once more, far from where it
     // was loaded. Seen: backtraces that read their own symbols.
-    let loaded = |region: &Region| region.name == program && end.is_none_or(|end| region.range.start() < end);
+    let loaded =
+        |region: &Region| region.name == *program && end.is_none_or(|end| region.range.start() < end);
     let Some(last) = regions.iter().rposition(loaded) else { return };
     let program_end = regions.get(last).map_or(0, |region| region.range.end());
     let behind = regions.iter().enumerate().skip(last.saturating_add(1));

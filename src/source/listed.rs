@@ -43,7 +43,7 @@ pub fn open(view: &FileView) -> Result<Target, Error> {
         return Err(Error::file(view.path(), "is no core, and too large for a list of regions"));
     }
     let bytes = view.bytes(0, view.length());
-    let listing = maps::parse(view.path(), &String::from_utf8_lossy(&bytes))?;
+    let listing = maps::parse(view.path(), &bytes)?;
     let mut listed = Listed::new(WordFormat::LITTLE_64, listing.regions, "list of regions");
     // Whoever lists a heap names it, except pmap, which calls it `[ anon ]`.
     let vdso = if listing.format == Format::Pmap { unnamed_vdso(&listed.regions) } else { None };
@@ -51,7 +51,7 @@ pub fn open(view: &FileView) -> Result<Target, Error> {
     for (region, finding) in listed.regions.iter_mut().zip(findings) {
         region.kind = finding.kind;
         if let Some(name) = finding.name {
-            name.clone_into(&mut region.name);
+            region.name = name.into();
         }
     }
     let mut origin = Origin {

@@ -134,10 +134,10 @@ pub struct Files<'a> {
 
 impl Files<'_> {
     /// Where a file of the core's machine lies on this one.
-    fn place(&self, name: &str) -> PathBuf {
+    fn place(&self, name: &Path) -> PathBuf {
         match self.sysroot {
-            Some(root) => root.join(name.trim_start_matches('/')),
-            None => PathBuf::from(name),
+            Some(root) => root.join(name.strip_prefix("/").unwrap_or(name)),
+            None => name.to_owned(),
         }
     }
 }

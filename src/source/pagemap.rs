@@ -135,7 +135,7 @@ mod tests {
         let own = Path::new("/proc/self");
         let mut room = vec![0_u8; LENGTH];
         let start = room.as_ptr().addr() as u64;
-        let regions = maps::parse(&own.join("maps"), &std::fs::read_to_string("/proc/self/maps").unwrap());
+        let regions = maps::parse(&own.join("maps"), &std::fs::read("/proc/self/maps").unwrap());
         let regions = regions.unwrap().regions;
         let region = regions.iter().find(|region| region.range.contains(start + (1 << 20))).unwrap();
         let touched = Touched::open(own);

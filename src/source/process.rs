@@ -177,11 +177,11 @@ pub fn tracer(pid: i32) -> Option<i32> {
 }
 
 /// The list of regions, with the usage of each where it may be had.
-fn list(folder: &Path, usage: bool) -> io::Result<String> {
+fn list(folder: &Path, usage: bool) -> io::Result<Vec<u8>> {
     let read = |name: &str| {
         let mut bytes = Vec::new();
         File::open(folder.join(name))?.read_to_end(&mut bytes)?;
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
+        Ok::<_, io::Error>(bytes)
     };
     let detailed = if usage { read("smaps").ok().filter(|text| !text.is_empty()) } else { None };
     detailed.map_or_else(|| read("maps"), Ok)

@@ -3,7 +3,9 @@
 //! gdb answers on its own thread alone, so bytes are fetched there first, and
 //! kept in an unlinked sparse file from which any thread reads them.
 
+use std::ffi::OsString;
 use std::fs::File;
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -12,6 +14,7 @@ use crate::error::{Error, reason};
 use crate::memory::{
     Buffer, Gap, Memory, Missing, Permissions, Region, RegionKind, View, gap_before_next_region,
 };
+use crate::name::Name;
 use crate::range::AddressRange;
 use crate::source::file;
 use crate::source::kinds::{self, Clues};
@@ -226,7 +229,7 @@ impl Remote {
         for (region, finding) in self.regions.iter_mut().zip(findings) {
             region.kind = finding.kind;
             if let Some(name) = finding.name {
-                name.clone_into(&mut region.name);
+                region.name = name.into();
             }
         }
         Ok(())
@@ -246,7 +249,7 @@ impl Remote {
 /// # Errors
 ///
 /// As [`crate::source::maps::parse`].
-pub fn listed(text: &str) -> Result<Vec<Region>, Error> {
+pub fn listed(text: &[u8]) -> Result<Vec<Region>, Error> {
     let mut regions = crate::source::maps::parse(Path::new("info proc mappings"), text)?.regions;
     for region in &mut regions {
         region.saved = region.range.len();
@@ -261,7 +264,7 @@ pub fn listed(text: &str) -> Result<Vec<Region>, Error> {
 /// # Errors
 ///
 /// [`Error::Range`] when a section ends before it starts.
-pub fn sections(mut sections: Vec<(u64, u64, String, String)>) -> Result<Vec<Region>, Error> {
+pub fn sections(mut sections: Vec<(u64, u64, String, OsString)>) -> Result<Vec<Region>, Error> {
     sections.sort();
     let mut regions: Vec<Region> = Vec::with_capacity(sections.len());
     for (start, end, permissions, name) in sections {
@@ -274,7 +277,7 @@ pub fn sections(mut sections: Vec<(u64, u64, String, String)>) -> Result<Vec<Reg
             range,
             permissions: Permissions::from_letters(&permissions).unwrap_or_default(),
             kind: RegionKind::Anon,
-            name,
+            name: Name::from(name.into_vec()),
             file_offset: 0,
             saved: range.len(),
             rss: None,
@@ -355,7 +358,7 @@ mod tests {
     use super::*;
 
     fn target() -> Remote {
-        let section = |start, end, permissions: &str| (start, end, permissions.to_owned(), "/x".to_owned());
+        let section = |start, end, permissions: &str| (start, end, permissions.to_owned(), "/x".into());
         let listed = vec![
             section(0x20_0000, 0x40_0000, "rw-"),
             section(0x1000, 0x3000, "r-x"),

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::memory::{Permissions, Region, RegionKind};
+use crate::name::Name;
 use crate::range::AddressRange;
 use crate::save::write_whole;
 use crate::source::file::FileView;
@@ -46,6 +47,9 @@ struct SavedRegion {
     permissions: String,
     kind: String,
     name: String,
+    /// The bytes of a name that is no text, in hex.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    name_bytes: Option<String>,
     file_offset: u64,
     rss: Option<u64>,
     dirty: Option<u64>,
@@ -136,7 +140,8 @@ fn saved_region(region: &Region) -> SavedRegion {
         end: region.range.end(),
         permissions: region.permissions.to_string(),
         kind: region.kind.name().to_owned(),
-        name: region.name.clone(),
+        name: region.name.lossy().into_owned(),
+        name_bytes: std::str::from_utf8(region.name.bytes()).err().map(|_| hex::encode(region.name.bytes())),
         file_offset: region.file_offset,
         rss: region.rss,
         dirty: region.dirty,
@@ -144,12 +149,16 @@ fn saved_region(region: &Region) -> SavedRegion {
 }
 
 fn loaded_region(saved: &SavedRegion) -> Result<Region, String> {
+    let name = match &saved.name_bytes {
+        Some(bytes) => Name::from(hex::decode(bytes).map_err(|error| error.to_string())?),
+        None => Name::from(saved.name.as_str()),
+    };
     Ok(Region {
         range: AddressRange::new(saved.start, saved.end).map_err(|error| error.to_string())?,
         permissions: Permissions::from_letters(&saved.permissions)
             .ok_or_else(|| format!("permissions {:?}", saved.permissions))?,
         kind: RegionKind::from_name(&saved.kind).ok_or_else(|| format!("kind {:?}", saved.kind))?,
-        name: saved.name.clone(),
+        name,
         file_offset: saved.file_offset,
         saved: 0,
         rss: saved.rss,

@@ -6,7 +6,6 @@ process is told to change. Whatever was read by then, the answer is whole or an 
 
 import contextlib
 import json
-import os
 import signal
 import subprocess
 import time
@@ -16,7 +15,6 @@ from typing import Any, Callable, Optional
 import pytest
 from harness import ROOT
 from harness.debuggers import DOOR, Answer, environment, gdb, shell
-from harness.processes import Program
 
 Json = dict[str, Any]
 
@@ -35,11 +33,10 @@ def opens(reader: "subprocess.Popen[bytes]", pid: int, works: Callable[[Any], bo
     """Wait until READER has the memory of PID open and WORKS, or has ended."""
     wanted = f"/proc/{pid}/mem"
     while reader.poll() is None:
-        folder = f"/proc/{reader.pid}/fd"
         with contextlib.suppress(OSError):
-            for number in os.listdir(folder):
+            for link in Path(f"/proc/{reader.pid}/fd").iterdir():
                 with contextlib.suppress(FileNotFoundError):
-                    if os.readlink(f"{folder}/{number}") == wanted and works(reader):
+                    if str(link.readlink()) == wanted and works(reader):
                         return
 
 
@@ -49,7 +46,7 @@ def at_once(_reader: "subprocess.Popen[bytes]") -> bool:
 
 def in_the_search(reader: "subprocess.Popen[bytes]") -> bool:
     """Whether READER has threads that search."""
-    return len(os.listdir(f"/proc/{reader.pid}/task")) > 2
+    return len(list(Path(f"/proc/{reader.pid}/task").iterdir())) > 2
 
 
 def asked(
@@ -283,7 +280,8 @@ class TestInGdb:
         heap = next(line.split("-")[0] for line in maps if line.endswith("[heap]"))
         answer = self.with_one_running(pid, f"leak-whatis 0x{heap} -json").json()
         assert answer["region"]["kind"] == "heap"
-        assert answer["block"] is None and answer["verdict"] is None
+        assert answer["block"] is None
+        assert answer["verdict"] is None
         assert any("no block and no verdict" in note for note in answer["notes"])
 
     def test_a_process_that_was_killed_under_gdb_is_an_error(self, start: Any) -> None:
@@ -300,7 +298,7 @@ class TestInGdb:
 
 
 def test_a_process_that_ended_and_was_not_waited_for_is_an_error(start: Any) -> None:
-    program: Program = start("changes", "exits", "1")
+    program = start("changes", "exits", "1")
     program.press_key()
     until = time.monotonic() + 60
     while ") Z" not in Path(f"/proc/{program.pid}/stat").read_text():

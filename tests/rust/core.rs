@@ -98,7 +98,8 @@ fn notes_at_the_end_are_read_and_lost_when_the_core_is_cut() {
     let bytes = builder.build();
     let whole = open(&bytes).unwrap();
     let region = whole.memory.region_at(0x10000).unwrap().clone();
-    assert_eq!((region.name.as_str(), region.file_offset), ("/a b", 0x2000));
+    assert_eq!(region.name, "/a b");
+    assert_eq!(region.file_offset, 0x2000);
     let cut = open(&bytes[..bytes.len() - 1]).unwrap();
     assert!(
         cut.origin.notes.iter().any(|note| note.contains("notes are missing or cut")),

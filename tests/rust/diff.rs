@@ -4,6 +4,7 @@
 
 use gdb_leak::diff::{Change, Difference, diff};
 use gdb_leak::memory::{Permissions, Region, RegionKind};
+use gdb_leak::name::Name;
 use gdb_leak::range::AddressRange;
 use proptest::prelude::*;
 
@@ -16,7 +17,7 @@ fn region(start: u64, end: u64, permissions: &str, kind: RegionKind, name: &str)
         range: range(start, end),
         permissions: Permissions::from_letters(permissions).unwrap(),
         kind,
-        name: name.to_owned(),
+        name: name.into(),
         file_offset: 0,
         saved: if permissions == "---" { 0 } else { end - start },
         rss: None,
@@ -46,7 +47,8 @@ fn a_heap_that_doubles_grew_by_its_new_end() {
     assert_eq!(sizes(&found.grown), [(132 << 10, 264 << 10)]);
     let change = &found.grown[0];
     assert_eq!(change.new_ranges, [range(start + 0x21000, start + 0x42000)]);
-    assert_eq!((change.kind, change.name.as_str()), (RegionKind::Heap, "[heap]"));
+    assert_eq!(change.kind, RegionKind::Heap);
+    assert_eq!(change.name, "[heap]");
     assert!(found.shrunk.is_empty() && found.new.is_empty() && found.gone.is_empty());
 }
 
@@ -55,8 +57,8 @@ fn a_heap_known_to_one_side_as_anonymous_is_still_the_heap() {
     let start = 0x5555_5555_8000;
     let mut before = sample(start + 0x21000);
     before[1].kind = RegionKind::Anon;
-    before[1].name = String::new();
-    before[0].name = "sample".to_owned();
+    before[1].name = Name::default();
+    before[0].name = "sample".into();
     before[2].permissions = Permissions::Unknown;
     let found = diff(&before, &sample(start + 0x42000));
     assert_eq!(found.grown.len(), 1);
@@ -183,7 +185,7 @@ fn another_run_is_compared_by_kind_and_name_and_said() {
 #[test]
 fn another_program_is_said_with_both_names() {
     let mut after = sample(0x5555_5557_9000);
-    after[0].name = "/tmp/other".to_owned();
+    after[0].name = "/tmp/other".into();
     let found = diff(&sample(0x5555_5557_9000), &after);
     assert!(!found.same_program);
     assert!(found.notes[0].contains("/tmp/sample") && found.notes[0].contains("/tmp/other"));
@@ -293,5 +295,64 @@ fn what_the_kernel_shows_everybody_never_comes_or_goes() {
             assert!(found.new.is_empty() && found.gone.is_empty(), "{found:?}");
             assert_eq!(found.growth, 0);
         }
+    }
+}
+
+/// How each source spells the names of one mapping: maps, a core by the kernel, pmap.
+fn spellings() -> Vec<[Name; 3]> {
+    let spelled = |maps: &[u8], core: &[u8], pmap: &[u8]| {
+        [Name::of_maps(maps), Name::of_file(core), Name::of_file(pmap)]
+    };
+    vec![
+        spelled(b"/a/b c  ", b"/a/b c  ", b"b c  "),
+        spelled(br"/a/line\012end", b"/a/line\nend", br"line\012end"),
+        spelled(br"/a/back\slash\x0a", br"/a/back\slash\x0a", br"back\slash\x0a"),
+        spelled(b"/a/\xff\xfe", b"/a/\xff\xfe", b"??"),
+        spelled(b"/a/ \t", b"/a/ \t", b" \t"),
+        spelled(b"/a/x (deleted) (deleted)", b"/a/x (deleted) (deleted)", b"x (deleted) (deleted)"),
+        spelled(b"/a/[heap]", b"/a/[heap]", b"[heap]"),
+        spelled(b"/memfd:a/b (deleted)", b"/memfd:a/b (deleted)", b"b (deleted)"),
+        spelled(b"/SYSV00000000 (deleted)", b"/SYSV00000000 (deleted)", b"SYSV shmid=0x8"),
+        spelled(b"/dev/zero (deleted)", b"/dev/zero (deleted)", b"zero (deleted)"),
+    ]
+}
+
+#[test]
+fn a_mapping_is_one_however_a_source_spells_its_name() {
+    for spelled in spellings() {
+        for (before, after) in [(0, 1), (1, 0), (0, 2), (2, 0), (1, 2), (2, 1)] {
+            let with = |index: usize| {
+                let mut regions = sample(0x5555_5557_9000);
+                regions.insert(2, region(0x7000_0000_0000, 0x7000_0010_0000, "rw-", RegionKind::File, ""));
+                regions[2].name = spelled[index].clone();
+                regions
+            };
+            let found = diff(&with(before), &with(after));
+            assert_eq!(all(&found).count(), 0, "{spelled:?} {found:?}");
+        }
+    }
+}
+
+#[test]
+fn a_file_that_is_deleted_is_the_file_that_it_was() {
+    let named = |name: &str| {
+        let mut regions = sample(0x5555_5557_9000);
+        regions.insert(2, region(0x7000_0000_0000, 0x7000_0010_0000, "rw-", RegionKind::File, name));
+        regions
+    };
+    let (file, gone) = ("/a/x (deleted)", "/a/x (deleted) (deleted)");
+    assert_eq!(all(&diff(&named(file), &named(gone))).count(), 0);
+    assert_eq!(all(&diff(&named("/a/x"), &named("/a/y"))).count(), 2);
+}
+
+#[test]
+fn anonymous_memory_with_a_name_is_that_of_a_core_which_has_none() {
+    for name in ["[anon:a name]", "[anon: arena/1]"] {
+        let named = |name: &str| {
+            let mut regions = sample(0x5555_5557_9000);
+            regions.insert(2, region(0x7000_0000_0000, 0x7000_0010_0000, "rw-", RegionKind::Anon, name));
+            regions
+        };
+        assert_eq!(all(&diff(&named(name), &named(""))).count(), 0);
     }
 }

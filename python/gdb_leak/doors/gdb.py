@@ -5,8 +5,11 @@ own errors into gdb's. Nothing here writes to the target, calls into it or resum
 """
 
 import os
+import shlex
+import tempfile
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Callable, Optional, TypeVar, Union
 
 import gdb
@@ -400,13 +403,13 @@ def _sections() -> list[tuple[int, int, str, str]]:
 
 
 # The text that lists the mappings, and the process that it is of.
-def _remote_maps(inferior: gdb.Inferior, notes: list[str]) -> tuple[Optional[str], int]:
+def _remote_maps(inferior: gdb.Inferior, notes: list[str]) -> tuple[Optional[bytes], int]:
     try:
-        maps = gdb_says.mappings(gdb.execute("info proc mappings", to_string=True))
+        said = _raw("info proc mappings")
     except gdb.error:
-        maps = None
-    if maps is not None:
-        return maps, inferior.pid
+        said = b""
+    if gdb_says.mappings(said.decode("latin-1")) is not None:
+        return said, inferior.pid
     # vgdb gives the process number 42000, and the real one as its threads' number.
     numbers = [inferior.pid, *(thread.ptid[1] for thread in inferior.threads())]
     for pid in dict.fromkeys(numbers):
@@ -420,6 +423,18 @@ def _remote_maps(inferior: gdb.Inferior, notes: list[str]) -> tuple[Optional[str
         "gdb cannot list the mappings of this target: only its sections and stacks are known"
     )
     return None, inferior.pid
+
+
+# What gdb prints, as bytes: a name of a file need not be text in any charset.
+def _raw(command: str) -> bytes:
+    try:
+        return gdb.execute(command, to_string=True).encode("utf-8", "surrogateescape")
+    except UnicodeError:
+        # gdb decodes what it printed and raises where it cannot; `pipe` hands on the bytes.
+        pass
+    with tempfile.NamedTemporaryFile() as made:
+        gdb.execute(f"pipe {command} | cat > {shlex.quote(made.name)}", to_string=True)
+        return Path(made.name).read_bytes()
 
 
 def _read(address: int, length: int) -> Optional[bytes]:

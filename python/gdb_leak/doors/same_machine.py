@@ -23,7 +23,7 @@ _MOST_NOTES = 1 << 16
 class Confirmed(NamedTuple):
     """The text of ``/proc/PID/maps``, and how many of its mappings gdb cannot read."""
 
-    text: str
+    text: bytes
     left_out: int
 
 
@@ -50,7 +50,8 @@ def confirmed_maps(pid: int, program: Optional[str], read: Read) -> Optional[Con
     if not agreed:
         return None
     kept = [line for line in lines if _readable(line, read)]
-    return Confirmed("\n".join(kept) + "\n", len(lines) - len(kept))
+    text = ("\n".join(kept) + "\n").encode("utf-8", "surrogateescape")
+    return Confirmed(text, len(lines) - len(kept))
 
 
 def build_id(read: Read) -> Optional[bytes]:
@@ -107,7 +108,8 @@ def _first_pages(lines: list[str]) -> list[tuple[int, str]]:
     for line in lines:
         fields = line.split(None, 5)
         if len(fields) == 6 and fields[5].startswith("/") and int(fields[2], 16) == 0:
-            first.setdefault(fields[5], int(fields[0].partition("-")[0], 16))
+            # The kernel escapes the end of a line, and nothing else.
+            first.setdefault(fields[5].replace("\\012", "\n"), int(fields[0].partition("-")[0], 16))
     return [(start, path) for path, start in first.items()]
 
 

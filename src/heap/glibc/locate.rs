@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 
 use crate::error::Error;
 use crate::memory::{Buffer, Memory, Region, RegionKind};
+use crate::name::Name;
 use crate::pass::{self, CHUNK, Job};
 use crate::peek::Peek;
 use crate::range::AddressRange;
@@ -37,7 +38,7 @@ pub(super) struct Ring {
     /// How many lists of the main arena were consistent.
     pub consistent: u64,
     /// Where the main arena lies.
-    pub module: String,
+    pub module: Name,
     /// The data of that module.
     pub data: Vec<AddressRange>,
 }
@@ -89,12 +90,12 @@ fn main_first(peek: &mut Peek<'_>, mut ring: Ring) -> Ring {
 /// which writes no `NT_FILE`.
 fn unnamed(regions: &[Region]) -> Data {
     let writable = regions.iter().filter(|region| region.permissions.writable());
-    Data { module: String::new(), ranges: writable.map(|region| region.range).collect() }
+    Data { module: Name::default(), ranges: writable.map(|region| region.range).collect() }
 }
 
 /// The writable data of one module.
 struct Data {
-    module: String,
+    module: Name,
     ranges: Vec<AddressRange>,
 }
 

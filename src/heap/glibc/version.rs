@@ -2,6 +2,7 @@
 
 use crate::error::Error;
 use crate::memory::{Buffer, Memory};
+use crate::name::Name;
 use crate::pass::{self, CHUNK, Job};
 use crate::range::AddressRange;
 
@@ -85,7 +86,7 @@ pub(super) fn agrees(banner: &str, (from, to): (u32, u32)) -> bool {
 /// # Errors
 ///
 /// [`Error::Interrupted`] when the job was stopped.
-pub(super) fn banner(memory: &dyn Memory, module: &str, job: &Job) -> Result<Option<String>, Error> {
+pub(super) fn banner(memory: &dyn Memory, module: &Name, job: &Job) -> Result<Option<String>, Error> {
     const LINE: usize = 256;
     const START: &[u8] = b"GNU C Library";
     const VERSION: &[u8] = b" version ";
@@ -93,7 +94,7 @@ pub(super) fn banner(memory: &dyn Memory, module: &str, job: &Job) -> Result<Opt
         return Ok(None);
     }
     let regions = memory.regions().iter();
-    let own = regions.filter(|region| region.name == module && !region.permissions.writable());
+    let own = regions.filter(|region| region.name == *module && !region.permissions.writable());
     let ranges: Vec<AddressRange> = own.map(|region| region.range).collect();
     let work = |chunk: &pass::Chunk, _: &mut Buffer| {
         // A banner across two chunks belongs to the first.

@@ -3,6 +3,7 @@
 use object::elf;
 
 use crate::memory::{Permissions, Region, RegionKind};
+use crate::name::Name;
 use crate::range::AddressRange;
 use crate::source::elf::Image;
 use crate::source::kinds::Finding;
@@ -90,7 +91,7 @@ impl Layout {
             range,
             permissions: Permissions::Unknown,
             kind: RegionKind::Anon,
-            name: String::new(),
+            name: Name::default(),
             file_offset: 0,
             saved,
             rss: None,
@@ -163,7 +164,7 @@ pub(super) fn apply(regions: &mut [Region], findings: &[Finding], by_gcore: bool
     for (region, finding) in regions.iter_mut().zip(findings) {
         region.kind = finding.kind;
         if let Some(name) = finding.name {
-            name.clone_into(&mut region.name);
+            region.name = name.into();
         }
         if finding.kind == RegionKind::Special && region.name == "[vsyscall]" {
             region.permissions = Permissions::new(false, false, true);

@@ -16,6 +16,7 @@ use object::elf;
 
 use crate::error::{Error, reason};
 use crate::memory::{Buffer, Gap, Memory, Missing, Region, View, gap_before_next_region};
+use crate::name::Name;
 use crate::range::AddressRange;
 use crate::source::elf::{Image, file_image, notes as notes_in};
 use crate::source::file::FileView;
@@ -68,7 +69,15 @@ pub(super) fn open(view: FileView, files: Files<'_>) -> Result<Target, Error> {
     let image = headers(&view)?;
     let mut layout = Layout::new(&image, view.length());
     refuse_growing(&view, layout.end)?;
-    let (notes, notes_whole) = read_notes(&view, &image);
+    let (mut notes, notes_whole) = read_notes(&view, &image);
+    let by_gcore = layout.by_gcore || notes.by_gdb;
+    if by_gcore {
+        // Folklore: gcore copies names from /proc/PID/maps with their escapes; the kernel
+        // writes the names themselves. Seen: gdb 13.1.
+        for file in &mut notes.files {
+            file.path = Name::of_maps(file.path.bytes());
+        }
+    }
     layout.name_files(&notes.files);
     let mut core = Core {
         format: image.format,
@@ -93,7 +102,6 @@ pub(super) fn open(view: FileView, files: Files<'_>) -> Result<Target, Error> {
         threads: &notes.threads,
     };
     let findings = kinds::classify(&core, &clues);
-    let by_gcore = layout.by_gcore || notes.by_gdb;
     said.extend(layout::apply(&mut core.regions, &findings, by_gcore));
     said.extend(layout::unknown_permissions(&core.regions));
     let (complete, missing) = layout::completeness(&core.regions);

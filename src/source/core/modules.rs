@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::memory::{Permissions, Region};
+use crate::name::Name;
 use crate::range::AddressRange;
 use crate::source::Files;
 use crate::source::elf::{Image, file_of, loaded};
@@ -34,7 +35,7 @@ pub(super) fn attach(
     files: Files<'_>,
     entry: Option<u64>,
 ) -> Option<String> {
-    let mut bases: BTreeMap<&str, Option<u64>> = BTreeMap::new();
+    let mut bases: BTreeMap<&Name, Option<u64>> = BTreeMap::new();
     for mapping in mappings {
         let base = bases.entry(&mapping.path).or_insert(None);
         if mapping.offset == 0 && base.is_none() {
@@ -42,8 +43,8 @@ pub(super) fn attach(
         }
     }
     let started = entry.and_then(|entry| mappings.iter().find(|mapping| mapping.range.contains(entry)));
-    let started = started.map(|mapping| mapping.path.as_str());
-    let mut absent: Vec<&str> = Vec::new();
+    let started = started.map(|mapping| &mapping.path);
+    let mut absent: Vec<&Name> = Vec::new();
     let mut missing = 0_u64;
     let named = by_name(&core.regions);
     for (name, base) in bases {
@@ -57,7 +58,7 @@ pub(super) fn attach(
         let lost = lost.fold(0, u64::saturating_add);
         // Whoever names a program may compare its core with one of another program.
         let given = files.executable.filter(|_| started == Some(name)).map(Path::to_owned);
-        let mut paths = given.into_iter().chain([files.place(name)]);
+        let mut paths = given.into_iter().chain([files.place(name.path())]);
         let found = base.and_then(|base| {
             let (_, id) = loaded(core, base)?;
             let (file, image) = paths.find_map(|path| file_of(&path, &id))?;
@@ -73,7 +74,7 @@ pub(super) fn attach(
     if absent.is_empty() {
         return None;
     }
-    let named: Vec<&str> = absent.iter().take(NAMED).copied().collect();
+    let named: Vec<String> = absent.iter().take(NAMED).map(ToString::to_string).collect();
     let more = absent.len().saturating_sub(NAMED);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     Some(format!(
@@ -84,8 +85,8 @@ pub(super) fn attach(
 }
 
 /// The places of the regions of each file: a process may have as many files as regions.
-fn by_name(regions: &[Region]) -> BTreeMap<String, Vec<usize>> {
-    let mut named: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+fn by_name(regions: &[Region]) -> BTreeMap<Name, Vec<usize>> {
+    let mut named: BTreeMap<Name, Vec<usize>> = BTreeMap::new();
     for (index, region) in regions.iter().enumerate().filter(|(_, region)| !region.name.is_empty()) {
         named.entry(region.name.clone()).or_default().push(index);
     }

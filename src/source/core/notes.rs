@@ -2,6 +2,7 @@
 
 use object::elf;
 
+use crate::name::Name;
 use crate::range::AddressRange;
 use crate::source::Thread;
 use crate::source::elf::{Image, Note};
@@ -25,7 +26,7 @@ const NT_X86_XSAVE_LAYOUT: u32 = 0x205;
 pub(super) struct FileMapping {
     pub range: AddressRange,
     pub offset: u64,
-    pub path: String,
+    pub path: Name,
 }
 
 /// Everything that is read from a core's notes.
@@ -148,7 +149,7 @@ fn files(bytes: &[u8], format: WordFormat) -> Vec<FileMapping> {
         let end = word(at.checked_add(1)?)?;
         let offset = word(at.checked_add(2)?)?.checked_mul(page)?;
         let range = AddressRange::new(start, end).ok().filter(|range| !range.is_empty())?;
-        Some(FileMapping { range, offset, path: String::from_utf8_lossy(name).into_owned() })
+        Some(FileMapping { range, offset, path: Name::of_file(name) })
     };
     let mut files: Vec<_> = (0..count).zip(names).filter_map(mapping).collect();
     files.sort_by_key(|file| file.range);

@@ -17,12 +17,13 @@ mod reader;
 mod table;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use object::elf;
 
 use crate::memory::{Memory, Region};
+use crate::name::Name;
 use crate::source::elf::{Image, Segment, loaded};
 use crate::source::{Files, SourceKind, Target, process};
 
@@ -67,7 +68,7 @@ pub struct Symbols {
     /// The indexes of the regions that files back.
     named: Vec<usize>,
     /// Where the first bytes of each file are mapped, in order.
-    bases: BTreeMap<String, Vec<u64>>,
+    bases: BTreeMap<Name, Vec<u64>>,
     /// What is loaded at each base that was looked at.
     modules: Mutex<BTreeMap<u64, Option<Arc<Module>>>>,
     /// Modules that are not in memory, by their paths and build-ids.
@@ -95,7 +96,7 @@ impl Symbols {
             _ => Places::Nowhere,
         };
         let mut named = Vec::new();
-        let mut bases: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+        let mut bases: BTreeMap<Name, Vec<u64>> = BTreeMap::new();
         let regions = target.memory.regions().iter().enumerate();
         for (index, region) in regions.filter(|(_, region)| !region.anonymous()) {
             named.push(index);
@@ -131,7 +132,7 @@ impl Symbols {
         let lines = lines.unwrap_or_default();
         let region = memory.region_at(address).filter(|region| lines.is_empty() && !region.anonymous());
         match region {
-            Some(region) => vec![Line { module: Some(region.name.clone()), ..Line::default() }],
+            Some(region) => vec![Line { module: Some(region.name.lossy().into_owned()), ..Line::default() }],
             None => lines,
         }
     }
@@ -178,7 +179,7 @@ impl Symbols {
             return None;
         }
         let here = memory.region_at(address)?;
-        let name = if here.anonymous() { self.file_below(memory, address)? } else { here.name.as_str() };
+        let name = if here.anonymous() { self.file_below(memory, address)? } else { &here.name };
         let bases = self.bases.get(name)?;
         let below = bases.get(..bases.partition_point(|base| *base <= address))?;
         // A file may be loaded twice (`dlmopen`): the nearest that holds the address is meant.
@@ -187,16 +188,16 @@ impl Symbols {
     }
 
     /// The file of the last region before `address` that has one: the bss behind it is of its module.
-    fn file_below<'a>(&self, memory: &'a dyn Memory, address: u64) -> Option<&'a str> {
+    fn file_below<'a>(&self, memory: &'a dyn Memory, address: u64) -> Option<&'a Name> {
         let regions = memory.regions();
         let starts_below =
             |index: &usize| regions.get(*index).is_some_and(|region| region.range.start() <= address);
         let last = self.named.partition_point(starts_below).checked_sub(1)?;
-        Some(regions.get(*self.named.get(last)?)?.name.as_str())
+        Some(&regions.get(*self.named.get(last)?)?.name)
     }
 
     /// What is loaded at `base`, if that is a module.
-    fn module(&self, memory: &dyn Memory, name: &str, base: u64) -> Option<Arc<Module>> {
+    fn module(&self, memory: &dyn Memory, name: &Name, base: u64) -> Option<Arc<Module>> {
         let mut modules = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
         let found = modules.entry(base);
         found.or_insert_with(|| self.new_module(memory, name, base).map(Arc::new)).clone()
@@ -208,7 +209,7 @@ impl Symbols {
     /// the headers in it, and a program may map a library's file to read it. Both
     /// look like a module. Seen: `ld -z noseparate-code`, gdb. Neither has its data in
     /// place. Code is not asked for: some programs move theirs to large pages.
-    fn new_module(&self, memory: &dyn Memory, name: &str, base: u64) -> Option<Module> {
+    fn new_module(&self, memory: &dyn Memory, name: &Name, base: u64) -> Option<Module> {
         let (image, build_id) = loaded(memory, base)?;
         let bias = image.bias(base);
         let data = image
@@ -217,12 +218,12 @@ impl Symbols {
             .filter(|segment| segment.loaded() && segment.file_size > 0 && !segment.flag(elf::PF_X));
         let in_place = |segment: &Segment| {
             let region = memory.region_at(bias.wrapping_add(segment.address));
-            region.is_some_and(|region| region.name == name && backs(region, segment, bias))
+            region.is_some_and(|region| region.name == *name && backs(region, segment, bias))
         };
         if !data.clone().all(in_place) {
             return None;
         }
-        let known = self.sought(name, memory.region_at(base), build_id, Some(image.clone()));
+        let known = self.sought(&name.lossy(), memory.region_at(base), build_id, Some(image.clone()));
         Some(Module { bias, image, known })
     }
 
@@ -233,7 +234,7 @@ impl Symbols {
             Places::Core { executable, sysroot } => {
                 let places = Files { executable: executable.as_deref(), sysroot: sysroot.as_deref() };
                 // Whichever module the program given is: its build-id tells.
-                let files = executable.iter().cloned().chain([places.place(name)]).collect();
+                let files = executable.iter().cloned().chain([places.place(Path::new(name))]).collect();
                 (files, sysroot.iter().cloned().chain([PathBuf::from("/")]).collect())
             }
             Places::Process(folder) => {

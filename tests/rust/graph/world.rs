@@ -102,7 +102,7 @@ impl World {
             .with(TABLE, &table);
         let mut regions = inner.regions().to_vec();
         for region in regions.iter_mut().filter(|region| region.range.start() <= CODE) {
-            "/a/library".clone_into(&mut region.name);
+            region.name = "/a/library".into();
             region.permissions = Permissions::new(true, false, region.range.start() == CODE);
         }
         Files { inner, regions }

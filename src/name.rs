@@ -1,0 +1,170 @@
+//! Names of regions, as the bytes that they are.
+
+use std::borrow::Cow;
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
+
+/// The path of a mapped file, or the kernel's name in brackets; empty where there is none.
+///
+/// A path may hold any byte but zero, and is no text. One that starts with `[` is the
+/// kernel's own name: no absolute path does.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct Name(Vec<u8>);
+
+impl Name {
+    /// The name of a file, of which a list may give the last part only.
+    ///
+    /// ```
+    /// use gdb_leak::name::Name;
+    ///
+    /// assert_eq!(Name::of_file(b"[heap]"), "./[heap]");
+    /// assert_eq!(Name::of_file(b"/lib/libc.so.6"), "/lib/libc.so.6");
+    /// ```
+    #[must_use]
+    pub fn of_file(name: &[u8]) -> Self {
+        let plain = if name.starts_with(b"[") { [b"./", name].concat() } else { name.to_vec() };
+        Self(plain)
+    }
+
+    /// The name in a line of `/proc/PID/maps`, which escapes the line's end and nothing else.
+    ///
+    /// Linux, fs/proc/task_mmu.c, `show_map_vma`: `seq_path` with "\n". So a name that holds
+    /// these four characters reads like one with a line's end; [`Name::agrees`] takes both for one.
+    ///
+    /// ```
+    /// use gdb_leak::name::Name;
+    ///
+    /// assert_eq!(Name::of_maps(br"/a\012b\n "), "/a\nb\\n ");
+    /// ```
+    #[must_use]
+    pub fn of_maps(name: &[u8]) -> Self {
+        const LINE_END: &[u8] = br"\012";
+        let mut plain = Vec::with_capacity(name.len());
+        let mut rest = name;
+        while let Some((first, others)) = rest.split_first() {
+            if let Some(after) = rest.strip_prefix(LINE_END) {
+                plain.push(b'\n');
+                rest = after;
+            } else {
+                plain.push(*first);
+                rest = others;
+            }
+        }
+        Self(plain)
+    }
+
+    /// The bytes of the name.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The name as a path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        Path::new(self.os())
+    }
+
+    /// The name as the system's functions take it.
+    #[must_use]
+    pub fn os(&self) -> &OsStr {
+        OsStr::from_bytes(&self.0)
+    }
+
+    /// The name as text, with replacement characters for what is none.
+    #[must_use]
+    pub fn lossy(&self) -> Cow<'_, str> {
+        String::from_utf8_lossy(&self.0)
+    }
+
+    /// Whether there is no name.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether the name starts like this.
+    #[must_use]
+    pub fn starts_with(&self, start: &str) -> bool {
+        self.0.starts_with(start.as_bytes())
+    }
+
+    /// Whether the name ends like this.
+    #[must_use]
+    pub fn ends_with(&self, end: &str) -> bool {
+        self.0.ends_with(end.as_bytes())
+    }
+
+    /// What follows the last slash; all of it where there is none.
+    #[must_use]
+    pub fn last_part(&self) -> &[u8] {
+        self.0.rsplit(|byte| *byte == b'/').next().unwrap_or_default()
+    }
+}
+
+impl From<&str> for Name {
+    fn from(name: &str) -> Self {
+        Self(name.as_bytes().to_vec())
+    }
+}
+
+impl From<String> for Name {
+    fn from(name: String) -> Self {
+        Self(name.into_bytes())
+    }
+}
+
+impl From<Vec<u8>> for Name {
+    fn from(name: Vec<u8>) -> Self {
+        Self(name)
+    }
+}
+
+impl From<Name> for OsString {
+    fn from(name: Name) -> Self {
+        Self::from_vec(name.0)
+    }
+}
+
+impl PartialEq<str> for Name {
+    fn eq(&self, other: &str) -> bool {
+        self.0 == other.as_bytes()
+    }
+}
+
+impl PartialEq<&str> for Name {
+    fn eq(&self, other: &&str) -> bool {
+        self.0 == other.as_bytes()
+    }
+}
+
+/// Writes what is no printable text as `\xHH`, as all answers do.
+impl fmt::Display for Name {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = String::with_capacity(self.0.len());
+        for chunk in self.0.utf8_chunks() {
+            for character in chunk.valid().chars() {
+                if character.is_control() {
+                    let mut room = [0; 4];
+                    character.encode_utf8(&mut room).bytes().for_each(|byte| push(&mut text, byte));
+                } else {
+                    text.push(character);
+                }
+            }
+            chunk.invalid().iter().for_each(|byte| push(&mut text, *byte));
+        }
+        out.pad(&text)
+    }
+}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{:?}", self.to_string())
+    }
+}
+
+fn push(text: &mut String, byte: u8) {
+    text.push_str(&format!("\\x{byte:02x}"));
+}
