@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
-use std::fmt;
+use std::fmt::{self, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
@@ -30,8 +30,8 @@ impl Name {
 
     /// The name in a line of `/proc/PID/maps`, which escapes the line's end and nothing else.
     ///
-    /// Linux, fs/proc/task_mmu.c, `show_map_vma`: `seq_path` with "\n". So a name that holds
-    /// these four characters reads like one with a line's end; [`Name::agrees`] takes both for one.
+    /// Linux, `fs/proc/task_mmu.c`, `show_map_vma`: `seq_path` with "\n". So a name that holds
+    /// these four characters reads like one with a line's end; comparisons take both for one.
     ///
     /// ```
     /// use gdb_leak::name::Name;
@@ -166,5 +166,6 @@ impl fmt::Debug for Name {
 }
 
 fn push(text: &mut String, byte: u8) {
-    text.push_str(&format!("\\x{byte:02x}"));
+    // Writing to a string does not fail.
+    let _ = write!(text, "\\x{byte:02x}");
 }

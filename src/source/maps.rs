@@ -79,7 +79,9 @@ fn lines(text: &[u8]) -> Vec<&[u8]> {
     }
     // A text that came by way of another system has a carriage return in each line.
     if lines.iter().all(|line| line.ends_with(b"\r")) {
-        lines.iter_mut().for_each(|line| *line = line.strip_suffix(b"\r").unwrap_or(line));
+        for line in &mut lines {
+            *line = line.strip_suffix(b"\r").unwrap_or(line);
+        }
     }
     lines
 }

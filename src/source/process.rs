@@ -274,10 +274,10 @@ impl Process {
     /// the memory (`vfork`) it may outlive the program; then `process_vm_readv`, which goes
     /// by the number, shows another one.
     fn present(&self) -> bool {
-        let first = self.regions.first().map_or(0, |region| region.range.start());
-        let gone = matches!(file::read_at(&self.memory, &mut [0], first), Ok(0));
         // A running program may write to the page that both read.
         const TRIES: usize = 16;
+        let first = self.regions.first().map_or(0, |region| region.range.start());
+        let gone = matches!(file::read_at(&self.memory, &mut [0], first), Ok(0));
         !gone && (!self.direct || (0..TRIES).any(|_| self.same_in_calls()))
     }
 

@@ -25,7 +25,7 @@ def test_own_mappings_are_confirmed() -> None:
     text = ctypes.create_string_buffer(b"here")
     confirmed = confirmed_maps(os.getpid(), str(SELF), own_memory)
     assert confirmed is not None
-    spans = [line.split()[0].split("-") for line in confirmed.text.splitlines()]
+    spans = [line.split()[0].split("-") for line in confirmed.text.decode().splitlines()]
     at = ctypes.addressof(text)
     assert any(int(start, 16) <= at < int(end, 16) for start, end in spans)
 

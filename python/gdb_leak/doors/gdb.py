@@ -5,18 +5,15 @@ own errors into gdb's. Nothing here writes to the target, calls into it or resum
 """
 
 import os
-import shlex
-import tempfile
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Callable, Optional, TypeVar, Union
 
 import gdb
 
 from gdb_leak import _native, manual, options, units
 from gdb_leak.commands import TABLE, Entry
-from gdb_leak.doors import frames, gdb_says, held_core, lines, probed, registers, same_machine
+from gdb_leak.doors import frames, gdb_says, held_core, lines, mappings, probed, registers
 from gdb_leak.doors.progress import ProgressLine
 from gdb_leak.errors import Error, RequestError, UsageError
 from gdb_leak.render import json as as_json
@@ -371,14 +368,14 @@ def _open_process(pid: int, usage: bool) -> Target:
 
 
 def _open_remote(inferior: gdb.Inferior) -> Target:
-    notes: list[str] = []
-    maps, pid = _remote_maps(inferior, notes)
+    numbers = (inferior.pid, *(thread.ptid[1] for thread in inferior.threads()))
+    maps, pid, notes = mappings.listed(_execute, gdb.error, numbers, _program(), _read)
     sections: list[tuple[int, int, str, str]] = []
     stack_pointers = _of_each_thread(
         inferior.threads(), lambda _, frame: int(frame.read_register("sp"))
     )
     if maps is None:
-        sections = [*_sections(), *probed.stack_sections(stack_pointers, _read)]
+        sections = [*mappings.sections(_execute), *probed.stack_sections(stack_pointers, _read)]
     order = "big" if "big" in gdb.execute("show endian", to_string=True) else "little"
     memory = _native.open_remote(
         _as_pointer(0).type.sizeof,
@@ -392,49 +389,8 @@ def _open_remote(inferior: gdb.Inferior) -> Target:
     return Target(memory, pid=pid, notes=notes)
 
 
-# The argument for all object files was renamed between gdb 11 and 12; each gdb
-# takes the other's for the name of a section, and shows none.
-def _sections() -> list[tuple[int, int, str, str]]:
-    for argument in ("-all-objects", "ALLOBJ"):
-        found = gdb_says.sections(gdb.execute(f"maint info sections {argument}", to_string=True))
-        if found:
-            return found
-    return []
-
-
-# The text that lists the mappings, and the process that it is of.
-def _remote_maps(inferior: gdb.Inferior, notes: list[str]) -> tuple[Optional[bytes], int]:
-    try:
-        said = _raw("info proc mappings")
-    except gdb.error:
-        said = b""
-    if gdb_says.mappings(said.decode("latin-1")) is not None:
-        return said, inferior.pid
-    # vgdb gives the process number 42000, and the real one as its threads' number.
-    numbers = [inferior.pid, *(thread.ptid[1] for thread in inferior.threads())]
-    for pid in dict.fromkeys(numbers):
-        confirmed = same_machine.confirmed_maps(pid, _program(), _read) if pid > 0 else None
-        if confirmed is not None:
-            if confirmed.left_out:
-                left_out = units.counted(confirmed.left_out, "mapping")
-                notes.append(f"{left_out} of /proc/{pid}/maps left out, which gdb cannot read")
-            return confirmed.text, pid
-    notes.append(
-        "gdb cannot list the mappings of this target: only its sections and stacks are known"
-    )
-    return None, inferior.pid
-
-
-# What gdb prints, as bytes: a name of a file need not be text in any charset.
-def _raw(command: str) -> bytes:
-    try:
-        return gdb.execute(command, to_string=True).encode("utf-8", "surrogateescape")
-    except UnicodeError:
-        # gdb decodes what it printed and raises where it cannot; `pipe` hands on the bytes.
-        pass
-    with tempfile.NamedTemporaryFile() as made:
-        gdb.execute(f"pipe {command} | cat > {shlex.quote(made.name)}", to_string=True)
-        return Path(made.name).read_bytes()
+def _execute(command: str) -> str:
+    return gdb.execute(command, to_string=True)
 
 
 def _read(address: int, length: int) -> Optional[bytes]:
