@@ -12,6 +12,7 @@ pub mod inspect;
 pub mod leak;
 pub mod memory;
 pub mod name;
+pub mod pages;
 pub mod pass;
 pub mod peek;
 #[cfg(feature = "python")]

@@ -286,6 +286,19 @@ pub trait Memory: Send + Sync {
         false
     }
 
+    /// How many bytes of `ranges`, which are in address order, are resident.
+    ///
+    /// `None` where nothing says so. A page of zeros that the kernel lends to a process which
+    /// only read there is not resident, as for `/proc/PID/smaps`.
+    fn resident(&self, _ranges: &[AddressRange]) -> Option<u64> {
+        None
+    }
+
+    /// The resident bytes of each region, in their order; `None` where nothing says so.
+    fn resident_regions(&self) -> Option<Vec<u64>> {
+        None
+    }
+
     /// Whether views are lent from where the bytes are; else each costs a call of the system.
     fn lends(&self) -> bool {
         true

@@ -77,6 +77,34 @@ impl Touched {
         true
     }
 
+    /// How many bytes of `ranges`, which are in address order, lie in resident pages.
+    ///
+    /// `blank` says whether a page reads as zeros. Seen: a process that reads memory to which
+    /// it never wrote gets one page of zeros that all processes share, and so does a page that
+    /// a debugger reads there. The kernel shows it as present, but it is not resident: no file
+    /// has it, and it is not the process's alone (Linux 6.18, `fs/proc/task_mmu.c`,
+    /// `pte_to_pagemap_entry`). So are pages that a fork shares; those are not all zeros.
+    pub(super) fn resident(&self, ranges: &[AddressRange], blank: impl Fn(u64) -> bool) -> Option<u64> {
+        let entries = self.entries.as_ref()?;
+        let mut window = Window::default();
+        let mut sum = 0_u64;
+        for range in ranges {
+            let mut at = range.start();
+            while at < range.end() {
+                let page = at / PAGE;
+                let end = page.saturating_add(1).saturating_mul(PAGE).min(range.end());
+                let last = range.end().saturating_sub(1) / PAGE;
+                let entry = window.entry(entries, page, last)?;
+                let shared = entry & (FILE | EXCLUSIVE) == 0;
+                if entry & PRESENT != 0 && !(shared && blank(page.saturating_mul(PAGE))) {
+                    sum = sum.saturating_add(end.saturating_sub(at));
+                }
+                at = end;
+            }
+        }
+        Some(sum)
+    }
+
     /// Whether one of the pages was touched, or nobody can say.
     fn touched(&self, entries: &File, piece: u64, wanted: Bits) -> bool {
         let any = |bits: &Bits| bits.iter().zip(wanted).any(|(bits, wanted)| bits & wanted != 0);
@@ -90,6 +118,41 @@ impl Touched {
             pieces.insert(piece, bits);
         }
         touched
+    }
+}
+
+/// Bits of an entry of pagemap (Linux, Documentation/admin-guide/mm/pagemap.rst): the page is
+/// there, it is of a file or of shared memory, only this process maps it.
+const PRESENT: u64 = 1 << 63;
+const FILE: u64 = 1 << 61;
+const EXCLUSIVE: u64 = 1 << 56;
+
+/// The entries of some pages in a row, as they were read last.
+#[derive(Default)]
+struct Window {
+    first: u64,
+    bytes: Vec<u8>,
+}
+
+impl Window {
+    /// The entry of `page`; where it has to be read, those up to the page `last` come with it.
+    fn entry(&mut self, entries: &File, page: u64, last: u64) -> Option<u64> {
+        const MOST: u64 = 1 << 14;
+        const LEAST: u64 = 512;
+        if let Some(entry) = self.known(page) {
+            return Some(entry);
+        }
+        let count = last.saturating_sub(page).saturating_add(1).clamp(LEAST, MOST);
+        self.bytes.resize(usize::try_from(count.checked_mul(8)?).ok()?, 0);
+        self.first = page;
+        let read = file::read_at(entries, &mut self.bytes, page.checked_mul(8)?).ok()?;
+        self.bytes.truncate(read);
+        self.known(page)
+    }
+
+    fn known(&self, page: u64) -> Option<u64> {
+        let at = usize::try_from(page.checked_sub(self.first)?.checked_mul(8)?).ok()?;
+        Some(ByteOrder::Little.value(self.bytes.get(at..at.checked_add(8)?)?))
     }
 }
 

@@ -23,6 +23,7 @@ use procfs::{ProcError, ProcResult};
 
 use crate::error::{Error, reason};
 use crate::memory::{Buffer, Gap, Memory, Missing, Region, View, gap_before_next_region};
+use crate::pages;
 use crate::range::AddressRange;
 use crate::source::elf::Image;
 use crate::source::file;
@@ -343,6 +344,33 @@ impl Memory for Process {
     fn untouched(&self, range: AddressRange) -> bool {
         let region = self.region_at(range.start()).filter(|region| region.range.covers(range));
         region.is_some_and(|region| self.touched.none(range, region))
+    }
+
+    fn resident(&self, ranges: &[AddressRange]) -> Option<u64> {
+        let blank = |page: u64| {
+            let mut bytes = [0; 4096];
+            matches!(file::read_at(&self.memory, &mut bytes, page), Ok(read) if read == bytes.len())
+                && pages::blank(&bytes)
+        };
+        self.touched.resident(ranges, blank)
+    }
+
+    fn resident_regions(&self) -> Option<Vec<u64>> {
+        let folder = folder(self.pid);
+        let text = list(&folder, true).ok()?;
+        let listed = maps::parse(&folder.join("smaps"), &text).ok()?.regions;
+        // Without smaps the list has no such number.
+        if listed.iter().all(|region| region.rss.is_none()) {
+            return None;
+        }
+        let of = |region: &Region| {
+            let first = listed.partition_point(|other| other.range.end() <= region.range.start());
+            let own = listed.get(first..).unwrap_or_default().iter();
+            let own = own.take_while(|other| other.range.start() < region.range.end());
+            let sum = own.filter_map(|other| other.rss).fold(0, u64::saturating_add);
+            sum.min(region.range.len())
+        };
+        Some(self.regions.iter().map(of).collect())
     }
 
     fn lends(&self) -> bool {
