@@ -69,8 +69,12 @@ pub struct Check {
 /// What memory could be given back to the system.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Trim {
-    /// The bytes that the allocator's own call for it would give back at most.
+    /// The bytes that the allocator's own call for it would give back at most: of a process
+    /// those in resident pages, elsewhere those in pages that are not all zeros.
     pub bytes: u64,
+    /// The bytes that it would go over and that are not there: they were given back already,
+    /// or never touched.
+    pub returned: u64,
     /// The number of the last block in use before the end of the main arena: it pins what lies below.
     pub pin: Option<usize>,
 }

@@ -4,7 +4,10 @@ use crate::error::Error;
 use crate::heap::allocator::{Check, Count, Trim};
 use crate::heap::block::{Blocks, State, Unit};
 use crate::heap::summary::Tally;
+use crate::memory::Memory;
+use crate::pages;
 use crate::pass::Job;
+use crate::range::AddressRange;
 
 use super::arenas::ArenaState;
 use super::layout::{PAGE, StateLayout, up};
@@ -174,16 +177,17 @@ fn mapped_chunks(params: Params, (chunks, bytes): (u64, u64), drifts: bool) -> C
 /// What `malloc_trim(0)` could give back at most, and what pins the end of the main arena.
 ///
 /// glibc 2.17 to 2.43, malloc/malloc.c, `mtrim`: up to 2.42 chunks in fastbins are merged with
-/// their free neighbours first (`malloc_consolidate`); then the whole pages behind the first
-/// six words of each chunk on the unsorted list and on the lists of a page and more (what
-/// borders on a top chunk became part of that); `systrim`: of the main arena's top chunk
-/// all whole pages but for the smallest chunk and a byte. Some of these pages may be
-/// given back already.
+/// their free neighbours first (`malloc_consolidate`); then, of every arena, the whole pages
+/// behind the first six words of each chunk on the unsorted list and on the lists of a page and
+/// more (what borders on a top chunk became part of that); `systrim`: of the main arena's top
+/// chunk all whole pages but for the smallest chunk and a byte. Pages that were given back
+/// already, or never touched, are counted on their own.
 ///
 /// # Errors
 ///
 /// [`Error::Interrupted`] when the job was stopped.
 pub(super) fn trim(
+    memory: &dyn Memory,
     blocks: &Blocks,
     main: Option<(StateLayout, ArenaState)>,
     job: &Job,
@@ -192,7 +196,9 @@ pub(super) fn trim(
     let machine = layout.machine;
     let head = machine.word.saturating_mul(6);
     let least = machine.bin(PAGE);
-    let mut trim = Trim::default();
+    let large = |size: u64| machine.bin(size) >= least;
+    let mut whole: Vec<AddressRange> = Vec::new();
+    let mut pin = None;
     for span in blocks.spans() {
         job.check()?;
         let mut last_used = None;
@@ -205,22 +211,31 @@ pub(super) fn trim(
             }
             if unit.state == State::Top {
                 if unit.range.start() == state.top {
-                    let whole = unit.range.len().saturating_add(run.bytes);
-                    let area = whole.saturating_sub(machine.smallest()).saturating_sub(1);
-                    trim.bytes = trim.bytes.saturating_add(area & !(PAGE.wrapping_sub(1)));
-                    trim.pin = last_used;
+                    let size = unit.range.len().saturating_add(run.bytes);
+                    let area = size.saturating_sub(machine.smallest()).saturating_sub(1);
+                    // It is the end of the heap that moves.
+                    let extra = area & !(PAGE.wrapping_sub(1));
+                    whole.push(AddressRange::saturating(unit.range.end().saturating_sub(extra), extra));
+                    pin = last_used;
                 }
                 run = Run::default();
             }
-            trim.bytes = trim.bytes.saturating_add(run.pages(head, |size| machine.bin(size) >= least));
+            whole.extend(run.pages(head, large));
             run = Run::default();
             if unit.state.used() || unit.state == State::Tcache {
                 last_used = Some(unit.index);
             }
         }
-        trim.bytes = trim.bytes.saturating_add(run.pages(head, |size| machine.bin(size) >= least));
+        whole.extend(run.pages(head, large));
     }
-    Ok(trim)
+    // Top chunks may be merged with what lies before them: what overlaps counts once.
+    let whole = AddressRange::merge(whole);
+    let all = whole.iter().map(|range| range.len()).fold(0, u64::saturating_add);
+    let bytes = match pages::resident(memory, &whole, job)? {
+        Some(resident) => resident,
+        None => pages::not_zero(memory, &whole, job)?,
+    };
+    Ok(Trim { bytes, returned: all.saturating_sub(bytes), pin })
 }
 
 /// Free chunks that lie side by side.
@@ -242,13 +257,14 @@ impl Run {
         self.unsorted |= matches!(unit.state, State::Fast | State::Unsorted);
     }
 
-    /// The bytes of its whole pages behind the first `head` bytes.
-    fn pages(&self, head: u64, large: impl Fn(u64) -> bool) -> u64 {
+    /// Its whole pages behind the first `head` bytes, if there are any.
+    fn pages(&self, head: u64, large: impl Fn(u64) -> bool) -> Option<AddressRange> {
         let looked_at = self.unsorted || large(self.bytes);
         if !looked_at || self.bytes < PAGE.saturating_add(head) {
-            return 0;
+            return None;
         }
         let first = up(self.start.saturating_add(head), PAGE);
-        self.start.saturating_add(self.bytes).saturating_sub(first) & !(PAGE.wrapping_sub(1))
+        let bytes = self.start.saturating_add(self.bytes).saturating_sub(first) & !(PAGE.wrapping_sub(1));
+        Some(AddressRange::saturating(first, bytes)).filter(|range| !range.is_empty())
     }
 }

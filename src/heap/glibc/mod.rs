@@ -144,7 +144,7 @@ impl Glibc {
         };
         let mut notes = notes(&libcs, &states, banner.as_deref(), &traits);
         let checks = checks::checks(&seen, &mut notes);
-        let trim = checks::trim(&blocks, states.first().copied(), job)?;
+        let trim = checks::trim(memory, &blocks, states.first().copied(), job)?;
         harm.merge(links);
         let named =
             if module.is_empty() { "a program's data".to_owned() } else { format!("the data of {module}") };
