@@ -324,6 +324,7 @@ class HeapSummary:
     other: Final[list[tuple[str, int]]]
     unwritable: Final[int]
     trim: Final[int]
+    returned: Final[int]
     pin: Final[Optional[Block]]
 
 @final
@@ -413,6 +414,9 @@ def may_hold_blocks(
     memory: Memory, addresses: Sequence[int], progress: _Progress = None
 ) -> bool: ...
 def other_allocators(memory: Memory) -> list[str]: ...
+def linked_allocators(
+    memory: Memory, places: Sequence[tuple[int, int]], progress: _Progress = None
+) -> list[str]: ...
 def heap_summary(
     memory: Memory, heap: Optional[Heap] = None, progress: _Progress = None
 ) -> HeapSummary: ...
@@ -465,6 +469,25 @@ def recording(
 ) -> tuple[Optional[Recording], list[str]]: ...
 
 @final
+class Coverage:
+    """How much of the writable memory was judged, in resident bytes where these are known."""
+
+    judged: Final[int]
+    writable: Final[int]
+    resident: Final[Optional[int]]
+    unknown: Final[list[tuple[str, int]]]
+    lacking: Final[bool]
+    places: Final[list[tuple[int, int]]]
+
+def coverage(
+    memory: Memory,
+    heap: Optional[Heap] = None,
+    threads: Optional[Sequence[_ThreadRegisters]] = None,
+    possible: bool = True,
+    progress: _Progress = None,
+) -> Coverage: ...
+
+@final
 class Check:
     """The verdicts on all blocks in use, by valgrind's rules."""
 
@@ -476,6 +499,7 @@ class Check:
     references: Final[int]
     own_bytes: Final[int]
     untouched: Final[int]
+    coverage: Final[Coverage]
     notes: Final[list[str]]
     def verdict(self, index: int) -> Optional[str]: ...
     def saved_by(self, index: int) -> Optional[str]: ...

@@ -258,12 +258,14 @@ class Watch(NamedTuple):
 
     ``function`` is where it is judged instead, when it calls that for the first
     time; ``children`` whether the processes that it starts are judged too;
-    ``log`` the file for reports, with ``%p`` for the process.
+    ``log`` the file for reports, with ``%p`` for the process; ``unjudged`` the status to
+    end with where a process could not be judged, None where the program's own counts.
     """
 
     function: Optional[str]
     children: bool
     log: Optional[str]
+    unjudged: Optional[int] = None
 
 
 class Launch(NamedTuple):
@@ -305,6 +307,8 @@ class Result:
         self.data = data
         self.word_size = word_size
         self.later: list[Callable[[], Sequence[str]]] = []
+        #: What a text begins with, before all notes.
+        self.heading: Optional[str] = None
         #: What the shell or gdb is to end with, where the answer asks for that.
         self.status: Optional[int] = None
         #: The program that is to run instead of an answer being printed.

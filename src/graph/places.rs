@@ -15,18 +15,27 @@ use crate::source::elf::{self, Image};
 use super::roots::{RootKind, Stretch};
 use super::stacks::{Part, Stacks};
 
+/// Where roots lie before threads are known.
+pub(super) struct Plain {
+    pub stretches: Vec<Stretch>,
+    /// The recorder's own memory.
+    pub recorder: Vec<AddressRange>,
+}
+
 /// Writable memory that neither an allocator nor the recorder owns, and what was relocated,
 /// before threads are known.
 ///
 /// # Errors
 ///
 /// [`Error::Interrupted`] when the job was stopped.
-pub(super) fn plain(memory: &dyn Memory, heap: &dyn Allocator, job: &Job) -> Result<Vec<Stretch>, Error> {
+pub(super) fn plain(memory: &dyn Memory, heap: Option<&dyn Allocator>, job: &Job) -> Result<Plain, Error> {
     const ASK: usize = 1 << 20;
-    let spans: Vec<AddressRange> = heap.blocks().spans().iter().map(|span| span.range).collect();
+    let spans = heap.map_or(&[][..], |heap| heap.blocks().spans()).iter();
+    let spans: Vec<AddressRange> = spans.map(|span| span.range).collect();
+    let structures = heap.map_or(&[][..], |heap| heap.structures());
     // The recorder's tables name every block, and nobody uses a block through them.
-    let tables = recording::reserved(memory, job)?;
-    let owned = AddressRange::merge([&spans[..], heap.structures(), &tables].concat());
+    let recorder = recording::reserved(memory, job)?;
+    let owned = AddressRange::merge([&spans[..], structures, &recorder].concat());
     let relocated = relocated(memory);
     let mut stretches = Vec::new();
     for region in memory.regions() {
@@ -34,7 +43,7 @@ pub(super) fn plain(memory: &dyn Memory, heap: &dyn Allocator, job: &Job) -> Res
         let left = region.range.without(region.range.among(&owned));
         stretches.extend(left.into_iter().map(|range| Stretch { range, kind, thread: None }));
     }
-    for unit in heap.blocks().units() {
+    for unit in heap.into_iter().flat_map(|heap| heap.blocks().units()) {
         if unit.index % ASK == 0 {
             job.check()?;
         }
@@ -46,7 +55,7 @@ pub(super) fn plain(memory: &dyn Memory, heap: &dyn Allocator, job: &Job) -> Res
         stretches.push(Stretch { range: unit.range, kind, thread: None });
     }
     stretches.sort_unstable_by_key(|stretch| stretch.range);
-    Ok(stretches)
+    Ok(Plain { stretches, recorder })
 }
 
 /// What kind of root a region is, if it is one.

@@ -17,7 +17,7 @@ use crate::source::registers::Register;
 use super::heuristics::Heuristics;
 use super::index::{Cursor, Hit, Index};
 use super::link::{Edge, Link};
-use super::places;
+use super::places::{self, Plain};
 use super::stacks;
 use super::words;
 
@@ -122,6 +122,8 @@ pub struct RegisterRoot {
 pub struct Roots {
     /// Stretches of memory, in address order; none overlaps another.
     pub stretches: Vec<Stretch>,
+    /// The recorder's own memory, which holds nothing; in address order.
+    pub recorder: Vec<AddressRange>,
     /// Registers of all threads.
     pub registers: Vec<RegisterRoot>,
     /// How many stacks of ended threads were left out, and their bytes.
@@ -174,15 +176,48 @@ impl Roots {
         choice: Choice,
         job: &Job,
     ) -> Result<Self, Error> {
-        let plain = places::plain(memory, heap, job)?;
+        let mut roots = Self::made(memory, Some(heap), threads, choice.red_zone, true, job)?;
+        let registers = threads.iter().flat_map(|thread| registers(thread, choice.vector));
+        roots.registers.extend(registers);
+        Ok(roots)
+    }
+
+    /// Where roots lie in memory, beside the blocks of a heap if there is one.
+    ///
+    /// Without registers, and with the dead words of frames that are alive.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Interrupted`] when the job was stopped.
+    pub fn in_memory(
+        memory: &dyn Memory,
+        heap: Option<&dyn Allocator>,
+        threads: &[Thread],
+        job: &Job,
+    ) -> Result<Self, Error> {
+        Self::made(memory, heap, threads, 0, false, job)
+    }
+
+    fn made(
+        memory: &dyn Memory,
+        heap: Option<&dyn Allocator>,
+        threads: &[Thread],
+        red_zone: u64,
+        frames: bool,
+        job: &Job,
+    ) -> Result<Self, Error> {
+        let Plain { stretches: plain, recorder } = places::plain(memory, heap, job)?;
         let anonymous =
             plain.iter().filter(|stretch| matches!(stretch.kind, RootKind::Anon | RootKind::Stack));
         let anonymous = AddressRange::merge(anonymous.map(|stretch| stretch.range).collect());
-        let stacks = stacks::stacks(memory, threads, &anonymous, choice.red_zone, job)?;
-        let registers = threads.iter().flat_map(|thread| registers(thread, choice.vector));
+        let mut stacks = stacks::stacks(memory, threads, &anonymous, red_zone, job)?;
+        if frames {
+            stacks.cut_frames(memory, threads, job)?;
+        }
         Ok(Self {
             stretches: places::owned(plain, &stacks),
-            registers: registers.collect(),
+            registers: Vec::new(),
+            recorder,
             ended: stacks.ended,
             untouched: stacks.untouched,
             notes: stacks.notes,

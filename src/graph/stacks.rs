@@ -81,9 +81,6 @@ pub(super) fn stacks(
     }
     stacks.end(&owners, &known, statics);
     stacks.lost(&owners);
-    let untouched = unwind::dead_slots(memory, threads, job)?;
-    stacks.untouched = untouched.iter().map(|range| range.len()).sum();
-    stacks.dead.extend(untouched);
     if strangers > 0 {
         stacks.notes.push(format!(
             "{strangers} of {} threads run on stacks that are not those they were given (a signal's, a coroutine's), \
@@ -175,6 +172,24 @@ fn alternate(memory: &dyn Memory, pointer: u64) -> bool {
 }
 
 impl Stacks {
+    /// Takes words of frames that are alive for dead where no code touches them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Interrupted`] when the job was stopped.
+    pub(super) fn cut_frames(
+        &mut self,
+        memory: &dyn Memory,
+        threads: &[Thread],
+        job: &Job,
+    ) -> Result<(), Error> {
+        let untouched = unwind::dead_slots(memory, threads, job)?;
+        self.untouched = untouched.iter().map(|range| range.len()).sum();
+        self.dead.extend(untouched);
+        self.dead = AddressRange::merge(std::mem::take(&mut self.dead));
+        Ok(())
+    }
+
     fn own(&mut self, range: AddressRange, part: Part, thread: i32) {
         if !range.is_empty() {
             self.owned.push((range, part, thread));

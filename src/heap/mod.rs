@@ -5,6 +5,7 @@ pub mod block;
 pub mod content;
 pub mod glibc;
 pub mod groups;
+mod linked;
 mod others;
 pub mod recorded;
 pub mod summary;
@@ -19,6 +20,7 @@ use crate::source::Thread;
 
 pub use allocator::Allocator;
 pub use glibc::Outside;
+pub use linked::linked;
 pub use others::others;
 
 /// The heap of a target; `None` where no allocator that is known has one.

@@ -8,7 +8,7 @@ use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterato
 
 use crate::error::Error;
 use crate::graph::{
-    Choice, Found, Graph, Heuristics, Index, Link, Mark, Marks, RootKind, Roots, Tracer, Wanted,
+    Choice, Coverage, Found, Graph, Heuristics, Index, Link, Mark, Marks, RootKind, Roots, Tracer, Wanted,
 };
 use crate::heap::Allocator;
 use crate::heap::allocator::Count;
@@ -86,6 +86,8 @@ pub struct Check {
     pub missing: (u64, u64),
     /// Bytes of frames that are alive and that do not count, because no code touches them.
     pub untouched: u64,
+    /// How much of the writable memory was judged.
+    pub coverage: Coverage,
     /// Sentences on what may make verdicts wrong, and in which direction.
     pub notes: Vec<String>,
 }
@@ -113,6 +115,7 @@ impl Check {
         let index = Index::new(blocks);
         let heuristics = Heuristics::new(memory, options.heuristics);
         let roots = Roots::find(memory, heap, threads, options.choice, job)?;
+        let coverage = Coverage::new(memory, Some(heap), &roots, true, job)?;
         let graph = Graph::new(memory, &index, &heuristics, job)?;
         let mut tracer = Tracer::new(&graph, blocks).counting(recorded.as_deref());
         let mut late = Vec::new();
@@ -142,6 +145,7 @@ impl Check {
             own_bytes,
             missing,
             untouched: roots.untouched,
+            coverage,
             notes,
         };
         check.account = check.count(blocks, None, job)?;

@@ -51,6 +51,7 @@ pub(super) struct HeapSummary {
     other: Vec<(&'static str, u64)>,
     unwritable: u64,
     trim: u64,
+    returned: u64,
     pin: Option<Block>,
 }
 
@@ -435,6 +436,23 @@ pub(super) fn other_allocators(memory: &Memory) -> Vec<&'static str> {
 }
 
 #[pyfunction]
+#[pyo3(signature = (memory, places, progress = None))]
+pub(super) fn linked_allocators(
+    py: Python<'_>,
+    memory: &Memory,
+    places: Vec<(u64, u64)>,
+    progress: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Vec<&'static str>> {
+    let places = places.into_iter().map(|(start, end)| AddressRange::new(start, end));
+    let places = AddressRange::merge(places.collect::<Result<_, _>>()?);
+    let target = &memory.target;
+    memory.kept.linked(|| {
+        let symbols = memory.kept.symbols(target);
+        call::run(py, progress, |job| heap::linked(target.memory.as_ref(), symbols, &places, job))
+    })
+}
+
+#[pyfunction]
 #[pyo3(signature = (memory, heap = None, progress = None))]
 pub(super) fn heap_summary(
     py: Python<'_>,
@@ -463,6 +481,7 @@ pub(super) fn heap_summary(
         other: found.other.iter().map(|(kind, bytes)| (kind.name(), *bytes)).collect(),
         unwritable: found.unwritable,
         trim: trim.bytes,
+        returned: trim.returned,
         pin,
     })
 }

@@ -27,6 +27,8 @@ pub(super) struct Kept {
     outside: Mutex<Option<Arc<Outside>>>,
     /// The verdicts given last, and how.
     check: Mutex<Option<(Options, Arc<Check>)>>,
+    /// The names of allocators that are part of a module.
+    linked: Mutex<Option<Vec<&'static str>>>,
     symbols: OnceLock<Symbols>,
 }
 
@@ -49,6 +51,14 @@ impl Kept {
     /// Where blocks may lie outside of heaps, found by `find` where that is asked for the first time.
     pub(super) fn outside(&self, find: impl FnOnce() -> PyResult<Outside>) -> PyResult<Arc<Outside>> {
         kept(&self.outside, || find().map(Arc::new))
+    }
+
+    /// The allocators that are part of a module, found by `find` where that is asked for the first time.
+    pub(super) fn linked(
+        &self,
+        find: impl FnOnce() -> PyResult<Vec<&'static str>>,
+    ) -> PyResult<Vec<&'static str>> {
+        kept(&self.linked, find)
     }
 
     /// The verdicts given with these options, made by `judge` where the last ones were given with others.

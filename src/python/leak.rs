@@ -5,8 +5,8 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 
 use crate::graph::{
-    Choice, Heuristics, Index, Link, Paths, Place, Reference as Pointing, Referrers as Pointings, Roots,
-    Source, Step, Wanted,
+    Choice, Coverage as Covered, Heuristics, Index, Link, Paths, Place, Reference as Pointing,
+    Referrers as Pointings, Roots, Source, Step, Wanted,
 };
 use crate::heap::allocator::Count;
 use crate::heap::block::{State, Unit};
@@ -37,6 +37,53 @@ fn summary(account: &Account) -> Vec<Row> {
 
 fn saved(account: &Account) -> Vec<Row> {
     Link::HEURISTICS.into_iter().zip(account.saved).map(|(link, count)| row(link.name(), count)).collect()
+}
+
+/// How much of the writable memory was judged.
+#[pyclass(frozen, get_all, module = "gdb_leak._native")]
+pub(super) struct Coverage {
+    judged: u64,
+    writable: u64,
+    resident: Option<u64>,
+    /// What belongs to no known heap, by kind of region.
+    unknown: Vec<(&'static str, u64)>,
+    lacking: bool,
+    /// Where that lies.
+    places: Vec<(u64, u64)>,
+}
+
+impl From<&Covered> for Coverage {
+    fn from(found: &Covered) -> Self {
+        Self {
+            judged: found.judged,
+            writable: found.writable,
+            resident: found.resident,
+            unknown: found.unknown.iter().map(|(kind, bytes)| (kind.name(), *bytes)).collect(),
+            lacking: found.lacking,
+            places: super::memory::pairs(found.places.iter()),
+        }
+    }
+}
+
+/// What a verdict on the blocks of a heap would rest on; nothing is judged where none is possible.
+#[pyfunction]
+#[pyo3(signature = (memory, heap = None, threads = None, possible = true, progress = None))]
+pub(super) fn coverage(
+    py: Python<'_>,
+    memory: &Memory,
+    heap: Option<&Heap>,
+    threads: Option<Vec<ThreadRegisters>>,
+    possible: bool,
+    progress: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Coverage> {
+    let threads = memory.threads_or(threads);
+    let own = memory.target.memory.as_ref();
+    let allocator = heap.map(|heap| heap.heap.as_ref());
+    let found = call::run(py, progress, |job| {
+        let roots = Roots::in_memory(own, allocator, &threads, job)?;
+        Covered::new(own, allocator, &roots, possible, job)
+    })?;
+    Ok(Coverage::from(&found))
 }
 
 /// The verdicts on all blocks in use.
@@ -153,6 +200,11 @@ impl Check {
     #[getter]
     fn own_bytes(&self) -> u64 {
         self.check.own_bytes
+    }
+
+    #[getter]
+    fn coverage(&self) -> Coverage {
+        Coverage::from(&self.check.coverage)
     }
 
     #[getter]

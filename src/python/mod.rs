@@ -26,11 +26,13 @@ mod _native {
     use super::frames::{Frame, frames};
     #[pymodule_export]
     use super::heap::{
-        Arena, Block, Group, Groups, Heap, HeapSummary, Listed, heap_kept, heap_summary, may_hold_blocks,
-        open_heap, other_allocators,
+        Arena, Block, Group, Groups, Heap, HeapSummary, Listed, heap_kept, heap_summary, linked_allocators,
+        may_hold_blocks, open_heap, other_allocators,
     };
     #[pymodule_export]
-    use super::leak::{Check, Record, Records, Reference, check, judged, references, shortest_path};
+    use super::leak::{
+        Check, Coverage, Record, Records, Reference, check, coverage, judged, references, shortest_path,
+    };
     #[pymodule_export]
     use super::look::{Dump, Strings, dump, strings, text_to_words, words_to_text, write_range};
     #[pymodule_export]

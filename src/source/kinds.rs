@@ -101,7 +101,8 @@ fn anonymous_data(region: &Region) -> bool {
 }
 
 /// Where the module ends in memory, its bss included; `None` where its headers cannot be read.
-fn module_end(memory: &dyn Memory, name: &Name) -> Option<u64> {
+#[must_use]
+pub fn module_end(memory: &dyn Memory, name: &Name) -> Option<u64> {
     let first = memory.regions().iter().find(|region| region.name == *name && region.file_offset == 0)?;
     let image = image_at(memory, first.range.start())?;
     Some(image.end(first.range.start()))

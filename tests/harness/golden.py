@@ -11,7 +11,7 @@ from harness.truth import Mapping
 
 FOLDER = ROOT / "tests" / "golden"
 #: Sizes and counts that the machine decides: its libc, its kernel.
-_OF_THE_MACHINE = ("rss", "dirty", "taken")
+_OF_THE_MACHINE = ("rss", "dirty", "taken", "writable", "resident")
 
 
 class Normal:
@@ -30,6 +30,7 @@ class Normal:
         for path, name in self._files:
             said = said.replace(str(path), name)
         said = re.sub(rf"\b{self._pid}\b", "PID", said)
+        said = re.sub(r"^judged [\d.]+ of [\d.]+ KiB", "judged N of N KiB", said, flags=re.M)
         said = re.sub(r"\b0x[0-9a-f]{6,16}\b", self._address, said)
         lines = (re.sub(r"(?<=\S) {2,}", "  ", line).rstrip() for line in said.splitlines())
         return "\n".join(line for line in lines) + "\n"
@@ -74,7 +75,8 @@ def _named(value: Any, machine: bool) -> Any:
     if isinstance(value, dict):
         return {
             key: "…"
-            if inner is not None and (key in _OF_THE_MACHINE or (machine and _is_count(inner)))
+            if inner is not None
+            and (key in _OF_THE_MACHINE or ((machine or key == "judged") and _is_count(inner)))
             else _named(inner, machine)
             for key, inner in value.items()
         }

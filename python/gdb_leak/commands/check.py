@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Optional, Union
 
-from gdb_leak import heaps, leaks, losses, recorded, units
+from gdb_leak import coverage, heaps, leaks, losses, recorded, units
 from gdb_leak.errors import UsageError
 from gdb_leak.layout import Block, Columns, Span, line
 from gdb_leak.options import Command, Option
@@ -66,7 +66,8 @@ COMMAND = Command(
         Option("list", "List every block in use with its verdict."),
         Option(
             "error-exitcode",
-            "End with status N if a block is definitely or possibly lost; in gdb as by quit N.",
+            "End with status N if a block is definitely or possibly lost, else with 3 if no "
+            "verdict is possible or too much memory belongs to no known heap; in gdb as by quit N.",
             "number",
             "N",
         ),
@@ -78,7 +79,12 @@ COMMAND = Command(
         "threads, their TLS, the data of all modules, and all writable memory that malloc does "
         "not own. Lost blocks that one stack allocated, where that was recorded (gdb-leak record), "
         "or else that are alike stand in one record, the largest last. Sizes are the bytes that "
-        "were asked for where they were recorded, else usable ones."
+        "were asked for where they were recorded, else usable ones. The first line says how much "
+        "of the writable memory was judged: a verdict is on the blocks of known heaps alone, and "
+        "whatever belongs to none (memory of other allocators, and what the program mapped itself) "
+        "is only searched for pointers. With -error-exitcode more than 10% and more than 1 MiB of "
+        "it, of all resident writable memory outside of modules' data and stacks, end with "
+        "status 3."
     ),
     example=("leak-check -show all -top 20", "gdb-leak check core -error-exitcode 9"),
 )
@@ -134,8 +140,12 @@ def run(request: Request) -> Result:
                 f"{units.counted(records.untracked, 'block')} more than records can be told "
                 "apart stand in one record"
             )
+    covered = coverage.of_check(request, target, check, heap)
+    if parsed.flag("json"):
+        lacks.extend(covered.notes())
     notes = [*(check.notes if check is not None else []), *lacks, *target.all_notes()]
     values: dict[str, Value] = {
+        **covered.values(),
         "summary": _summary(check, account),
         "heuristics": {
             name: {"blocks": blocks, "bytes": size} for name, blocks, size in account.saved
@@ -157,8 +167,11 @@ def run(request: Request) -> Result:
     count = len(records) if records is not None else 0
     data = _Data(heap, check, rows, count, parsed.flag("list"), known, account, newest)
     result = Result(COMMAND.name, target.describe(), values, notes, data, target.memory.word_size)
+    result.heading = covered.line()
     if check is not None and any(_count(account, verdict) for verdict in _FAILING):
         result.status = status
+    elif status is not None and covered.lacking:
+        result.status = coverage.UNJUDGED
     return result
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Optional, Union
 
-from gdb_leak import heaps, units
+from gdb_leak import coverage, heaps, units
 from gdb_leak.heaps import Count, States
 from gdb_leak.layout import Block, Columns, Line, Span, line
 from gdb_leak.options import Command
@@ -43,7 +43,8 @@ COMMAND = Command(
         "Answers whether growth is a leak at all: memory that malloc keeps on its lists is none. "
         "Bytes are those of whole chunks, so that all parts add up to the writable bytes that "
         "leak-regions shows. Checks hold the heap's structures against each other; where one "
-        "fails, the places that break a rule are named."
+        "fails, the places that break a rule are named. The first line says how much of the "
+        "writable memory a check would judge."
     ),
     example=("leak-heap", "gdb-leak heap core"),
 )
@@ -62,10 +63,15 @@ def run(request: Request) -> Result:
     target = heaps.held(request)
     notes = target.all_notes()
     heap = heaps.opened(request, target, notes, damage=False)
+    threads = request.session.registers(vector=False)
+    covered = coverage.of_heap(request, target, heap, threads)
+    if request.parsed.flag("json"):
+        notes.extend(covered.notes())
     data = _Data(heap, *heaps.summarised(request, target, heap))
     summary = data.summary
     mapped = Count(data.mapped.of("used", "tcache").blocks, _all_bytes(data.mapped))
     values: dict[str, Value] = {
+        **covered.values(),
         "allocator": None
         if heap is None
         else {"name": heap.name, "version": heap.version, "found_by": heap.found_by},
@@ -88,6 +94,7 @@ def run(request: Request) -> Result:
         "other": dict(summary.other),
         "trim": {
             "bytes": summary.trim,
+            "returned": summary.returned,
             "pinned_by": None
             if summary.pin is None
             else heaps.block_value(summary.pin, summary.pin.address),
@@ -102,7 +109,9 @@ def run(request: Request) -> Result:
         ],
         "damages": heap.damages if heap else 0,
     }
-    return Result(COMMAND.name, target.describe(), values, notes, data, target.memory.word_size)
+    result = Result(COMMAND.name, target.describe(), values, notes, data, target.memory.word_size)
+    result.heading = covered.line()
+    return result
 
 
 def text(result: Result) -> Iterator[Block]:
@@ -218,7 +227,11 @@ def _share(data: _Data) -> str:
 
 
 def _trim(summary: "HeapSummary", heap: "Heap", word_size: int) -> Iterator[Line]:
-    yield line(f"malloc_trim could give back {units.size_text(summary.trim)} at most")
+    back = f"malloc_trim could give back {units.size_text(summary.trim)} at most"
+    if summary.returned:
+        gone = units.size_text(summary.returned)
+        back = f"{back}; {gone} already returned or never touched"
+    yield line(back)
     pin = summary.pin
     if pin is None:
         return

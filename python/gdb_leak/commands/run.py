@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from gdb_leak import recording
+from gdb_leak import coverage, recording
 from gdb_leak.errors import UsageError
 from gdb_leak.layout import Block
 from gdb_leak.options import Command, Operand, Option
@@ -28,7 +28,8 @@ def declared(check: Command) -> Command:
         options=(
             Option(
                 "error-exitcode",
-                "End with status N if a block is definitely or possibly lost.",
+                "End with status N if a block is definitely or possibly lost, else with 3 if no "
+                "verdict is possible or too much memory belongs to no known heap.",
                 "number",
                 "N",
             ),
@@ -91,6 +92,7 @@ def run(request: Request) -> Result:
         function.raw if function is not None else None,
         children,
         log.raw if log is not None else None,
+        None if status is None else coverage.UNJUDGED,
     )
     result = Result(_NAME, None, {})
     words = tuple(word.raw for word in parsed.operands)

@@ -233,24 +233,36 @@ def _signals_handed_on(pid: int, follow: _native.Follow) -> Iterator[None]:
 
 def _follow(follow: _native.Follow, watch: Watch, judge: Judge) -> Optional[int]:
     asked: Optional[int] = None
+    reported = False
     while True:
         held = follow.next()
         if held is None:
-            return asked
+            # A process of which nothing was seen was not judged either.
+            return asked if reported else watch.unjudged
+        reported = True
         report = Report(*held, watch)
         interrupts = signal.getsignal(signal.SIGINT)
         # Ctrl-C while it is judged is for the judgement: the program has ended, or stands.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             status = _report(report, watch, judge)
-            asked = status if status is not None else asked
+            asked = _graver(asked, status, watch)
         except (Error, OSError) as cause:
+            asked = _graver(asked, watch.unjudged, watch)
             _tell(f"process {report.pid}: {cause}")
         except KeyboardInterrupt:
+            asked = _graver(asked, watch.unjudged, watch)
             _tell(f"process {report.pid}: interrupted while it was judged")
         finally:
             report.stop.release()
             signal.signal(signal.SIGINT, interrupts)
+
+
+# Of several processes: lost blocks in one count more than that another could not be judged.
+def _graver(asked: Optional[int], status: Optional[int], watch: Watch) -> Optional[int]:
+    if status is None or (status == watch.unjudged and asked is not None):
+        return asked
+    return status
 
 
 def _report(report: Report, watch: Watch, judge: Judge) -> Optional[int]:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Optional, Union
 
-from gdb_leak.layout import Block, Columns, Made, Span, notes
+from gdb_leak.layout import Block, Columns, Made, Span, line, notes
 from gdb_leak.target import Result
 
 __all__ = ["Style", "escape", "escape_lines", "pieces"]
@@ -49,8 +49,10 @@ def escape_lines(text: str, encoding: str) -> str:
 
 
 def pieces(result: Result, blocks: Iterable[Block], style: Style) -> Iterator[str]:
-    """Yield RESULT as text in pieces of whole lines: notes, BLOCKS, later notes."""
+    """Yield RESULT as text in pieces of whole lines: heading, notes, BLOCKS, later notes."""
     known = len(result.notes)
+    if result.heading is not None:
+        yield from _lines([line(result.heading)], style)
     yield from _lines(notes(result.notes), style)
     for block in blocks:
         if isinstance(block, Made):

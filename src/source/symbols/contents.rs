@@ -92,6 +92,27 @@ impl Contents {
         tables.sized.iter().chain(tables.labels.iter()).filter(called).map(|entry| entry.start).collect()
     }
 
+    /// Which of the names, as the file has them, are those of something in the module.
+    pub(super) fn defined(&self, names: &[&str]) -> Vec<bool> {
+        let mut found = vec![false; names.len()];
+        let longest = names.iter().map(|name| name.len()).max().unwrap_or(0) as u64;
+        let tables = &self.tables;
+        let mut buffer = Buffer::default();
+        if self.file.recheck().is_err() {
+            return found;
+        }
+        for entry in tables.sized.iter().chain(tables.labels.iter()) {
+            let Some((start, rest)) = tables.names.span(entry.name) else { continue };
+            let most = rest.min(longest.saturating_add(1));
+            let Ok(bytes) = self.file.view(start, most, &mut buffer) else { continue };
+            for (found, name) in found.iter_mut().zip(names) {
+                let own = bytes.strip_prefix(name.as_bytes());
+                *found |= own.is_some_and(|rest| rest.first().is_none_or(|byte| *byte == 0));
+            }
+        }
+        found
+    }
+
     /// The last place with a name before `at` in its section, where nothing with a size lies between.
     fn label_at(&self, at: u64) -> Option<&Entry> {
         let section = self.tables.sections.covering(at)?;

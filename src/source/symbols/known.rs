@@ -59,6 +59,12 @@ impl Known {
         self.named().contents.as_ref().map(|contents| contents.named(name)).unwrap_or_default()
     }
 
+    /// Which of the names are those of something in the module; none where no file is the module's.
+    pub(super) fn defined(&self, names: &[&str]) -> Vec<bool> {
+        let contents = self.named().contents.as_ref();
+        contents.map_or_else(|| vec![false; names.len()], |contents| contents.defined(names))
+    }
+
     /// The calls at the linked address `at`, innermost first; nothing where no file is the module's.
     pub(super) fn lines(&self, at: u64) -> Vec<Line> {
         let named = self.named();

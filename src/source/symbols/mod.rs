@@ -173,6 +173,17 @@ impl Symbols {
         found
     }
 
+    /// Which of the names, as files have them, the module at the lowest address defines.
+    ///
+    /// That is the program, but for programs that are loaded where libraries are.
+    #[must_use]
+    pub fn defined(&self, memory: &dyn Memory, names: &[&str]) -> Vec<bool> {
+        let first = self.bases.iter().filter_map(|(file, bases)| Some((*bases.first()?, file))).min();
+        let wanted = first.filter(|_| !matches!(self.places, Places::Nowhere));
+        let module = wanted.and_then(|(base, file)| self.module(memory, file, base));
+        module.map_or_else(|| vec![false; names.len()], |module| module.known.defined(names))
+    }
+
     /// The module whose segments hold `address`.
     fn module_at(&self, memory: &dyn Memory, address: u64) -> Option<Arc<Module>> {
         if matches!(self.places, Places::Nowhere) {

@@ -1,0 +1,225 @@
+//! Allocators that are part of a module: named, so that memory of no known heap has an explanation.
+//!
+//! No verdict depends on this. A name is given where two signs agree: the symbols of the
+//! program have two of the allocator's functions; or the read-only data of a module has two of
+//! its texts, and the writable data of the same module leads into the memory that belongs to no
+//! known heap. One text alone says nothing: a debugger or a document may have it.
+
+use std::collections::BTreeSet;
+
+use memchr::memmem::Finder;
+
+use crate::error::Error;
+use crate::memory::{Buffer, Memory, Permissions, Region, RegionKind};
+use crate::name::Name;
+use crate::pass::{self, Chunk, Job};
+use crate::range::AddressRange;
+use crate::source::symbols::Symbols;
+
+/// What is known of one allocator.
+struct Known {
+    name: &'static str,
+    /// Two of its texts, with an `@` in each: this program must not have them itself.
+    texts: [&'static str; 2],
+    /// Pairs of functions, of which a program that has it defines both.
+    functions: &'static [[&'static str; 2]],
+}
+
+/// Texts as compilers leave them in read-only data.
+///
+/// mimalloc 1.7 to 3.4, src/options.c, `_mi_warning_message` and `_mi_error_message`; jemalloc
+/// 5.2 to 5.3, src/jemalloc.c, `malloc_conf_next`, `obtain_malloc_conf`; gperftools 2.10,
+/// src/tcmalloc.cc, `DumpStats`; scudo of LLVM 14 to 19, standalone/report.cpp; Go 1.18 to 1.24,
+/// runtime/malloc.go; `CPython` 3.9 to 3.13, the names that its programs and libraries export.
+const KNOWN: [Known; 6] = [
+    Known {
+        name: "mimalloc",
+        texts: ["mimalloc@: warning: ", "mimalloc@: error: "],
+        functions: &[["mi_malloc", "mi_free"]],
+    },
+    Known {
+        name: "jemalloc",
+        texts: ["<jemalloc>@: Malformed conf string", "/etc/@malloc.conf"],
+        functions: &[
+            ["je_malloc", "je_free"],
+            ["_rjem_malloc", "_rjem_free"],
+            ["mallocx", "rallocx"],
+            ["je_mallocx", "je_rallocx"],
+        ],
+    },
+    Known {
+        name: "tcmalloc",
+        texts: ["Bytes in use @by application", "Bytes in central @cache freelist"],
+        functions: &[["tc_malloc", "tc_free"], ["TCMallocInternalMalloc", "TCMallocInternalFree"]],
+    },
+    Known {
+        name: "scudo",
+        texts: ["Scudo @ERROR: ", "corrupted @chunk header at address"],
+        functions: &[["scudo_malloc", "scudo_free"]],
+    },
+    Known {
+        name: "the Go runtime",
+        texts: ["runtime: out of memory: @cannot allocate ", "runtime: cannot map @pages in arena"],
+        functions: &[["runtime.mallocgc", "runtime.sysAlloc"]],
+    },
+    Known { name: "pymalloc (CPython)", texts: ["_Py@Runtime\0", "PyObject_@Malloc\0"], functions: &[] },
+];
+
+/// More read-only data than this is not gone over; programs have a tenth of it.
+const MOST_READ: u64 = 256 << 20;
+
+/// More writable data of a module than this is not gone over.
+const MOST_DATA: u64 = 64 << 20;
+
+/// The allocators that a module of the target contains, beside glibc's.
+///
+/// `places` is the memory that belongs to no known heap.
+///
+/// # Errors
+///
+/// [`Error::Interrupted`] when the job was stopped.
+pub fn linked(
+    memory: &dyn Memory,
+    symbols: &Symbols,
+    places: &[AddressRange],
+    job: &Job,
+) -> Result<Vec<&'static str>, Error> {
+    let texts = texts(memory, job)?;
+    let mut names = BTreeSet::new();
+    for (known, modules) in KNOWN.iter().zip(&texts) {
+        for module in modules {
+            if leads(memory, module, places, job)? {
+                names.insert(known.name);
+                break;
+            }
+        }
+    }
+    let wanted: Vec<&str> =
+        KNOWN.iter().flat_map(|known| known.functions.iter().flatten().copied()).collect();
+    let mut defined = symbols.defined(memory, &wanted).into_iter();
+    for known in &KNOWN {
+        for _ in known.functions {
+            // Both are taken, whatever the first one is.
+            let (one, other) = (defined.next(), defined.next());
+            if one == Some(true) && other == Some(true) {
+                names.insert(known.name);
+            }
+        }
+    }
+    Ok(KNOWN.iter().map(|known| known.name).filter(|name| names.contains(name)).collect())
+}
+
+/// Of each allocator, the modules that have both of its texts in what they do not write to.
+fn texts(memory: &dyn Memory, job: &Job) -> Result<Vec<BTreeSet<Name>>, Error> {
+    let ranges = read_only(memory);
+    let needles: Vec<String> =
+        KNOWN.iter().flat_map(|known| known.texts.iter().map(|text| text.replace('@', ""))).collect();
+    let finders: Vec<Finder<'_>> = needles.iter().map(|text| Finder::new(text.as_bytes())).collect();
+    let longest = needles.iter().map(String::len).max().unwrap_or(0) as u64;
+    let mut seen: Vec<BTreeSet<Name>> = vec![BTreeSet::new(); needles.len()];
+    let work = |chunk: &Chunk, buffer: &mut Buffer| {
+        let end = chunk.own.end().saturating_add(longest).min(chunk.run.end());
+        let mut at = chunk.own.start();
+        let mut found: Vec<(usize, u64)> = Vec::new();
+        // What lies across two pieces of one chunk is met by the bytes before a piece.
+        let mut bytes: Vec<u8> = Vec::new();
+        while at < end {
+            let view = memory.view(AddressRange::saturating(at, end.saturating_sub(at)), buffer);
+            bytes.extend_from_slice(view.bytes);
+            at = at.saturating_add(view.bytes.len() as u64);
+            match view.gap {
+                Some(gap) => at = gap.range.end().max(at.saturating_add(1)),
+                None if view.bytes.is_empty() => break,
+                None => {}
+            }
+        }
+        for (number, finder) in finders.iter().enumerate() {
+            if finder.find(&bytes).is_some() {
+                found.push((number, chunk.own.start()));
+            }
+        }
+        found
+    };
+    pass::in_order(&ranges, pass::CHUNK, job, work, |chunk, found| {
+        for (number, address) in found {
+            // The pieces of one module touch; another one's may be in the same chunk.
+            let end = chunk.own.end();
+            let regions = memory.regions().iter();
+            let within = regions.filter(|region| region.range.end() > address && region.range.start() < end);
+            if let Some(names) = seen.get_mut(number) {
+                names.extend(within.map(|region| region.name.clone()).filter(|name| !name.is_empty()));
+            }
+        }
+        Ok(None)
+    })?;
+    let both = seen.chunks_exact(2).map(|pair| match pair {
+        [one, other] => one.intersection(other).cloned().collect(),
+        _ => BTreeSet::new(),
+    });
+    Ok(both.collect())
+}
+
+/// What modules do not write to: their read-only data, and code, which may have some in it.
+fn read_only(memory: &dyn Memory) -> Vec<AddressRange> {
+    let regions = memory.regions();
+    let modules: BTreeSet<&Name> = regions
+        .iter()
+        .filter(|region| region.kind == RegionKind::Data && !region.anonymous())
+        .map(|region| &region.name)
+        .collect();
+    let known = |region: &&Region| {
+        let readable = matches!(region.permissions, Permissions::Known { read: true, write: false, .. });
+        readable && !region.anonymous() && modules.contains(&region.name)
+    };
+    // Code last: it has texts only in programs that are linked without read-only segments.
+    let (code, data): (Vec<&Region>, Vec<&Region>) =
+        regions.iter().filter(known).partition(|region| region.permissions.executable());
+    let separate = |region: &&&Region| {
+        !data.iter().any(|other| other.name == region.name && other.file_offset > region.file_offset)
+    };
+    let mut left = MOST_READ;
+    let wanted = data.iter().chain(code.iter().filter(separate));
+    let wanted = wanted.map(|region| {
+        let length = region.range.len().min(left);
+        left = left.saturating_sub(length);
+        AddressRange::saturating(region.range.start(), length)
+    });
+    AddressRange::merge(wanted.filter(|range| !range.is_empty()).collect())
+}
+
+/// Whether a word in the writable data of the module, its bss included, leads into `places`.
+fn leads(memory: &dyn Memory, module: &Name, places: &[AddressRange], job: &Job) -> Result<bool, Error> {
+    let format = memory.word_format();
+    let mut touching = None;
+    let mut left = MOST_DATA;
+    let mut buffer = Buffer::default();
+    let inside = |value: u64| {
+        let after = places.partition_point(|place| place.start() <= value);
+        after.checked_sub(1).and_then(|at| places.get(at)).is_some_and(|place| place.contains(value))
+    };
+    for region in memory.regions().iter().filter(|region| region.kind == RegionKind::Data) {
+        let behind = region.anonymous() && touching == Some(region.range.start());
+        if region.name != *module && !behind {
+            continue;
+        }
+        touching = Some(region.range.end());
+        let end = region.range.start().saturating_add(region.range.len().min(left));
+        left = left.saturating_sub(region.range.len());
+        let mut at = region.range.start();
+        while at < end {
+            job.check()?;
+            let length = end.saturating_sub(at).min(pass::CHUNK);
+            let range = AddressRange::saturating(at, length);
+            at = at.saturating_add(length);
+            if memory.untouched(range) {
+                continue;
+            }
+            let view = memory.view(range, &mut buffer);
+            let words = view.bytes.chunks_exact(format.size).filter_map(|word| format.read(word));
+            if words.into_iter().any(|word| word != 0 && inside(word)) {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}

@@ -1,0 +1,267 @@
+"""How much of the writable memory an answer judged: silence is never "nothing is lost"."""
+
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import ROOT, cores
+from harness.debuggers import gdb, shell
+from harness.processes import Program, compile_fixture
+
+UNJUDGED = 3
+LOST = 9
+MIB = 1 << 20
+WARNING = ('-DWARNING="mimalloc: warning: "',)
+TEXTS = (*WARNING, '-DERROR="mimalloc: error: "')
+#: By way: what the program is compiled with.
+WAYS: dict[str, tuple[str, ...]] = {
+    "plain": (),
+    "lost": (),
+    "own": (),
+    "blank": (),
+    "linked": TEXTS,
+    "named": ("-DNAMED",),
+    "text": WARNING,
+    "texts": TEXTS,
+}
+
+
+@pytest.fixture(scope="session")
+def covered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Compile the program for each way."""
+    folder = tmp_path_factory.mktemp("covered")
+    return {way: compile_fixture("covered", folder / way, *flags) for way, flags in WAYS.items()}
+
+
+@pytest.fixture
+def start(covered: dict[str, Path], tmp_path: Path) -> Iterator[Any]:
+    """Return what starts the program in a WAY with so many MIB, until it waits."""
+    begun = []
+
+    def started(way: str, mib: int = 0, strip: bool = False) -> Program:
+        path = covered[way]
+        if strip:
+            path = tmp_path / way
+            subprocess.run(["strip", "-o", path, covered[way]], check=True)
+        program = Program(path, way, str(mib), cwd=tmp_path)
+        begun.append(program)
+        program.wait_for("READY")
+        return program
+
+    yield started
+    for program in begun:
+        program.end()
+
+
+def resident(pid: int) -> int:
+    """Return the resident bytes of what a process may write to."""
+    total, counted = 0, False
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        words = line.split()
+        if re.match(r"[0-9a-f]+-[0-9a-f]+$", words[0]):
+            counted = words[1][1] == "w"
+        elif words[0] == "Rss:" and counted:
+            total += int(words[1]) * 1024
+    return total
+
+
+def writable(target: Any) -> int:
+    answer = shell("regions", target, "-in", "writable", "-json").json()
+    size: int = answer["total"]["size"]
+    return size
+
+
+def check(target: Any, *options: str) -> dict[str, Any]:
+    return shell("check", target, "-json", *options).json()
+
+
+class TestABareProgram:
+    """Of a program whose memory is all malloc's, everything is judged."""
+
+    def test_resident_memory_is_counted_as_the_kernel_does(self, start: Any) -> None:
+        live = start("plain")
+        before = resident(live.pid)
+        for name in ("check", "heap"):
+            found = shell(name, live.pid, "-json").json()
+            assert found["judged"] == "all"
+            # Reading it may make the kernel map pages of zeros, which are not resident.
+            assert found["coverage"] == {
+                "judged": before,
+                "writable": writable(live.pid),
+                "resident": before,
+            }
+            before = resident(live.pid)
+
+    def test_of_a_core_bytes_are_those_of_mappings(self, start: Any, tmp_path: Path) -> None:
+        live = start("plain")
+        core = cores.gcore(live.pid, tmp_path / "core")
+        for name in ("check", "heap"):
+            found = shell(name, core, "-json").json()
+            size = writable(core)
+            assert found["judged"] == "all"
+            assert found["coverage"] == {"judged": size, "writable": size}
+
+    def test_the_first_line_says_so(self, start: Any) -> None:
+        live = start("plain")
+        for answer in (shell("check", live.pid), shell("heap", live.pid)):
+            first = answer.stdout.splitlines()[0]
+            assert re.fullmatch(r"judged (\S+) of \1 KiB of resident writable memory", first), (
+                answer.stdout
+            )
+
+    def test_nothing_lost_ends_with_zero(self, start: Any) -> None:
+        live = start("plain")
+        assert shell("check", live.pid, "-error-exitcode", LOST).status == 0
+
+
+class TestMemoryOfNoKnownHeap:
+    """Memory that a program mapped itself is not judged, and that is said first."""
+
+    @pytest.mark.parametrize("way", ["own", "linked"])
+    def test_it_is_said_with_its_size(self, start: Any, way: str) -> None:
+        live = start(way, 20)
+        first = shell("check", live.pid).stdout.splitlines()[0]
+        assert re.match(
+            r"judged 0\.[2-9] of 20\.\d MiB of resident writable memory; "
+            r"20 MiB of anonymous memory belong to no known heap",
+            first,
+        ), first
+        found = check(live.pid)
+        assert found["judged"] == "partly"
+        assert found["coverage"]["resident"] - found["coverage"]["judged"] >= 20 * MIB
+        assert any("belong to no known heap" in note for note in found["notes"])
+
+    @pytest.mark.parametrize("mib", [4, 20])
+    def test_a_check_does_not_pass(self, start: Any, tmp_path: Path, mib: int) -> None:
+        live = start("own", mib)
+        core = cores.gcore(live.pid, tmp_path / "core")
+        for target in (live.pid, core):
+            assert shell("check", target, "-error-exitcode", LOST).status == UNJUDGED
+        line = f"leak-check -error-exitcode {LOST}"
+        assert gdb(line, "shell touch ran-on", pid=live.pid).status == UNJUDGED
+        assert gdb(line, core=core).status == UNJUDGED
+
+    def test_a_megabyte_passes(self, start: Any) -> None:
+        live = start("own", 1)
+        assert check(live.pid)["judged"] == "partly"
+        assert shell("check", live.pid, "-error-exitcode", LOST).status == 0
+
+    def test_what_was_never_touched_counts_nowhere(self, start: Any, tmp_path: Path) -> None:
+        live = start("blank", 200)
+        found = check(live.pid)
+        assert found["judged"] == "all"
+        assert found["coverage"]["writable"] > 200 * MIB > found["coverage"]["resident"]
+        core = cores.gcore(live.pid, tmp_path / "core")
+        for target in (live.pid, core):
+            assert shell("check", target, "-error-exitcode", LOST).status == 0
+
+    def test_without_the_option_the_status_is_that_of_an_answer(self, start: Any) -> None:
+        assert shell("check", start("own", 20).pid).status == 0
+
+    def test_judged_memory_is_never_more_than_there_is(self, start: Any, tmp_path: Path) -> None:
+        for way in ("plain", "own", "blank", "linked"):
+            live = start(way, 8)
+            core = cores.gcore(live.pid, tmp_path / f"core.{way}")
+            for target in (live.pid, core):
+                for name in ("check", "heap"):
+                    found = shell(name, target, "-json").json()["coverage"]
+                    most = found.get("resident", found["writable"])
+                    assert 0 < found["judged"] <= most <= found["writable"]
+
+    def test_heap_and_check_count_the_same(self, start: Any, tmp_path: Path) -> None:
+        live = start("own", 8)
+        core = cores.gcore(live.pid, tmp_path / "core")
+        one, other = check(core), shell("heap", core, "-json").json()
+        assert (one["coverage"], one["judged"]) == (other["coverage"], other["judged"])
+        assert one["coverage"]["writable"] == other["total"]["writable"]
+
+
+class TestAllocatorsThatAreLinkedIn:
+    """They are named where two signs agree, and no verdict depends on that."""
+
+    @pytest.mark.parametrize(
+        ("way", "strip"), [("linked", False), ("linked", True), ("named", False)]
+    )
+    def test_it_is_named(self, start: Any, tmp_path: Path, way: str, strip: bool) -> None:
+        live = start(way, 8, strip)
+        core = cores.gcore(live.pid, tmp_path / "core")
+        for target in (live.pid, core):
+            first = shell("check", target).stdout.splitlines()[0]
+            assert first.endswith("(mimalloc is linked into the program)"), first
+
+    @pytest.mark.parametrize(("way", "mib"), [("text", 8), ("texts", 0)])
+    def test_its_texts_alone_say_nothing(self, start: Any, way: str, mib: int) -> None:
+        first = shell("check", start(way, mib).pid).stdout.splitlines()[0]
+        assert "mimalloc" not in first
+
+    def test_gdb_leak_has_none_of_the_texts(self) -> None:
+        from gdb_leak import _native
+
+        own = Path(_native.__file__).read_bytes()
+        for text in (b"mimalloc: warning: ", b"mimalloc: error: ", b"<jemalloc>: "):
+            assert text not in own
+
+    @pytest.mark.parametrize(
+        ("name", "library", "more"),
+        [("jemalloc", "libjemalloc.a", ("-lm",)), ("tcmalloc", "libtcmalloc_minimal.a", ())],
+    )
+    @pytest.mark.parametrize("strip", [False, True])
+    def test_a_real_one_is_named(
+        self, tmp_path: Path, name: str, library: str, more: tuple[str, ...], strip: bool
+    ) -> None:
+        found = subprocess.run(
+            ["gcc", f"-print-file-name={library}"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        if not Path(found).is_absolute():
+            pytest.skip(f"{library} is not installed")
+        source = ROOT / "tests" / "fixtures" / "covered.c"
+        path = tmp_path / "covered"
+        line = ["gcc", "-g", "-pthread", "-o", path, source, "-Wl,--whole-archive", found]
+        subprocess.run([*line, "-Wl,--no-whole-archive", "-lstdc++", *more], check=True)
+        if strip:
+            subprocess.run(["strip", path], check=True)
+        live = Program(path, "plain", "8", cwd=tmp_path)
+        try:
+            live.wait_for("READY")
+            first, *rest = shell("check", live.pid).stdout.splitlines()
+            assert f"({name} is linked into the program)" in first
+            assert any("no verdict" in line for line in rest)
+            assert shell("check", live.pid, "-error-exitcode", LOST).status == UNJUDGED
+            found = check(live.pid)
+            assert (found["judged"], found["coverage"]["judged"]) == ("none", 0)
+        finally:
+            live.end()
+
+
+class TestRun:
+    """A program that is run to be judged does not pass unjudged."""
+
+    def run(self, *words: Any) -> Any:
+        return shell("run", "-error-exitcode", LOST, *words)
+
+    def test_the_recorders_own_memory_counts_nowhere(self, covered: dict[str, Path]) -> None:
+        answer = self.run("-json", "--", covered["plain"], "plain")
+        assert answer.status == 0, answer.stderr
+        line = next(line for line in answer.stderr.splitlines() if line.startswith("{"))
+        assert '"judged": "all"' in line
+        assert int(re.findall(r'"writable": (\d+)', line)[0]) < 2 * MIB
+
+    def test_lost_blocks_come_before_what_was_not_judged(self, covered: dict[str, Path]) -> None:
+        assert self.run("--", covered["lost"], "lost", "20").status == LOST
+
+    @pytest.mark.parametrize("way", ["own", "linked"])
+    def test_memory_of_no_known_heap_does_not_pass(
+        self, covered: dict[str, Path], way: str
+    ) -> None:
+        answer = self.run("--", covered[way], way, "20")
+        assert answer.status == UNJUDGED
+        assert "belong to no known heap" in answer.stderr
+        assert shell("run", "--", covered[way], way, "20").status == 0
+
+    def test_of_several_processes_lost_blocks_count_most(self, covered: dict[str, Path]) -> None:
+        for order in (("lost 0", "own 20"), ("own 20", "lost 0")):
+            script = "; ".join(f"{covered[word.split()[0]]} {word} </dev/null" for word in order)
+            assert self.run("-trace-children", "--", "/bin/sh", "-c", script).status == LOST
