@@ -202,6 +202,35 @@ impl Region {
     pub fn reserve(&self) -> bool {
         self.permissions.none() && self.saved == 0 && self.rss.unwrap_or(0) == 0
     }
+
+    /// Whether it is a reserve: address space with no permissions and no saved or resident bytes.
+    ///
+    /// Memory that was written and made inaccessible later is not one. Lists that have
+    /// neither saved nor resident bytes (`/proc/PID/maps`) leave the permissions to decide.
+    ///
+    /// ```
+    /// use gdb_leak::memory::{Permissions, Region, RegionKind};
+    /// use gdb_leak::range::AddressRange;
+    ///
+    /// let guard = Region {
+    ///     range: AddressRange::new(0x1000, 0x2000)?,
+    ///     permissions: Permissions::new(false, false, false),
+    ///     kind: RegionKind::Anon,
+    ///     name: String::new(),
+    ///     file_offset: 0,
+    ///     saved: 0,
+    ///     rss: None,
+    ///     dirty: None,
+    /// };
+    /// assert!(guard.reserve());
+    /// assert!(!Region { rss: Some(4096), ..guard.clone() }.reserve());
+    /// assert!(!Region { saved: 4096, ..guard }.reserve());
+    /// # Ok::<(), gdb_leak::error::Error>(())
+    /// ```
+    #[must_use]
+    pub fn reserve(&self) -> bool {
+        self.permissions.none() && self.saved == 0 && self.rss.unwrap_or(0) == 0
+    }
 }
 
 /// Why bytes are missing.
