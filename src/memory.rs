@@ -167,10 +167,44 @@ pub struct Region {
 }
 
 impl Region {
-    /// Whether no file backs it; the kernel's names in brackets are no files.
+    /// Whether no file backs it: the kernel's names in brackets, and the one that it gives to
+    /// real huge pages (Linux, fs/hugetlbfs/inode.c, `HUGETLB_ANON_FILE`), are not files.
     #[must_use]
     pub fn anonymous(&self) -> bool {
-        self.name.is_empty() || self.name.starts_with("[")
+        self.name.is_empty() || self.name.starts_with("[") || self.huge_pages()
+    }
+
+    /// Whether it is anonymous memory of real huge pages (`MAP_HUGETLB`).
+    #[must_use]
+    pub fn huge_pages(&self) -> bool {
+        matches!(self.name.bytes(), b"/anon_hugepage" | b"/anon_hugepage (deleted)")
+    }
+
+    /// Whether the process may write to it, or wrote to it before it made it inaccessible.
+    ///
+    /// ```
+    /// use gdb_leak::memory::{Permissions, Region, RegionKind};
+    /// use gdb_leak::name::Name;
+    /// use gdb_leak::range::AddressRange;
+    ///
+    /// let hidden = Region {
+    ///     range: AddressRange::new(0x1000, 0x2000)?,
+    ///     permissions: Permissions::new(false, false, false),
+    ///     kind: RegionKind::Anon,
+    ///     name: Name::default(),
+    ///     file_offset: 0,
+    ///     saved: 4096,
+    ///     rss: None,
+    ///     dirty: None,
+    /// };
+    /// assert!(hidden.mutable());
+    /// assert!(!Region { saved: 0, ..hidden.clone() }.mutable());
+    /// assert!(!Region { permissions: Permissions::new(true, false, false), ..hidden }.mutable());
+    /// # Ok::<(), gdb_leak::error::Error>(())
+    /// ```
+    #[must_use]
+    pub fn mutable(&self) -> bool {
+        self.permissions.writable() || (self.permissions.none() && !self.reserve())
     }
 
     /// Whether it is a reserve: address space with no permissions and no saved or resident bytes.
@@ -188,35 +222,6 @@ impl Region {
     ///     permissions: Permissions::new(false, false, false),
     ///     kind: RegionKind::Anon,
     ///     name: Name::default(),
-    ///     file_offset: 0,
-    ///     saved: 0,
-    ///     rss: None,
-    ///     dirty: None,
-    /// };
-    /// assert!(guard.reserve());
-    /// assert!(!Region { rss: Some(4096), ..guard.clone() }.reserve());
-    /// assert!(!Region { saved: 4096, ..guard }.reserve());
-    /// # Ok::<(), gdb_leak::error::Error>(())
-    /// ```
-    #[must_use]
-    pub fn reserve(&self) -> bool {
-        self.permissions.none() && self.saved == 0 && self.rss.unwrap_or(0) == 0
-    }
-
-    /// Whether it is a reserve: address space with no permissions and no saved or resident bytes.
-    ///
-    /// Memory that was written and made inaccessible later is not one. Lists that have
-    /// neither saved nor resident bytes (`/proc/PID/maps`) leave the permissions to decide.
-    ///
-    /// ```
-    /// use gdb_leak::memory::{Permissions, Region, RegionKind};
-    /// use gdb_leak::range::AddressRange;
-    ///
-    /// let guard = Region {
-    ///     range: AddressRange::new(0x1000, 0x2000)?,
-    ///     permissions: Permissions::new(false, false, false),
-    ///     kind: RegionKind::Anon,
-    ///     name: String::new(),
     ///     file_offset: 0,
     ///     saved: 0,
     ///     rss: None,
@@ -413,9 +418,9 @@ pub fn gap_before_next_region(regions: &[Region], at: u64) -> Gap {
 pub enum Place {
     /// Everything.
     All,
-    /// Whatever the process may write to.
+    /// Whatever the process may write to, or wrote to before it made that inaccessible.
     Writable,
-    /// The brk heap and the heaps of other arenas.
+    /// What the allocators own. Where no heap is known, the brk heap and the heaps of other arenas.
     Heap,
     /// Only the brk heap.
     Brk,
@@ -460,7 +465,7 @@ impl Place {
     pub fn selects(self, region: &Region) -> bool {
         match self {
             Self::All => true,
-            Self::Writable => region.permissions.writable(),
+            Self::Writable => region.mutable(),
             Self::Heap => matches!(region.kind, RegionKind::Heap | RegionKind::Arena),
             Self::Brk => region.kind == RegionKind::Heap,
             Self::Stack => matches!(region.kind, RegionKind::Stack | RegionKind::ThreadStack),
@@ -472,14 +477,14 @@ impl Place {
 
     /// The addresses of the place in `memory`, in order, touching regions made one.
     ///
-    /// A range is taken as it is: the parts of it that no region holds are
+    /// Reserves are left out: they are address space and not memory. A range is taken as it is: the parts of it that no region holds are
     /// gaps to whoever reads it.
     #[must_use]
     pub fn ranges(self, memory: &dyn Memory) -> Vec<AddressRange> {
         if let Self::Range(range) = self {
             return AddressRange::merge(vec![range]);
         }
-        let selected = memory.regions().iter().filter(|region| self.selects(region));
+        let selected = memory.regions().iter().filter(|region| self.selects(region) && !region.reserve());
         AddressRange::merge(selected.map(|region| region.range).collect())
     }
 }

@@ -60,8 +60,9 @@ pub(super) fn plain(memory: &dyn Memory, heap: Option<&dyn Allocator>, job: &Job
 
 /// What kind of root a region is, if it is one.
 fn kind(region: &Region, relocated: &[AddressRange]) -> Option<RootKind> {
-    let Permissions::Known { read: true, write, .. } = region.permissions else { return None };
-    if !write {
+    // What the flags call unreadable was written all the same, if it was saved. Seen: dumps
+    // of crash's gcore, whose flags are the kernel's own in another order.
+    if !region.mutable() {
         return relocated.binary_search(&region.range).is_ok().then_some(RootKind::Relro);
     }
     // Reading a device may do anything. valgrind leaves them out too (3.19,
@@ -92,8 +93,11 @@ pub fn relocated(memory: &dyn Memory) -> Vec<AddressRange> {
         let image = elf::image_at(memory, start);
         images.entry(&region.name).or_default().extend(image.map(|image| (start, image)));
     }
-    let read_only = Permissions::new(true, false, false);
-    let candidates = files().filter(|region| region.permissions == read_only);
+    if files().next().is_none() {
+        return unnamed(memory);
+    }
+    let known = |region: &&Region| region.permissions != Permissions::Unknown;
+    let candidates = files().filter(|region| known(region) && !region.permissions.writable());
     let relocated = |region: &&Region| {
         let start = region.range.start();
         let loaded = images.get(&region.name).map_or(&[][..], Vec::as_slice);
@@ -101,6 +105,18 @@ pub fn relocated(memory: &dyn Memory) -> Vec<AddressRange> {
         loaded.iter().take(MOST_LOADED).any(|(base, image)| image.relocated(*base, start))
     };
     candidates.filter(relocated).map(|region| region.range).collect()
+}
+
+/// The read-only regions of a core that names no file and holds no module's headers.
+///
+/// The kernel saves such memory only where it was written to (Linux, fs/coredump.c,
+/// `vma_dump_size`). What is constant holds no pointer to a block.
+fn unnamed(memory: &dyn Memory) -> Vec<AddressRange> {
+    let read_only = Permissions::new(true, false, false);
+    let wanted = |region: &&Region| {
+        region.permissions == read_only && region.saved > 0 && region.kind == RegionKind::Anon
+    };
+    memory.regions().iter().filter(wanted).map(|region| region.range).collect()
 }
 
 /// The stretches with the dead part of stacks cut out, and what belongs to a thread named.

@@ -83,7 +83,7 @@ pub fn summary(memory: &dyn Memory, heap: Option<&dyn Allocator>, job: &Job) -> 
     }
     let mut by_kind = [0_u64; RegionKind::ALL.len()];
     let mut covered = 0_u64;
-    for region in memory.regions().iter().filter(|region| region.permissions.writable()) {
+    for region in memory.regions().iter().filter(|region| region.mutable()) {
         let first = spans.partition_point(|span| span.range.end() <= region.range.start());
         let behind = spans.get(first..).unwrap_or_default().iter();
         let inside = behind

@@ -47,6 +47,9 @@ const FARTHEST_HEAP: u64 = 1 << 30;
 /// Each look at a page that was never used makes the kernel keep a table for it.
 const MOST_MISSES: usize = 256;
 
+/// How many regions are held against the modules around them: hostile headers may claim all memory.
+const MOST_REMAPPED: usize = 1 << 20;
+
 /// What each region of `memory` is for, in the regions' order.
 #[must_use]
 pub fn classify(memory: &dyn Memory, clues: &Clues<'_>) -> Vec<Finding> {
@@ -55,6 +58,7 @@ pub fn classify(memory: &dyn Memory, clues: &Clues<'_>) -> Vec<Finding> {
     let mut found: Vec<Finding> = regions.iter().map(|region| by_name(&modules, region)).collect();
     let program = program_name(regions, clues);
     bss(memory, &mut found);
+    remapped(memory, &mut found);
     kernel(regions, clues, &mut found);
     main_stack(regions, clues, &mut found);
     heap(memory, program, &mut found);
@@ -74,6 +78,7 @@ fn by_name(modules: &BTreeSet<&Name>, region: &Region) -> Finding {
         _ if name.starts_with("[anon") => RegionKind::Anon,
         _ if name.starts_with("[") => RegionKind::Special,
         b"" => RegionKind::Anon,
+        _ if region.huge_pages() => RegionKind::Anon,
         _ if region.permissions.writable() && modules.contains(name) => RegionKind::Data,
         _ => RegionKind::File,
     };
@@ -124,6 +129,42 @@ fn bss(memory: &dyn Memory, found: &mut [Finding]) {
             _ => {
                 let data = finding.kind == RegionKind::Data && !region.name.is_empty();
                 touching = data.then_some((&region.name, region.range.end()));
+            }
+        }
+    }
+}
+
+/// Data of a module that was copied to anonymous memory in its place.
+///
+/// Folklore: programs do so to have their code and data in huge pages, and a core shows that
+/// memory where the heap is expected, right behind the program's own. Seen: libhugetlbfs
+/// (elflink.c, `remap_segments`) and the like.
+fn remapped(memory: &dyn Memory, found: &mut [Finding]) {
+    let regions = memory.regions();
+    let own = |region: &Region, finding: &Finding| {
+        finding.kind == RegionKind::Anon && region.anonymous() && region.permissions.writable()
+    };
+    if !regions.iter().zip(found.iter()).any(|(region, finding)| own(region, finding)) {
+        return;
+    }
+    let mut seen: BTreeSet<&str> = BTreeSet::new();
+    let mut left = MOST_REMAPPED;
+    for module in regions.iter().filter(|region| !region.anonymous() && region.file_offset == 0) {
+        let base = module.range.start();
+        if !seen.insert(&module.name) {
+            continue;
+        }
+        let Some(image) = image_at(memory, base) else { continue };
+        let end = image.end(base);
+        let first = regions.partition_point(|region| region.range.start() <= base);
+        for (region, finding) in regions.iter().zip(found.iter_mut()).skip(first) {
+            let start = region.range.start();
+            if start >= end || left == 0 {
+                break;
+            }
+            left = left.saturating_sub(1);
+            if own(region, finding) && image.rights(base, start).is_some() && image.changeable(base, start) {
+                finding.kind = RegionKind::Data;
             }
         }
     }
@@ -248,7 +289,7 @@ fn arenas(memory: &dyn Memory, found: &mut [Finding]) {
                 continue;
             }
         }
-        let unnamed = region.name.is_empty() || region.name.starts_with("[anon");
+        let unnamed = region.name.is_empty() || region.name.starts_with("[anon") || region.huge_pages();
         if finding.kind != RegionKind::Anon || !unnamed || !region.permissions.writable() {
             continue;
         }

@@ -252,7 +252,8 @@ impl Remote {
 pub fn listed(text: &[u8]) -> Result<Vec<Region>, Error> {
     let mut regions = crate::source::maps::parse(Path::new("info proc mappings"), text)?.regions;
     for region in &mut regions {
-        region.saved = region.range.len();
+        // Nothing tells whether such a mapping was ever used: it is taken for a reserve.
+        region.saved = if region.permissions.none() { 0 } else { region.range.len() };
     }
     Ok(regions)
 }

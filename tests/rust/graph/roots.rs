@@ -27,7 +27,12 @@ impl Regions {
         }
         let mut own = inner.regions().to_vec();
         for (region, (_, _, letters, ..)) in own.iter_mut().zip(regions) {
-            region.permissions = Permissions::from_letters(letters).unwrap();
+            // "reserve" is address space that was never written.
+            let reserve = *letters == "reserve";
+            region.permissions = Permissions::from_letters(if reserve { "---" } else { letters }).unwrap();
+            if reserve {
+                region.saved = 0;
+            }
         }
         Self { inner, regions: own }
     }
@@ -64,6 +69,22 @@ fn pages(count: u64) -> Vec<u8> {
 }
 
 #[test]
+fn memory_that_was_written_is_a_root_whatever_its_flags_say_of_reading() {
+    let memory = Regions::new(&[
+        (0x1_0000, pages(1), "-wx", RegionKind::Data, "/lib/c"),
+        (0x2_0000, pages(1), "---", RegionKind::Anon, ""),
+        (0x3_0000, pages(1), "reserve", RegionKind::Anon, ""),
+        (0x4_0000, pages(1), "--x", RegionKind::File, "/lib/c"),
+    ]);
+    let found: Vec<_> =
+        found(&memory, &Plain::new(0x9_0000, &[], &[]), &[]).into_iter().map(|one| (one.0, one.1)).collect();
+    assert_eq!(
+        found,
+        [(range(0x1_0000, 0x1_1000), RootKind::Data), (range(0x2_0000, 0x2_1000), RootKind::Anon)]
+    );
+}
+
+#[test]
 fn memory_of_the_allocator_s_own_is_no_root_and_what_others_took_of_it_is() {
     let memory = Regions::new(&[
         (0x1_0000, pages(4), "rw-", RegionKind::Heap, "[heap]"),
@@ -71,7 +92,7 @@ fn memory_of_the_allocator_s_own_is_no_root_and_what_others_took_of_it_is() {
         (0x3_0000, pages(1), "r--", RegionKind::File, "/lib/c"),
         (0x4_0000, pages(1), "rw-", RegionKind::File, "/dev/dri/card0"),
         (0x5_0000, pages(1), "rw-", RegionKind::File, "/dev/hugepages/table"),
-        (0x6_0000, pages(1), "---", RegionKind::Anon, ""),
+        (0x6_0000, pages(1), "reserve", RegionKind::Anon, ""),
         (0x7_0000, pages(1), "rw-", RegionKind::Special, "[vvar]"),
     ]);
     let units = [
