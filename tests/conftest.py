@@ -35,6 +35,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "registers",
         "changes",
         "forms",
+        "layout",
     )
     return {name: compile_fixture(name, folder / name) for name in names}
 

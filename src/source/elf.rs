@@ -24,6 +24,8 @@ pub struct Segment {
     pub offset: u64,
     /// Where its first byte lies in memory, before any relocation.
     pub address: u64,
+    /// Where that is in physical memory, which only dumps of machines say.
+    pub physical: u64,
     /// Bytes in the file.
     pub file_size: u64,
     /// Bytes in memory.
@@ -58,6 +60,12 @@ impl Segment {
         let end = start.saturating_add(self.memory_size).saturating_add(PAGE_MASK) & !PAGE_MASK;
         let start = start & !PAGE_MASK;
         AddressRange::saturating(start, end.saturating_sub(start))
+    }
+
+    /// Whether it says where the table for the loader is.
+    #[must_use]
+    pub fn dynamic(&self) -> bool {
+        self.kind == elf::PT_DYNAMIC.0
     }
 
     /// Whether the flag (`PF_R`, `PF_W`, `PF_X`) is set.
@@ -176,6 +184,14 @@ impl Image {
         Some([segment.flag(elf::PF_R), write, segment.flag(elf::PF_X)])
     }
 
+    /// Where in its file the byte at `address` is once the module is loaded at `base`.
+    #[must_use]
+    pub fn file_offset(&self, base: u64, address: u64) -> Option<u64> {
+        let segment = self.segment_at(base, address)?;
+        let linked = address.wrapping_sub(self.bias(base));
+        Some(segment.offset.wrapping_add(linked.wrapping_sub(segment.address)))
+    }
+
     /// Whether the page at `address` could be written at any time, also only while it was relocated.
     #[must_use]
     pub fn changeable(&self, base: u64, address: u64) -> bool {
@@ -197,6 +213,7 @@ where
         flags: header.p_flags(endian).0,
         offset: header.p_offset(endian).into(),
         address: header.p_vaddr(endian).into(),
+        physical: header.p_paddr(endian).into(),
         file_size: header.p_filesz(endian).into(),
         memory_size: header.p_memsz(endian).into(),
         align: header.p_align(endian).into(),
@@ -238,6 +255,33 @@ pub fn notes(bytes: &[u8], order: ByteOrder, align: u64) -> impl Iterator<Item =
         kind: note.n_type(endian).0,
         bytes: note.desc(),
     })
+}
+
+/// The first note in `bytes` that does not fit: where, and the lengths of its owner and contents.
+///
+/// A rest that is too short for a header, or all zeros, is padding.
+#[must_use]
+pub fn broken_note(bytes: &[u8], order: ByteOrder, align: u64) -> Option<(u64, u64, u64)> {
+    const HEADER: u64 = 12;
+    let align = if align == 8 { 8 } else { 4 };
+    let end = bytes.len() as u64;
+    let mut at = 0_u64;
+    loop {
+        let rest = bytes.get(usize::try_from(at).ok()?..)?;
+        let mut words = rest.chunks_exact(4).map(|word| order.value(word));
+        let (Some(owner), Some(contents), Some(kind)) = (words.next(), words.next(), words.next()) else {
+            return None;
+        };
+        if (owner, contents, kind) == (0, 0, 0) {
+            return None;
+        }
+        let body = at.checked_add(HEADER)?.checked_add(owner)?.checked_next_multiple_of(align)?;
+        let body_end = body.checked_add(contents)?;
+        if body_end > end {
+            return Some((at, owner, contents));
+        }
+        at = body_end.checked_next_multiple_of(align)?;
+    }
 }
 
 /// The build-id among the notes in `bytes`.

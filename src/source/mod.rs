@@ -162,10 +162,36 @@ pub fn open_file(path: &Path, files: Files<'_>) -> Result<Target, Error> {
         let problem = format!("is compressed with {name}; unpack it first: {command} '{path}'");
         return Err(Error::file(view.path(), problem));
     }
+    if let Some(what) = other_dump(start) {
+        let problem = format!("is {what}, not a core of a process");
+        return Err(Error::file(view.path(), problem));
+    }
     if start.starts_with(snapshot::MAGIC.as_bytes()) {
         return snapshot::open(&view);
     }
     listed::open(&view)
+}
+
+/// What a file that starts like this is a dump of, if not of a process of Unix.
+///
+/// From `IMPLEMENTATION` of makedumpfile, `doc/README.md` of `LiME`, "Minidump Files" and
+/// `DUMP_HEADER` of Microsoft, `mach-o/loader.h`.
+fn other_dump(start: &[u8]) -> Option<&'static str> {
+    let known: [(&[u8], &str); 12] = [
+        (b"KDUMP   ", "a dump of a kernel (kdump, compressed by makedumpfile; crash and drgn read it)"),
+        (b"DISKDUMP", "a dump of a kernel (diskdump; crash reads it)"),
+        (b"makedumpfile", "a dump of a kernel (flattened by makedumpfile -F; makedumpfile -R restores it)"),
+        (b"EMiL", "a dump of physical memory (LiME)"),
+        (b"PAGEDUMP", "a dump of a Windows kernel"),
+        (b"PAGEDU64", "a dump of a Windows kernel"),
+        (b"MDMP", "a minidump (Windows, Breakpad, Crashpad; minidump-2-core of Breakpad makes a core of it)"),
+        (b"\xd2\xbe\xd2\xbe", "a saved state of a VMware machine"),
+        (b"\xd0\xbe\xd2\xbe", "a saved state of a VMware machine"),
+        (b"QEVM", "a saved state of a QEMU guest (savevm, migration)"),
+        (b"\xcf\xfa\xed\xfe", "a Mach-O file (macOS)"),
+        (b"\xce\xfa\xed\xfe", "a Mach-O file (macOS)"),
+    ];
+    known.iter().find(|(magic, _)| start.starts_with(magic)).map(|(_, what)| *what)
 }
 
 /// The compressor whose file starts like this, and the command that unpacks it.

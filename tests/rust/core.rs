@@ -166,10 +166,83 @@ fn a_core_with_as_many_files_as_regions_opens_in_linear_time() {
 }
 
 #[test]
-fn overlapping_segments_are_left_out_and_said() {
-    let target = open(&small(X86_64).load(0x10800, 6, &[9; 0x1000], 0x1000).build()).unwrap();
-    assert_eq!(target.memory.regions().len(), 3);
-    assert!(target.origin.notes.iter().any(|note| note.contains("overlap")));
+fn of_overlapping_segments_the_first_in_the_file_has_the_bytes() {
+    let core = Builder::new(X86_64)
+        .load(0x11000, 6, &[1; 0x1000], 0x1000)
+        .load(0x10000, 6, &[2; 0x3000], 0x3000)
+        .load(0x12000, 4, &[3; 0x2000], 0x2000);
+    let target = open(&core.build()).unwrap();
+    let bytes = target.memory.bytes(range(0x10000, 0x4000)).unwrap();
+    let pages: Vec<u8> = bytes.chunks(0x1000).map(|page| page[0xfff]).collect();
+    assert_eq!(pages, [2, 1, 2, 3]);
+    assert!(!target.origin.complete);
+    let notes = &target.origin.notes;
+    let told = "2 segments of the core overlap others that come before them in the file: 8192 bytes";
+    assert!(notes.iter().any(|note| note.starts_with(told)), "{notes:?}");
+    // What one segment grants holds where others do not; what one spans is one mapping.
+    let regions: Vec<_> = target.memory.regions().iter().map(|one| one.permissions.to_string()).collect();
+    assert_eq!(regions, ["rw-", "r--"]);
+}
+
+#[test]
+fn a_segment_without_bytes_hides_none_of_another() {
+    let core = Builder::new(X86_64)
+        .load(0x10000, 6, &[], 0x4000)
+        .load(0x11000, 6, &[1; 0x1000], 0x1000)
+        .load(0x10_0000, 4, &[], 1 << 63)
+        .load(0x20_0000, 6, &[2; 0x1000], 0x1000);
+    let target = open(&core.build()).unwrap();
+    assert_eq!(target.memory.bytes(range(0x11000, 0x1000)).unwrap(), [1; 0x1000]);
+    assert_eq!(target.memory.bytes(range(0x20_0000, 0x1000)).unwrap(), [2; 0x1000]);
+    assert_eq!(target.memory.bytes(range(0x30_0000, 1)).unwrap_err().to_string(), "no region at 0x300000");
+    let notes = &target.origin.notes;
+    assert!(
+        notes.iter().any(|note| note.contains("segment at 0x100000: size 0x8000000000000000")),
+        "{notes:?}"
+    );
+}
+
+/// Segments of any sizes, in steps of 16 bytes: address, saved bytes, size in memory.
+fn segments() -> impl Strategy<Value = Vec<(u64, usize, u64)>> {
+    let segment = (0_u64..64, 0_usize..24, 0_u64..24);
+    prop::collection::vec(segment.prop_map(|(at, saved, size)| (at * 16, saved * 16, size * 16)), 0..12)
+}
+
+proptest! {
+    #[test]
+    fn every_byte_is_that_of_the_first_segment_that_saved_it(segments in segments()) {
+        const BASE: u64 = 0x10000;
+        let mut core = Builder::new(X86_64);
+        core.align = 1;
+        for (number, (at, saved, size)) in (1..).zip(&segments) {
+            core = core.load(BASE + at, 6, &vec![number; *saved], *size);
+        }
+        let target = open(&core.build()).unwrap();
+        let regions = target.memory.regions();
+        prop_assert!(regions.windows(2).all(|pair| pair[0].range.end() <= pair[1].range.start()));
+        for at in (0..128_u64 * 16).step_by(8) {
+            let saved = |one: &&(u64, usize, u64)| (one.0..one.0 + one.1 as u64).contains(&at);
+            let first = segments.iter().position(|one| saved(&one));
+            let byte = target.memory.bytes(range(BASE + at, 1)).ok().map(|bytes| bytes[0]);
+            prop_assert_eq!(byte, first.map(|index| index as u8 + 1));
+            let held = |one: &(u64, usize, u64)| (one.0..one.0 + one.2.max(one.1 as u64)).contains(&at);
+            prop_assert_eq!(target.memory.region_at(BASE + at).is_some(), segments.iter().any(held));
+        }
+    }
+}
+
+#[test]
+fn a_hundred_thousand_segments_over_each_other_open_in_no_time() {
+    let mut core = Builder::new(X86_64);
+    core.extended_count = true;
+    core.align = 1;
+    for index in 0..100_000_u64 {
+        core = core.load(0x10000 + index * 16, 6, &[], 0x1000_0000);
+    }
+    let core = core.build();
+    let begun = std::time::Instant::now();
+    assert_eq!(open(&core).unwrap().memory.regions().len(), 1);
+    assert!(begun.elapsed().as_secs() < 10, "{:?}", begun.elapsed());
 }
 
 #[test]

@@ -1,95 +1,95 @@
 //! From program headers and notes to regions: what a core holds, and what it only names.
 
-use object::elf;
-
 use crate::memory::{Permissions, Region, RegionKind};
 use crate::name::Name;
 use crate::range::AddressRange;
 use crate::source::elf::Image;
 use crate::source::kinds::Finding;
 
+use super::merge::{Merged, Part, merge};
 use super::notes::FileMapping;
 use super::{Backing, Piece};
 
-/// The regions of a core before anybody knows what they are for.
+/// The regions of a core before it is known what they are for.
 pub(super) struct Layout {
     pub regions: Vec<Region>,
-    /// Where each region's saved bytes start in the core; as many as regions.
-    offsets: Vec<u64>,
+    /// What the segments hold, in address order; each lies in one region.
+    parts: Vec<Part>,
     /// Where the last saved byte should be in the file.
     pub end: u64,
     /// Whether the program headers look like gcore's.
     pub by_gcore: bool,
+    /// Whether all that the segments say is in the regions.
+    pub whole: bool,
     pub notes: Vec<String>,
 }
 
 impl Layout {
     /// The regions that the program headers of a core of `length` bytes list.
     pub(super) fn new(image: &Image, length: u64) -> Self {
-        let mut loads: Vec<_> = image
-            .segments
-            .iter()
-            .filter(|segment| segment.loaded() && segment.memory_size.max(segment.file_size) > 0)
-            .copied()
-            .collect();
-        loads.sort_by_key(|segment| segment.address);
+        let loads: Vec<_> = image.segments.iter().filter(|segment| segment.loaded()).copied().collect();
         let end = image.segments.iter().map(|segment| segment.offset.saturating_add(segment.file_size)).max();
         // Folklore: gcore aligns its segments to one byte, the kernel to a page.
         // Seen: gdb 10.1 to 18.1. What follows from it is in `apply`.
         let by_gcore = !loads.is_empty() && loads.iter().all(|segment| segment.align <= 1);
+        let Merged { parts, dropped, absurd, cut } = merge(&loads, length);
         let mut layout = Self {
-            regions: Vec::with_capacity(loads.len()),
-            offsets: Vec::with_capacity(loads.len()),
+            regions: Vec::with_capacity(parts.len()),
+            parts: Vec::new(),
             end: end.unwrap_or(0),
             by_gcore,
+            whole: dropped.0 == 0 && absurd.is_none(),
             notes: Vec::new(),
         };
-        let (mut overlapping, mut cut_regions, mut cut_bytes) = (0_u64, 0_u64, 0_u64);
-        for segment in loads {
-            // Folklore: some writers leave the size in memory at zero and mean
-            // the size in the file. Seen: binutils' test suite, old FreeBSD.
-            let size = segment.memory_size.max(segment.file_size);
-            let range = AddressRange::saturating(segment.address, size);
-            let last_end = layout.regions.last().map_or(0, |last| last.range.end());
-            if range.start() < last_end {
-                overlapping = overlapping.saturating_add(1);
-                continue;
-            }
-            let there = segment.file_size.min(length.saturating_sub(segment.offset));
-            if there < segment.file_size {
-                cut_regions = cut_regions.saturating_add(1);
-                cut_bytes = cut_bytes.saturating_add(segment.file_size.saturating_sub(there));
-            }
-            layout.push(range, there.min(range.len()), segment.offset);
-            if let Some(region) = layout.regions.last_mut() {
-                region.permissions = Permissions::new(
-                    segment.flag(elf::PF_R),
-                    segment.flag(elf::PF_W),
-                    segment.flag(elf::PF_X),
-                );
-            }
+        for part in &parts {
+            layout.join(part);
         }
+        layout.parts = parts;
         if length < layout.end {
             layout.notes.push(format!(
-                "the core is cut short at {length} of {} bytes: {cut_bytes} bytes of {} are lost",
+                "the core is cut short at {length} of {} bytes: {} bytes of {} are lost",
                 layout.end,
-                counted(cut_regions, "region")
+                cut.1,
+                counted(cut.0, "region")
             ));
         }
-        if overlapping > 0 {
+        if dropped.0 > 0 {
             layout.notes.push(format!(
-                "{} of the core overlap others and were left out",
-                counted(overlapping, "segment")
+                "{} of the core overlap others that come before them in the file: {} bytes of theirs are not \
+                 used, as in gdb",
+                counted(dropped.0, "segment"),
+                dropped.1
+            ));
+        }
+        if let Some((address, size, rule, count)) = absurd {
+            let more = count.saturating_sub(1);
+            let more = if more > 0 { format!(" (and {more} more like it)") } else { String::new() };
+            layout.notes.push(format!(
+                "segment at {address:#x}: size {size:#x} {rule}; only what the core saved of it is used{more}"
             ));
         }
         layout
     }
 
-    fn push(&mut self, range: AddressRange, saved: u64, offset: u64) {
-        self.offsets.push(offset);
+    /// Adds a part to the region that it goes on with, or a region of its own.
+    fn join(&mut self, part: &Part) {
+        if let Some(last) = self.regions.last_mut() {
+            let whole = last.saved == last.range.len();
+            let touches = last.range.end() == part.range.start();
+            if part.goes_on && touches && last.permissions == part.permissions && (whole || part.saved == 0) {
+                let length = last.range.len().saturating_add(part.range.len());
+                last.range = AddressRange::saturating(last.range.start(), length);
+                last.saved = last.saved.saturating_add(part.saved);
+                return;
+            }
+        }
+        self.push(part.range, part.saved, part.permissions);
+    }
+
+    fn push(&mut self, range: AddressRange, saved: u64, permissions: Permissions) {
         self.regions.push(Region {
             range,
-            permissions: Permissions::Unknown,
+            permissions,
             kind: RegionKind::Anon,
             name: Name::default(),
             file_offset: 0,
@@ -113,49 +113,58 @@ impl Layout {
         for file in files {
             for range in file.range.without(file.range.among(&held)) {
                 let inside = range.start().saturating_sub(file.range.start());
-                self.push(range, 0, 0);
+                self.push(range, 0, Permissions::Unknown);
                 if let Some(region) = self.regions.last_mut() {
                     region.name.clone_from(&file.path);
                     region.file_offset = file.offset.saturating_add(inside);
                 }
             }
         }
-        let mut both: Vec<_> = self.regions.drain(..).zip(self.offsets.drain(..)).collect();
-        both.sort_by_key(|(region, _)| region.range);
+        self.regions.sort_by_key(|region| region.range);
         // A hostile NT_FILE may list overlapping mappings.
         let mut end = 0;
-        both.retain(|(region, _)| {
+        self.regions.retain(|region| {
             let apart = region.range.start() >= end;
             end = end.max(region.range.end());
             apart
         });
-        (self.regions, self.offsets) = both.into_iter().unzip();
     }
 
     /// The pieces that tile the regions; neighbours that are neighbours in the file become one.
     pub(super) fn pieces(&self) -> Vec<Piece> {
         let mut pieces: Vec<Piece> = Vec::with_capacity(self.regions.len());
-        for (region, offset) in self.regions.iter().zip(&self.offsets) {
-            let start = region.range.start();
-            let saved = AddressRange::saturating(start, region.saved);
-            let rest = AddressRange::saturating(saved.end(), region.range.end().saturating_sub(saved.end()));
-            for (range, backing) in [(saved, Backing::Core(*offset)), (rest, Backing::Nowhere)] {
-                if range.is_empty() {
-                    continue;
-                }
-                match (pieces.last_mut(), backing) {
-                    (Some(Piece { range: last, backing: Backing::Core(first) }), Backing::Core(offset))
-                        if last.end() == range.start() && first.saturating_add(last.len()) == offset =>
-                    {
-                        let length = last.len().saturating_add(range.len());
-                        *last = AddressRange::saturating(last.start(), length);
-                    }
-                    _ => pieces.push(Piece { range, backing }),
-                }
+        let mut parts = self.parts.iter().peekable();
+        for region in &self.regions {
+            let mut own = false;
+            while let Some(part) = parts.next_if(|part| region.range.covers(part.range)) {
+                own = true;
+                let backing = if part.saved > 0 { Backing::Core(part.offset) } else { Backing::Nowhere };
+                let first = region.range.start() == part.range.start();
+                add(&mut pieces, Piece { range: part.range, backing }, !first);
+            }
+            if !own {
+                add(&mut pieces, Piece { range: region.range, backing: Backing::Nowhere }, false);
             }
         }
         pieces
     }
+}
+
+/// Adds a piece, which goes on within a region where it is `inside` of one.
+fn add(pieces: &mut Vec<Piece>, piece: Piece, inside: bool) {
+    if let Some(last) = pieces.last_mut().filter(|last| last.range.end() == piece.range.start()) {
+        let goes_on = match (last.backing, piece.backing) {
+            (Backing::Core(first), Backing::Core(offset)) => first.saturating_add(last.range.len()) == offset,
+            (Backing::Nowhere, Backing::Nowhere) => inside,
+            _ => false,
+        };
+        if goes_on {
+            let length = last.range.len().saturating_add(piece.range.len());
+            last.range = AddressRange::saturating(last.range.start(), length);
+            return;
+        }
+    }
+    pieces.push(piece);
 }
 
 /// Writes what was found of the regions into them, and says what stays open.
@@ -206,6 +215,23 @@ pub(super) fn unknown_permissions(regions: &[Region]) -> Option<String> {
             counted(count, "file mapping")
         )
     })
+}
+
+/// Says how much memory was saved although its flags let nobody read it.
+pub(super) fn unreadable(regions: &[Region]) -> Option<String> {
+    let flagged = |region: &&Region| {
+        let readable =
+            matches!(region.permissions, Permissions::Unknown | Permissions::Known { read: true, .. });
+        region.mutable() && !readable && region.saved > 0
+    };
+    let found = || regions.iter().filter(flagged);
+    let first = found().next()?;
+    let bytes = found().map(|region| region.saved).fold(0, u64::saturating_add);
+    Some(format!(
+        "{} with {bytes} saved bytes cannot be read by the process ({}): searched and taken for roots all the same",
+        counted(found().count() as u64, "region"),
+        first.permissions
+    ))
 }
 
 /// Whether all writable memory was saved, and what to say if not.

@@ -4,7 +4,9 @@
 //! and notes on everything else. What was left out and can be had from the
 //! program's files is read from them, if they are the same files ([`modules`]).
 
+mod found;
 mod layout;
+mod merge;
 mod modules;
 mod notes;
 
@@ -18,7 +20,7 @@ use crate::error::{Error, reason};
 use crate::memory::{Buffer, Gap, Memory, Missing, Region, View, gap_before_next_region};
 use crate::name::Name;
 use crate::range::AddressRange;
-use crate::source::elf::{Image, file_image, notes as notes_in};
+use crate::source::elf::{Image, broken_note, file_image, notes as notes_in};
 use crate::source::file::FileView;
 use crate::source::kinds::{self, Clues};
 use crate::source::{Files, Origin, SourceKind, Target};
@@ -26,7 +28,7 @@ use crate::word::WordFormat;
 
 use layout::Layout;
 use modules::Module;
-use notes::Notes;
+use notes::{Machine, Notes};
 
 /// Notes larger than this are not those of a core; a hostile header may claim any size.
 const MOST_NOTES: u64 = 256 << 20;
@@ -70,6 +72,9 @@ pub(super) fn open(view: FileView, files: Files<'_>) -> Result<Target, Error> {
     let mut layout = Layout::new(&image, view.length());
     refuse_growing(&view, layout.end)?;
     let (mut notes, notes_whole) = read_notes(&view, &image);
+    if let Some(what) = other_than_process(&image, &notes) {
+        return Err(Error::file(view.path(), what));
+    }
     let by_gcore = layout.by_gcore || notes.by_gdb;
     if by_gcore {
         // Folklore: gcore copies names from /proc/PID/maps with their escapes; the kernel
@@ -78,15 +83,22 @@ pub(super) fn open(view: FileView, files: Files<'_>) -> Result<Target, Error> {
             file.path = Name::of_maps(file.path.bytes());
         }
     }
-    layout.name_files(&notes.files);
     let mut core = Core {
         format: image.format,
         pieces: layout.pieces(),
-        regions: layout.regions,
+        regions: layout.regions.clone(),
         file: view,
         modules: Vec::new(),
     };
-    let mut said = layout.notes;
+    let mut said = std::mem::take(&mut layout.notes);
+    said.append(&mut notes.faults);
+    if notes.files.iter().all(|file| file.path.is_empty()) {
+        notes.files = found::modules(&core, &notes, image.machine);
+        said.extend(found::note(&notes.files));
+    }
+    layout.name_files(&notes.files);
+    core.pieces = layout.pieces();
+    core.regions = std::mem::take(&mut layout.regions);
     if !notes_whole {
         said.push(
             "the core's notes are missing or cut: threads, mapped files and the names of regions are unknown"
@@ -104,6 +116,7 @@ pub(super) fn open(view: FileView, files: Files<'_>) -> Result<Target, Error> {
     let findings = kinds::classify(&core, &clues);
     said.extend(layout::apply(&mut core.regions, &findings, by_gcore));
     said.extend(layout::unknown_permissions(&core.regions));
+    said.extend(layout::unreadable(&core.regions));
     let (complete, missing) = layout::completeness(&core.regions);
     said.extend(missing);
     let origin = Origin {
@@ -111,7 +124,7 @@ pub(super) fn open(view: FileView, files: Files<'_>) -> Result<Target, Error> {
         program: notes.program,
         pid: notes.pid,
         threads: notes.threads,
-        complete: complete && notes_whole,
+        complete: complete && notes_whole && layout.whole,
         executable: files.executable.map(Path::to_owned),
         sysroot: files.sysroot.map(Path::to_owned),
         notes: said,
@@ -156,18 +169,63 @@ fn read_notes(view: &FileView, image: &Image) -> (Notes, bool) {
     let mut notes = Notes::default();
     let mut whole = true;
     let mut found = false;
+    let order = image.format.order;
     for segment in image.segments.iter().filter(|segment| segment.notes()) {
         let size = segment.file_size.min(MOST_NOTES);
         let bytes = view.bytes(segment.offset, size);
-        whole &= bytes.len() as u64 == segment.file_size;
-        let listed = || notes_in(&bytes, image.format.order, segment.align);
+        let cut = bytes.len() as u64 != segment.file_size;
+        whole &= !cut;
+        // Folklore: the alignment of the segment need not be that of its notes. Seen: writers
+        // that align all segments alike; the kernel and gdb align notes to four bytes.
+        let other = if segment.align == 8 { 4 } else { 8 };
+        let broken = broken_note(&bytes, order, segment.align);
+        let fits_other = || broken_note(&bytes, order, other).is_none();
+        let (align, broken) =
+            if broken.is_some() && !cut && fits_other() { (other, None) } else { (segment.align, broken) };
+        let listed = || notes_in(&bytes, order, align);
         listed().for_each(|note| notes.take_layout(&note, image));
         for note in listed() {
             found = true;
-            notes.take(&note, image);
+            // Notes lend their bytes from the segment's.
+            let inside = (note.bytes.as_ptr() as usize).saturating_sub(bytes.as_ptr() as usize);
+            notes.take(&note, segment.offset.saturating_add(inside as u64), image);
+        }
+        if let Some((at, owner, contents)) = broken.filter(|_| !cut) {
+            whole = false;
+            let place = segment.offset.saturating_add(at);
+            notes.fault(format!(
+                "note at {place:#x} of the core: lengths {owner} and {contents} lead beyond the end of the notes; \
+                 it and what follows it are left out"
+            ));
         }
     }
     (notes, whole && found)
+}
+
+/// What the core is a dump of, if that is not a process.
+fn other_than_process(image: &Image, notes: &Notes) -> Option<&'static str> {
+    let saved = || image.segments.iter().filter(|segment| segment.loaded() && segment.file_size > 0);
+    // Without tables of pages all that is known of memory is where it is physically.
+    let physical =
+        saved().all(|segment| segment.address == 0) && saved().any(|segment| segment.physical != 0);
+    Some(match notes.machine.first() {
+        Some(Machine::Qemu) => {
+            "is a dump of a QEMU guest's memory, its kernel included, not a core of a process; crash and drgn \
+             read it"
+        }
+        Some(Machine::Kernel) => {
+            "is a dump of a kernel (vmcore), not a core of a process; crash and drgn read it"
+        }
+        Some(Machine::Xen) => "is a dump of a Xen domain's memory, not a core of a process; crash reads it",
+        Some(Machine::VirtualBox) => {
+            "is a dump of a VirtualBox guest's memory, its kernel included, not a core of a process"
+        }
+        None if physical => {
+            "is a dump of physical memory (of a kernel or a guest), not a core of a process; crash and drgn \
+             read it"
+        }
+        None => return None,
+    })
 }
 
 impl Memory for Core {

@@ -110,7 +110,9 @@ fn back(core: &mut Core, regions: &[usize], base: u64, file: FileView, image: &I
                 region.permissions = Permissions::new(read, write, execute);
             }
         }
-        let at = region.file_offset.saturating_add(region.saved);
+        // The headers tell the offset surely, NT_FILE only where its page size is right.
+        let first = image.file_offset(base, region.range.start()).unwrap_or(region.file_offset);
+        let at = first.saturating_add(region.saved);
         if region.permissions.writable() || image.changeable(base, region.range.start()) {
             continue;
         }

@@ -1,5 +1,7 @@
 //! What the notes of a core say: threads, mapped files, the auxiliary vector, the program.
 
+use std::collections::BTreeSet;
+
 use object::elf;
 
 use crate::name::Name;
@@ -13,6 +15,8 @@ use crate::word::WordFormat;
 // Entries of the auxiliary vector (Linux, include/uapi/linux/auxvec.h).
 /// Where the program starts.
 pub(super) const AT_ENTRY: u64 = 9;
+/// Where the path lies by which the program was executed.
+pub(super) const AT_EXECFN: u64 = 31;
 /// Where sixteen random bytes lie, on the main stack.
 pub(super) const AT_RANDOM: u64 = 25;
 /// Where the vdso starts.
@@ -42,7 +46,39 @@ pub(super) struct Notes {
     pub by_gdb: bool,
     /// What the kernel says of the areas of XSAVE.
     places: Option<Places>,
+    /// What notes there are that no core of a process has.
+    pub machine: BTreeSet<Machine>,
+    /// Notes that break a rule: the note, its place in the core, a value, the rule.
+    pub faults: Vec<String>,
 }
+
+/// What a core is of, where it is of a whole machine; the surest first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Machine {
+    /// QEMU's `dump-guest-memory` (`target/i386/arch_dump.c`).
+    Qemu,
+    /// `VirtualBox`'s `dumpvmcore` (include/VBox/vmm/dbgfcorefmt.h).
+    VirtualBox,
+    /// Xen's `dump-core` and its crash dumps (Xen, docs/misc/dump-core-format.txt).
+    Xen,
+    /// Linux's /proc/vmcore and /proc/kcore (Linux, `include/linux/crash_core.h`).
+    Kernel,
+}
+
+impl Machine {
+    fn of(owner: &[u8]) -> Option<Self> {
+        Some(match owner {
+            b"QEMU" => Self::Qemu,
+            b"VBCORE" | b"VBCPU" => Self::VirtualBox,
+            b"Xen" | b".note.Xen" => Self::Xen,
+            b"VMCOREINFO" | b"VMCOREINFO_XEN" => Self::Kernel,
+            _ => return None,
+        })
+    }
+}
+
+/// The most broken notes that are named.
+const MOST_FAULTS: usize = 8;
 
 impl Notes {
     /// Takes in what has to be known before the threads' own notes, but stands after them.
@@ -52,12 +88,29 @@ impl Notes {
         }
     }
 
-    /// Takes one note in; unknown ones are passed over.
-    pub(super) fn take(&mut self, note: &Note<'_>, image: &Image) {
+    /// Takes one note in, which stands at `place` in the core; unknown ones are passed over.
+    pub(super) fn take(&mut self, note: &Note<'_>, place: u64, image: &Image) {
         let format = image.format;
+        self.machine.extend(Machine::of(note.owner));
         match (note.owner, elf::NoteType(note.kind)) {
-            (b"CORE", elf::NT_PRSTATUS) => self.threads.extend(thread(note.bytes, image)),
-            (b"CORE", elf::NT_FILE) => self.files = files(note.bytes, format),
+            (b"CORE", elf::NT_PRSTATUS) => match thread(note.bytes, image) {
+                Some(thread) => self.threads.push(thread),
+                None => self.fault(format!(
+                    "NT_PRSTATUS at {place:#x} of the core: {} bytes are too few for a thread; it is left out",
+                    note.bytes.len()
+                )),
+            },
+            (b"CORE", elf::NT_FILE) => match files(note.bytes, format) {
+                Ok((files, fault)) => {
+                    self.files = files;
+                    if let Some(fault) = fault {
+                        self.fault(format!("NT_FILE at {place:#x} of the core: {fault}"));
+                    }
+                }
+                Err(fault) => {
+                    self.fault(format!("NT_FILE at {place:#x} of the core: {fault}; it is left out"));
+                }
+            },
             (b"CORE", elf::NT_AUXV) => self.auxiliary = auxiliary(note.bytes, format),
             (b"CORE", elf::NT_PRPSINFO) => self.process(note.bytes, format),
             // The thread pointer of aarch64 is no general register.
@@ -90,6 +143,13 @@ impl Notes {
         let thread = self.threads.last_mut().filter(|thread| thread.registers.vector.len() < found.len());
         if let Some(thread) = thread {
             thread.registers.vector = found;
+        }
+    }
+
+    /// Keeps what is wrong with a note.
+    pub(super) fn fault(&mut self, fault: String) {
+        if self.faults.len() < MOST_FAULTS {
+            self.faults.push(fault);
         }
     }
 
@@ -135,14 +195,40 @@ fn x86_vectors(image: &Image) -> usize {
 
 /// `NT_FILE` (Linux, `fs/binfmt_elf.c`, `fill_files_note`): count, page size, that many
 /// triples of start, end and offset in pages, then that many terminated paths.
-fn files(bytes: &[u8], format: WordFormat) -> Vec<FileMapping> {
+///
+/// With what is wrong with it, where it can be used all the same.
+///
+/// # Errors
+///
+/// The value and the rule that it breaks, where the mappings cannot be told.
+fn files(bytes: &[u8], format: WordFormat) -> Result<(Vec<FileMapping>, Option<String>), String> {
+    /// The largest page of a machine that Linux runs on has 256 KiB (Hexagon's 1 MiB).
+    const LARGEST_PAGE: u64 = 1 << 20;
+    const USUAL_PAGE: u64 = 4096;
     let word = |index: usize| format.read(bytes.get(index.checked_mul(format.size)?..)?);
-    let (Some(count), Some(page)) = (word(0), word(1)) else { return Vec::new() };
-    let Ok(count) = usize::try_from(count) else { return Vec::new() };
+    let length = bytes.len();
+    let (Some(listed), Some(page)) = (word(0), word(1)) else {
+        return Err(format!("{length} bytes are too few for a count and a page size"));
+    };
+    let count = usize::try_from(listed).unwrap_or(usize::MAX);
     let table = count.checked_mul(3).and_then(|words| words.checked_add(2));
-    let names = table.and_then(|words| words.checked_mul(format.size));
-    let Some(names) = names.and_then(|at| bytes.get(at..)) else { return Vec::new() };
-    let names = names.split(|byte| *byte == 0);
+    let names = table.and_then(|words| words.checked_mul(format.size)).and_then(|at| bytes.get(at..));
+    let Some(names) = names else {
+        return Err(format!("count {listed} needs more than the {length} bytes that it has"));
+    };
+    let held = names.split(|byte| *byte == 0).count().saturating_sub(1);
+    if held < count {
+        return Err(format!("count {listed} needs as many terminated names, and there are {held}"));
+    }
+    let usable = page.is_power_of_two() && page <= LARGEST_PAGE;
+    let fault = (!usable && count > 0).then(|| {
+        format!(
+            "page size {page:#x} is not a power of two up to {LARGEST_PAGE:#x}; offsets are read in pages of \
+             {USUAL_PAGE:#x}"
+        )
+    });
+    let page = if usable { page } else { USUAL_PAGE };
+    let mut broken = 0_u64;
     let mapping = |(index, name): (usize, &[u8])| {
         let at = index.checked_mul(3)?.checked_add(2)?;
         let start = word(at)?;
@@ -151,9 +237,20 @@ fn files(bytes: &[u8], format: WordFormat) -> Vec<FileMapping> {
         let range = AddressRange::new(start, end).ok().filter(|range| !range.is_empty())?;
         Some(FileMapping { range, offset, path: Name::of_file(name) })
     };
-    let mut files: Vec<_> = (0..count).zip(names).filter_map(mapping).collect();
+    let mut files = Vec::new();
+    for listed in (0..count).zip(names.split(|byte| *byte == 0)) {
+        match mapping(listed) {
+            Some(file) => files.push(file),
+            None => broken = broken.saturating_add(1),
+        }
+    }
     files.sort_by_key(|file| file.range);
-    files
+    let fault = fault.or_else(|| {
+        (broken > 0).then(|| {
+            format!("{broken} of {count} mappings end before they start or begin beyond any file; they are left out")
+        })
+    });
+    Ok((files, fault))
 }
 
 fn auxiliary(bytes: &[u8], format: WordFormat) -> Vec<(u64, u64)> {
