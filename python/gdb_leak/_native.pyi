@@ -91,6 +91,7 @@ class Region:
     name: Final[str]
     rss: Final[Optional[int]]
     dirty: Final[Optional[int]]
+    reserve: Final[bool]
 
 @final
 class Memory:
@@ -106,7 +107,7 @@ class Memory:
     pid: Final[Optional[int]]
     threads: Final[list[int]]
     taken: Final[Optional[str]]
-    def regions(self, place: _Place) -> list[Region]: ...
+    def regions(self, place: _Place, heap: Optional[Heap] = None) -> list[Region]: ...
     def region_at(self, address: int) -> Optional[Region]: ...
     def read(self, start: int, length: int) -> bytes: ...
     def thread_registers(self) -> list[_ThreadRegisters]: ...
@@ -240,6 +241,7 @@ def strings(
     place: _Place,
     minimum: int = 4,
     top: Optional[int] = None,
+    heap: Optional[Heap] = None,
     progress: _Progress = None,
 ) -> Strings: ...
 

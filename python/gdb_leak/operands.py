@@ -9,7 +9,16 @@ from gdb_leak.options import PLACES
 from gdb_leak.target import Place, Request
 from gdb_leak.words import Word
 
-__all__ = ["address", "file_path", "needle_text", "place", "prepared_place", "span", "split_range"]
+__all__ = [
+    "address",
+    "file_path",
+    "needle_text",
+    "of_heap",
+    "place",
+    "prepared_place",
+    "span",
+    "split_range",
+]
 
 _ADDRESSES = 1 << 64
 _OPENING = "([{"
@@ -60,13 +69,19 @@ def place(request: Request, word: Optional[Word], default: str) -> Place:
     return range_of(request, parts)
 
 
+def of_heap(request: Request) -> bool:
+    """Return whether ``-in heap`` is asked for: what the allocator owns, which it has to tell."""
+    word = request.parsed.word("in")
+    return word is not None and word.raw == "heap"
+
+
 def prepared_place(request: Request, default: str) -> Place:
     """Return the place of ``-in``, its bytes made readable where gdb reads them."""
     target = request.session.target()
     if target.memory.source in ("snapshot", "maps"):
         raise RequestError(f"{target.path} lists regions and holds no byte of them")
     where = place(request, request.parsed.word("in"), default)
-    # Which blocks were mapped on their own is told from all writable memory.
+    # What allocators own is told from all writable memory.
     request.session.prepare("writable" if where == "heap" else where)
     return where
 

@@ -5,14 +5,21 @@ from typing import TYPE_CHECKING, Optional
 
 from gdb_leak import units
 from gdb_leak.layout import Line, Span, line
-from gdb_leak.target import Value
+from gdb_leak.target import Place, Value
 
 if TYPE_CHECKING:
     from typing import Union
 
-    from gdb_leak._native import Change, Group, Region
+    from gdb_leak._native import Change, Group, Heap, Memory, Region
 
-__all__ = ["group_rows", "group_value", "range_values", "region_value", "unreadable_lines"]
+__all__ = [
+    "empty_place",
+    "group_rows",
+    "group_value",
+    "range_values",
+    "region_value",
+    "unreadable_lines",
+]
 
 
 def region_value(region: "Optional[Region]") -> Value:
@@ -30,6 +37,14 @@ def region_value(region: "Optional[Region]") -> Value:
 def range_values(ranges: Sequence[tuple[int, int]]) -> list[Value]:
     """Return the JSON of RANGES: ``[{start, end}]``."""
     return [{"start": hex(start), "end": hex(end)} for start, end in ranges]
+
+
+def empty_place(memory: "Memory", place: Place, heap: "Optional[Heap]") -> list[str]:
+    """Return a note if no memory is in PLACE, so that no answer is read as "nothing there"."""
+    if any(not region.reserve for region in memory.regions(place, heap)):
+        return []
+    named = place if isinstance(place, str) else f"{place[0]:#x},{place[1]:#x}"
+    return [f"-in {named}: no region of the target is there, so nothing was looked at"]
 
 
 def region_label(region: "Union[Region, Change]", word_size: int) -> str:

@@ -14,8 +14,9 @@ use std::sync::Arc;
 
 use crate::error::Error;
 use crate::heap::block::{Blocks, State};
-use crate::memory::{Memory, RegionKind};
+use crate::memory::{Memory, Place, Region, RegionKind};
 use crate::pass::Job;
+use crate::range::AddressRange;
 use crate::source::Thread;
 
 pub use allocator::Allocator;
@@ -40,6 +41,32 @@ pub fn open(memory: &dyn Memory, threads: &[Thread], job: &Job) -> Result<Option
 /// [`Error::Interrupted`] when the job was stopped.
 pub fn outside(memory: &dyn Memory, job: &Job) -> Result<Outside, Error> {
     glibc::outside(memory, job)
+}
+
+/// The ranges of `place` in `memory`: of what allocators own those that `heap` has, where it is known.
+///
+/// The one place that decides what `-in heap` is: what the account of the heap sums.
+#[must_use]
+pub fn ranges(memory: &dyn Memory, heap: Option<&dyn Allocator>, place: Place) -> Vec<AddressRange> {
+    match heap {
+        Some(heap) if place == Place::Heap => {
+            AddressRange::merge(heap.blocks().spans().iter().map(|span| span.range).collect())
+        }
+        _ => place.ranges(memory),
+    }
+}
+
+/// The regions of `place`: of what allocators own those in which `heap` has some, where it is known.
+pub fn regions<'m>(
+    memory: &'m dyn Memory,
+    heap: Option<&dyn Allocator>,
+    place: Place,
+) -> impl Iterator<Item = &'m Region> {
+    let owned = heap.filter(|_| place == Place::Heap).map(|heap| ranges(memory, Some(heap), place));
+    memory.regions().iter().filter(move |region| match &owned {
+        Some(owned) => !region.range.among(owned).is_empty(),
+        None => place.selects(region),
+    })
 }
 
 /// Whether a block may lie at `address`, of a memory with these places outside of heaps.

@@ -10,6 +10,7 @@ use crate::range::AddressRange;
 use crate::save;
 
 use super::call;
+use super::heap::Heap;
 use super::memory::{Memory, PlaceArgument, byte_order, pairs};
 
 /// Lines of memory, made in pieces.
@@ -118,6 +119,7 @@ impl Strings {
     place,
     minimum = 4,
     top = None,
+    heap = None,
     progress = None,
 ))]
 pub(super) fn strings(
@@ -126,9 +128,10 @@ pub(super) fn strings(
     place: PlaceArgument,
     minimum: usize,
     top: Option<usize>,
+    heap: Option<&Heap>,
     progress: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Strings> {
-    let ranges = memory.ranges(py, &place, progress)?;
+    let ranges = memory.ranges(&place, heap)?;
     let memory = memory.target.memory.as_ref();
     let found = call::run(py, progress, |job| inspect::strings::strings(memory, &ranges, minimum, top, job))?;
     Ok(Strings(found))

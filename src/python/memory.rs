@@ -23,6 +23,7 @@ use crate::unwind;
 use crate::word::{ByteOrder, WordFormat};
 
 use super::call;
+use super::heap::Heap;
 use super::kept::Kept;
 
 /// A place as Python gives it: a name, or a pair of addresses.
@@ -78,6 +79,7 @@ pub(super) struct Region {
     name: OsString,
     rss: Option<u64>,
     dirty: Option<u64>,
+    reserve: bool,
 }
 
 impl From<&memory::Region> for Region {
@@ -92,6 +94,7 @@ impl From<&memory::Region> for Region {
             name: region.name.clone().into(),
             rss: region.rss,
             dirty: region.dirty,
+            reserve: region.reserve(),
         }
     }
 }
@@ -120,20 +123,10 @@ impl From<Target> for Memory {
 }
 
 impl Memory {
-    /// The addresses of a place; those of the heap with the blocks that were mapped on their own.
-    pub(super) fn ranges(
-        &self,
-        py: Python<'_>,
-        place: &PlaceArgument,
-        progress: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<Vec<AddressRange>> {
-        let place = place.place()?;
+    /// The addresses of a place; those of the heap are what its allocator has, where it is given.
+    pub(super) fn ranges(&self, place: &PlaceArgument, heap: Option<&Heap>) -> PyResult<Vec<AddressRange>> {
         let memory = self.target.memory.as_ref();
-        let mut ranges = place.ranges(memory);
-        if place == Place::Heap {
-            ranges.extend(&self.outside(py, progress)?.mapped);
-        }
-        Ok(AddressRange::merge(ranges))
+        Ok(heap::ranges(memory, heap.map(|heap| heap.heap.as_ref()), place.place()?))
     }
 
     /// The threads that Python gave, or else those that the target itself knows.
@@ -210,10 +203,11 @@ impl Memory {
         self.target.origin.taken.as_deref()
     }
 
-    fn regions(&self, place: PlaceArgument) -> PyResult<Vec<Region>> {
-        let place = place.place()?;
-        let regions = self.target.memory.regions().iter();
-        Ok(regions.filter(|region| place.selects(region)).map(Region::from).collect())
+    #[pyo3(signature = (place, heap = None))]
+    fn regions(&self, place: PlaceArgument, heap: Option<&Heap>) -> PyResult<Vec<Region>> {
+        let memory = self.target.memory.as_ref();
+        let heap = heap.map(|heap| heap.heap.as_ref());
+        Ok(heap::regions(memory, heap, place.place()?).map(Region::from).collect())
     }
 
     fn region_at(&self, address: u64) -> Option<Region> {

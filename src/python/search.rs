@@ -146,7 +146,7 @@ pub(super) fn find(
     free: Option<bool>,
     progress: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Matches> {
-    let ranges = memory.ranges(py, &place, progress)?;
+    let ranges = memory.ranges(&place, heap)?;
     let memory = memory.target.memory.clone();
     let kept = heap.map(|heap| heap.heap.clone()).zip(free);
     // Which matches count is known only of all of them.

@@ -147,7 +147,7 @@ fn remapped(memory: &dyn Memory, found: &mut [Finding]) {
     if !regions.iter().zip(found.iter()).any(|(region, finding)| own(region, finding)) {
         return;
     }
-    let mut seen: BTreeSet<&str> = BTreeSet::new();
+    let mut seen: BTreeSet<&Name> = BTreeSet::new();
     let mut left = MOST_REMAPPED;
     for module in regions.iter().filter(|region| !region.anonymous() && region.file_offset == 0) {
         let base = module.range.start();

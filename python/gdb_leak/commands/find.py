@@ -90,7 +90,8 @@ def run(request: Request) -> Result:
     session = request.session
     state = request.parsed.choice("state", "")
     wanted = request.parsed.flag("verdict")
-    target = heaps.held(request) if state or wanted else session.target()
+    of_heap = state or wanted or operands.of_heap(request)
+    target = heaps.held(request) if of_heap else session.target()
     needle = _needle(request, target)
     align = request.parsed.count("align", None)
     if align is not None and not 0 < align < 1 << 63:
@@ -98,7 +99,8 @@ def run(request: Request) -> Result:
     limit = request.parsed.count("limit", _LISTED)
     notes = target.all_notes()
     place = operands.prepared_place(request, "writable")
-    heap = heaps.opened(request, target, notes) if state or wanted else None
+    heap = heaps.opened(request, target, notes) if of_heap else None
+    notes.extend(rows.empty_place(target.memory, place, heap))
     if state and heap is None:
         raise RequestError(f"-state {state}: {notes[-1]}")
     free = {"free": True, "used": False}.get(state)

@@ -28,7 +28,9 @@ def run(request: Request) -> Result:
     memory = target.memory
     writable = memory.regions("writable")
     kinds: dict[str, dict[str, int]] = {}
-    for region in memory.regions("all"):
+    regions = memory.regions("all")
+    # A reserve is address space and not memory.
+    for region in (region for region in regions if not region.reserve):
         kind = kinds.setdefault(region.kind, {"regions": 0, "size": 0})
         kind["regions"] += 1
         kind["size"] += region.size

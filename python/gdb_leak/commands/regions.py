@@ -1,15 +1,15 @@
 """``leak-regions``: the address space, as ``pmap -x`` shows a process."""
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Callable, Union
+from typing import TYPE_CHECKING, Callable, Optional, Union
 
-from gdb_leak import _native, operands, units
+from gdb_leak import _native, heaps, operands, rows, units
 from gdb_leak.layout import Block, Columns, Span, line
 from gdb_leak.options import Command, Option
-from gdb_leak.target import Request, Result, Target, Value
+from gdb_leak.target import Place, Request, Result, Target, Value
 
 if TYPE_CHECKING:
-    from gdb_leak._native import Region
+    from gdb_leak._native import Heap, Region
 
 COMMAND = Command(
     name="regions",
@@ -17,7 +17,8 @@ COMMAND = Command(
     description=(
         "Works on a core file too, where `info proc mappings` shows no heap, no stack and no "
         "anonymous region. SAVED are the bytes that a core holds; RSS and DIRTY are those of a "
-        "running process. Permissions `???` are not known."
+        "running process. Permissions `???` are not known. A reserve (`---`, no byte of it saved "
+        "or resident) is address space and not memory: it is listed, and no total counts it."
     ),
     options=(
         Option(
@@ -43,14 +44,16 @@ COMMAND = Command(
 
 def run(request: Request) -> Result:
     """Return the regions of a place and their total."""
-    target = request.session.target(usage=True)
     place = operands.place(request, request.parsed.word("in"), "all")
-    regions = target.memory.regions(place)
+    target, heap, notes = _opened(request, place)
+    regions = target.memory.regions(place, heap)
+    notes.extend(rows.empty_place(target.memory, place, heap))
     if request.parsed.choice("sort", "address") == "size":
         regions = sorted(regions, key=lambda region: -region.size)
     total: dict[str, Value] = {
-        "size": sum(region.size for region in regions),
+        "size": sum(region.size for region in regions if not region.reserve),
         "saved": sum(region.saved for region in regions),
+        "reserved": _reserved(regions),
     }
     named = _names(request, target)
     values: dict[str, Value] = {
@@ -61,7 +64,7 @@ def run(request: Request) -> Result:
         COMMAND.name,
         target.describe(),
         values,
-        target.all_notes(),
+        notes,
         (regions, target.memory.source, named),
         target.memory.word_size,
     )
@@ -72,7 +75,7 @@ def text(result: Result) -> Iterator[Block]:
     regions, source, named = result.data
     heads, sizes = _SIZES.get(source, ([], _no_sizes))
 
-    def rows() -> Iterator[Sequence[Union[Span, str]]]:
+    def listed() -> Iterator[Sequence[Union[Span, str]]]:
         yield ["START", "END", "SIZE", *heads, "PERM", "KIND", "NAME"]
         for region in regions:
             yield [
@@ -85,8 +88,8 @@ def text(result: Result) -> Iterator[Block]:
                 named(region),
             ]
 
-    yield Columns("<<>" + ">" * len(heads) + "<<<", rows(), batch=len(regions) + 1)
-    size = sum(region.size for region in regions)
+    yield Columns("<<>" + ">" * len(heads) + "<<<", listed(), batch=len(regions) + 1)
+    size = sum(region.size for region in regions if not region.reserve)
     total = f"{units.counted(len(regions), 'region')}, {units.size_text(size)}"
     if source == "core":
         total += f", {units.size_text(sum(region.saved for region in regions))} saved"
@@ -94,7 +97,24 @@ def text(result: Result) -> Iterator[Block]:
         resident = units.size_text(sum(region.rss or 0 for region in regions))
         dirty = units.size_text(sum(region.dirty or 0 for region in regions))
         total += f", {resident} resident, {dirty} dirty"
+    if _reserved(regions):
+        total += f"; {units.size_text(_reserved(regions))} more are reserves"
     yield line(total)
+
+
+# What allocators own has to be asked of them, where there are bytes to ask.
+def _opened(request: Request, place: Place) -> "tuple[Target, Optional[Heap], list[str]]":
+    target = request.session.target(usage=True)
+    if place != "heap" or target.memory.source in ("snapshot", "maps"):
+        return target, None, target.all_notes()
+    heaps.held(request)
+    target = request.session.target(usage=True)
+    notes = target.all_notes()
+    return target, heaps.opened(request, target, notes), notes
+
+
+def _reserved(regions: "Sequence[Region]") -> int:
+    return sum(region.size for region in regions if region.reserve)
 
 
 def _live_sizes(region: "Region") -> list[str]:

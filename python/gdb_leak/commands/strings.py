@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Union
 
-from gdb_leak import _native, operands, rows, units
+from gdb_leak import _native, heaps, operands, rows, units
 from gdb_leak.errors import UsageError
 from gdb_leak.layout import Block, Columns, Span, line
 from gdb_leak.options import Command, Option
@@ -41,13 +41,18 @@ COMMAND = Command(
 def run(request: Request) -> Result:
     """Return the most frequent strings of a place."""
     session = request.session
-    target = session.target()
+    of_heap = operands.of_heap(request)
+    target = heaps.held(request) if of_heap else session.target()
     minimum = request.parsed.count("min", _MINIMUM)
     if minimum is None or not 0 < minimum < 1 << 31:
         raise UsageError(f"-min {minimum}: not a number from 1 up")
     top = request.parsed.count("top", _TOP)
     place = operands.prepared_place(request, "writable")
-    found = _native.strings(target.memory, place, minimum, top, session.progress("reading"))
+    notes = target.all_notes()
+    heap = heaps.opened(request, target, notes) if of_heap else None
+    notes.extend(rows.empty_place(target.memory, place, heap))
+    progress = session.progress("reading")
+    found = _native.strings(target.memory, place, minimum, top, heap, progress)
     values: dict[str, Value] = {
         "strings": [
             {"text": spelled, "count": count, "bytes": size, "first": hex(first)}
@@ -59,7 +64,6 @@ def run(request: Request) -> Result:
         "searched": found.searched,
         "unreadable": rows.range_values(found.unreadable),
     }
-    notes = target.all_notes()
     if found.untracked:
         lost = units.counted(found.untracked, "string")
         notes.append(

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use object::elf;
 
 use crate::memory::Memory;
+use crate::name::Name;
 use crate::peek::Peek;
 use crate::range::AddressRange;
 use crate::source::elf::{Image, Segment, image_at};
@@ -29,7 +30,7 @@ pub(super) fn modules(core: &Core, notes: &Notes, machine: u16) -> Vec<FileMappi
     let images = images(core, vdso, machine);
     let names = names(core, &images);
     let executed = notes.auxiliary(notes::AT_EXECFN).and_then(|at| text(core, at));
-    let typed = || notes.program.as_ref()?.split(' ').next().map(str::to_owned);
+    let typed = || notes.program.as_ref()?.split(' ').next().map(Name::from);
     let program = executed.or_else(typed);
     let mut files: Vec<FileMapping> = Vec::new();
     let mut end = 0;
@@ -40,9 +41,9 @@ pub(super) fn modules(core: &Core, notes: &Notes, machine: u16) -> Vec<FileMappi
             continue;
         }
         // The loader has no name for the program itself.
-        let own = known.is_some_and(String::is_empty) || started(image, *base, notes);
+        let own = known.is_some_and(Name::is_empty) || started(image, *base, notes);
         let path = known.filter(|name| !name.is_empty()).or(program.as_ref().filter(|_| own)).cloned();
-        let path = path.unwrap_or_else(|| format!("module at {base:#x}"));
+        let path = path.unwrap_or_else(|| Name::from(format!("module at {base:#x}")));
         for segment in image.segments.iter().filter(|segment| segment.loaded()) {
             let Some(mut file) = mapping(segment, image.bias(*base), &path) else { continue };
             // Segments may share a page, and modules may claim any addresses.
@@ -62,7 +63,7 @@ pub(super) fn modules(core: &Core, notes: &Notes, machine: u16) -> Vec<FileMappi
 
 /// What is said where modules were found.
 pub(super) fn note(files: &[FileMapping]) -> Option<String> {
-    let modules: BTreeSet<&str> = files.iter().map(|file| file.path.as_str()).collect();
+    let modules: BTreeSet<&Name> = files.iter().map(|file| &file.path).collect();
     let plural = if modules.len() == 1 { "module was" } else { "modules were" };
     (!modules.is_empty()).then(|| {
         format!(
@@ -102,13 +103,13 @@ fn mapped(core: &Core, image: &Image, base: u64) -> bool {
 }
 
 /// The addresses that a segment's file takes once its module was moved by `bias`.
-fn mapping(segment: &Segment, bias: u64, path: &str) -> Option<FileMapping> {
+fn mapping(segment: &Segment, bias: u64, path: &Name) -> Option<FileMapping> {
     let address = bias.wrapping_add(segment.address);
     let start = address & !PAGE_MASK;
     let end = address.checked_add(segment.file_size)?.checked_add(PAGE_MASK)? & !PAGE_MASK;
     let range = AddressRange::new(start, end).ok().filter(|range| !range.is_empty())?;
     let offset = segment.offset & !PAGE_MASK;
-    (segment.file_size > 0).then(|| FileMapping { range, offset, path: path.to_owned() })
+    (segment.file_size > 0).then(|| FileMapping { range, offset, path: path.clone() })
 }
 
 /// Whether the module is the program: what the kernel started is in it.
@@ -118,7 +119,7 @@ fn started(image: &Image, base: u64, notes: &Notes) -> bool {
 }
 
 /// The names in the loader's list, by how far each module was moved.
-fn names(core: &Core, images: &[(u64, Image)]) -> BTreeMap<u64, String> {
+fn names(core: &Core, images: &[(u64, Image)]) -> BTreeMap<u64, Name> {
     const DT_DEBUG: u64 = 21;
     const MOST_ENTRIES: u64 = 256;
     let mut peek = Peek::new(core);
@@ -153,9 +154,9 @@ fn names(core: &Core, images: &[(u64, Image)]) -> BTreeMap<u64, String> {
 }
 
 /// The terminated text at `address`.
-fn text(core: &Core, address: u64) -> Option<String> {
+fn text(core: &Core, address: u64) -> Option<Name> {
     let mut bytes = Vec::new();
     let _ = core.append(AddressRange::saturating(address, LONGEST_NAME as u64), &mut bytes);
     let end = bytes.iter().position(|byte| *byte == 0)?;
-    Some(String::from_utf8_lossy(bytes.get(..end)?).into_owned())
+    Some(Name::of_file(bytes.get(..end)?))
 }
