@@ -132,6 +132,11 @@ fn once(pid: i32, usage: bool) -> Result<Target, Error> {
     let findings = kinds::classify(&process, &clues);
     for (region, finding) in process.regions.iter_mut().zip(findings) {
         region.kind = finding.kind;
+        // Folklore: reading a reserve makes the kernel map pages of zeros there, which then
+        // look like touched ones. Seen: gdb's gcore, Linux 6.18.
+        if finding.inaccessible && region.permissions.none() {
+            region.saved = 0;
+        }
     }
     // Of a main thread that ended before the others nothing is told.
     let shown = Proc::new_with_root(folder.clone()).ok();
