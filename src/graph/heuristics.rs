@@ -2,10 +2,9 @@
 //!
 //! The four rules are those of valgrind's leak check (valgrind 3.19,
 //! `memcheck/mc_leakcheck.c`, `heuristic_reachedness`), which has them from Dr. Memory.
-//! valgrind knows how many bytes were asked for; here that is any number that would have
-//! got a block of the same size.
+//! valgrind knows how many bytes were asked for; where no recording says so, that is any number
+//! that would have got a block of the same size.
 
-use crate::heap::block::Unit;
 use crate::memory::{Memory, Permissions};
 use crate::peek::Peek;
 use crate::range::AddressRange;
@@ -87,9 +86,9 @@ impl Look<'_, '_> {
         let ways = Link::HEURISTICS.into_iter().filter(|way| self.heuristics.wanted.has(*way));
         for way in ways {
             let holds = match way {
-                Link::StdString => hit.offset == word.saturating_mul(3) && self.string(&hit.unit),
-                Link::Length64 => hit.offset == 8 && self.length(&hit.unit),
-                Link::NewArray => hit.offset == word && self.array(&hit.unit),
+                Link::StdString => hit.offset == word.saturating_mul(3) && self.string(hit),
+                Link::Length64 => hit.offset == 8 && self.length(hit),
+                Link::NewArray => hit.offset == word && self.array(hit),
                 _ => hit.offset.checked_rem(word) == Some(0) && self.second_base(hit),
             };
             if holds {
@@ -100,39 +99,44 @@ impl Look<'_, '_> {
     }
 
     /// Length, capacity, a count, and the characters with their end.
-    fn string(&mut self, unit: &Unit) -> bool {
-        let start = unit.block().start();
+    fn string(&mut self, hit: &Hit) -> bool {
+        let start = hit.unit.block().start();
         let Some((length, capacity)) = self.peek.two(start) else { return false };
         let header = self.peek.size().saturating_mul(3);
         let asked = capacity.checked_add(header).and_then(|bytes| bytes.checked_add(1));
         // Folklore: an empty string is never on the heap, and a block of zeros is no string.
         // Seen: 61 of 2,000 blocks that only interior pointers held.
-        capacity > 0 && length <= capacity && asked.is_some_and(|bytes| self.may_be_asked(unit, bytes))
+        capacity > 0 && length <= capacity && asked.is_some_and(|bytes| self.may_be_asked(hit, bytes))
     }
 
     /// A number of 64 bits that says how much follows it.
-    fn length(&mut self, unit: &Unit) -> bool {
+    fn length(&mut self, hit: &Hit) -> bool {
         let order = self.peek.format().order;
-        let Some(bytes) = self.peek.bytes(unit.block().start(), 8) else { return false };
+        let Some(bytes) = self.peek.bytes(hit.unit.block().start(), 8) else { return false };
         let rest = order.value(bytes);
         let asked = rest.checked_add(8);
-        rest > 0 && asked.is_some_and(|bytes| self.may_be_asked(unit, bytes))
+        rest > 0 && asked.is_some_and(|bytes| self.may_be_asked(hit, bytes))
     }
 
     /// A number of elements, and room for a whole number of bytes for each.
-    fn array(&mut self, unit: &Unit) -> bool {
+    fn array(&mut self, hit: &Hit) -> bool {
         let word = self.peek.size();
-        let Some(count) = self.peek.word(unit.block().start()).filter(|count| *count > 0) else {
+        let Some(count) = self.peek.word(hit.unit.block().start()).filter(|count| *count > 0) else {
             return false;
         };
         // The largest block for so many elements of one size that there is.
-        let each = unit.block().len().saturating_sub(word).checked_div(count).unwrap_or(0);
+        let room = hit.asked.unwrap_or_else(|| hit.unit.block().len());
+        let each = room.saturating_sub(word).checked_div(count).unwrap_or(0);
         let asked = each.saturating_mul(count).saturating_add(word);
-        each > 0 && self.may_be_asked(unit, asked)
+        each > 0 && self.may_be_asked(hit, asked)
     }
 
     /// Whether a program may have asked for so many bytes and got this block.
-    fn may_be_asked(&self, unit: &Unit, bytes: u64) -> bool {
+    fn may_be_asked(&self, hit: &Hit, bytes: u64) -> bool {
+        if let Some(asked) = hit.asked {
+            return asked == bytes;
+        }
+        let unit = &hit.unit;
         let usable = unit.block().len();
         let word = self.peek.size();
         let slack = if unit.arena.is_none() { MAPPED_SLACK } else { word.saturating_mul(2) };

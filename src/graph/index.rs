@@ -5,11 +5,14 @@
 //! follow each other mostly point into the same span, so a [`Cursor`] tries that first.
 
 use crate::heap::block::{Blocks, Span, State, Unit};
+use crate::heap::recorded::Recorded;
+use crate::range::AddressRange;
 
 /// Blocks in use by address.
 #[derive(Clone, Copy)]
 pub struct Index<'b> {
     blocks: &'b Blocks,
+    recorded: Option<&'b Recorded>,
     low: u64,
     extent: u64,
 }
@@ -25,6 +28,8 @@ pub struct Hit {
     pub unit: Unit,
     /// How far into the block.
     pub offset: u64,
+    /// How many bytes were asked for, where that was recorded.
+    pub asked: Option<u64>,
 }
 
 impl Hit {
@@ -49,7 +54,32 @@ impl<'b> Index<'b> {
         let spans = blocks.spans();
         let low = spans.first().map_or(0, |span| span.range.start());
         let high = spans.last().map_or(0, |span| span.range.end());
-        Self { blocks, low, extent: high.saturating_sub(low) }
+        Self { blocks, recorded: None, low, extent: high.saturating_sub(low) }
+    }
+
+    /// The same blocks, each with the bytes alone that were asked for, where they were recorded.
+    #[must_use]
+    pub fn bounded(self, recorded: Option<&'b Recorded>) -> Self {
+        Self { recorded, ..self }
+    }
+
+    /// The bytes of a block that belong to the program.
+    ///
+    /// valgrind 3.19, `memcheck/mc_leakcheck.c`, `find_chunk_for`: of a block of no bytes its start
+    /// does all the same, else no pointer would hold it.
+    #[must_use]
+    #[inline]
+    pub fn own(&self, unit: &Unit) -> AddressRange {
+        let block = unit.block();
+        match self.asked(unit) {
+            Some(asked) => AddressRange::saturating(block.start(), asked.max(1).min(block.len())),
+            None => block,
+        }
+    }
+
+    #[inline]
+    fn asked(&self, unit: &Unit) -> Option<u64> {
+        self.recorded.and_then(|recorded| recorded.asked(unit))
     }
 
     /// All blocks, free ones too.
@@ -70,8 +100,12 @@ impl<'b> Index<'b> {
     #[inline]
     pub fn find(&self, cursor: &mut Cursor, value: u64) -> Option<Hit> {
         let unit = self.blocks.block_of(self.span(cursor, value)?, value)?;
+        if unit.state != State::Used {
+            return None;
+        }
         let offset = value.wrapping_sub(unit.block().start());
-        (unit.state == State::Used).then_some(Hit { unit, offset })
+        let asked = self.asked(&unit);
+        asked.is_none_or(|asked| offset < asked.max(1)).then_some(Hit { unit, offset, asked })
     }
 
     #[inline]

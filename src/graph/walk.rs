@@ -97,7 +97,7 @@ impl<'w> Walk<'w> {
         near: &impl Fn(u64) -> bool,
         visit: &mut impl Visit,
     ) {
-        let block = unit.block();
+        let block = self.index.own(unit);
         let Some(here) = block.intersection(range) else { return };
         let place = |address: u64| usize::try_from(address.wrapping_sub(range.start())).unwrap_or(usize::MAX);
         let words = bytes.get(place(here.start())..place(here.end())).unwrap_or_default();

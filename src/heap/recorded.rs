@@ -35,6 +35,9 @@ const PAGE: u64 = 4096;
 /// again for alignment.
 const MOST_MAPPED: u64 = 4 << 20;
 
+/// What a mapping has more than was asked for where its pages are small ones.
+const MOST_SPARE_MAPPED: u64 = PAGE + MOST_SPARE;
+
 /// The records of a heap's blocks.
 ///
 /// Memory: four bytes for each unit, beside the recording.
@@ -102,6 +105,17 @@ impl Recorded {
     pub fn bytes(&self, unit: &Unit) -> u64 {
         let asked = if self.recording.sample().is_none() { self.of(unit.index) } else { None };
         asked.map_or_else(|| unit.block().len(), |record| record.size)
+    }
+
+    /// The bytes that were asked for, where the record is certain to be that of the block.
+    ///
+    /// What malloc gave beyond them is not the program's: old pointers are left there.
+    #[must_use]
+    #[inline]
+    pub fn asked(&self, unit: &Unit) -> Option<u64> {
+        let record = self.of(unit.index)?;
+        let counted = record.stack != 0 || self.recording.sample().is_none();
+        (counted && close(unit, record)).then_some(record.size)
     }
 
     /// The numbers of the units that were recorded, in address order, with what was recorded of each.
@@ -177,6 +191,15 @@ fn fits(unit: &Unit, entry: &Allocation) -> bool {
         Some(_) if entry.address % PAGE == 0 => spare <= PAGE.saturating_add(MOST_SPARE),
         Some(_) => spare <= MOST_SPARE,
     }
+}
+
+/// Whether a block is as large as malloc makes one for a request of the recorded size.
+///
+/// `pvalloc` gives all of its pages to the program, and what is asked of it is not rounded in
+/// the record: a block that starts a page and has much more is left whole.
+fn close(unit: &Unit, entry: &Allocation) -> bool {
+    let most = if unit.arena.is_none() && entry.address % PAGE != 0 { MOST_SPARE_MAPPED } else { MOST_SPARE };
+    unit.block().len().checked_sub(entry.size).is_some_and(|spare| spare <= most)
 }
 
 /// Looks for a recording, and lays it beside the blocks of a heap; comes back with what cannot be read.

@@ -112,7 +112,7 @@ impl Check {
         job: &Job,
     ) -> Result<Self, Error> {
         let blocks = heap.blocks();
-        let index = Index::new(blocks);
+        let index = Index::new(blocks).bounded(recorded.as_deref());
         let heuristics = Heuristics::new(memory, options.heuristics);
         let roots = Roots::find(memory, heap, threads, options.choice, job)?;
         let coverage = Coverage::new(memory, Some(heap), &roots, true, job)?;

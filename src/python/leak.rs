@@ -350,9 +350,10 @@ pub(super) fn references(
     let threads = memory.threads_or(threads);
     let (own, allocator) = (memory.target.memory.as_ref(), heap.heap.as_ref());
     let Some(unit) = allocator.blocks().unit(index) else { return Ok((Vec::new(), 0)) };
+    let (recorded, _) = recording::records(py, memory, heap, progress)?;
     let (roots, found) = call::run(py, progress, |job| {
         let roots = Roots::find(own, allocator, &threads, EVERYTHING, job)?;
-        let index = Index::new(allocator.blocks());
+        let index = Index::new(allocator.blocks()).bounded(recorded.as_deref());
         let heuristics = Heuristics::new(own, Wanted::ALL);
         let found = Pointings::find(own, &index, &roots, &heuristics, &unit, limit, job)?;
         Ok((roots, found))
@@ -374,9 +375,10 @@ pub(super) fn shortest_path(
     let threads = memory.threads_or(threads);
     let (own, allocator) = (memory.target.memory.as_ref(), heap.heap.as_ref());
     let Some(unit) = allocator.blocks().unit(index) else { return Ok(None) };
+    let (recorded, _) = recording::records(py, memory, heap, progress)?;
     let (roots, steps) = call::run(py, progress, |job| {
         let roots = Roots::find(own, allocator, &threads, Choice::default(), job)?;
-        let index = Index::new(allocator.blocks());
+        let index = Index::new(allocator.blocks()).bounded(recorded.as_deref());
         let heuristics = Heuristics::new(own, Wanted::ALL);
         let paths = Paths { memory: own, index: &index, roots: &roots, heuristics: &heuristics };
         let steps = paths.shortest(&unit, job)?;

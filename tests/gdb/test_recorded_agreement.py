@@ -42,11 +42,6 @@ class Difference:
 
 #: The whole of it: every other program must be told alike.
 DIFFERENCES = {
-    "new_array_empty": Difference(
-        [Loss("definitely_lost", 1, 8, "new_array_empty.cc:16")],
-        [Loss("possibly_lost", 1, 8, "new_array_empty.cc:16")],
-        "the pointer is past the 8 bytes that were asked for, and within the 24 that malloc gave",
-    ),
     "relro": Difference(
         [
             Loss("definitely_lost", 1, 40, "work (relro.c:19)"),
