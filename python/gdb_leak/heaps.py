@@ -66,7 +66,7 @@ class States:
     @property
     def overhead(self) -> int:
         """Bytes that are neither in blocks nor in the top chunk."""
-        return self.of("overhead", "foreign", "damaged").bytes
+        return self.of("overhead", "foreign", "damaged", "unreadable").bytes
 
     @staticmethod
     def sum(all_states: "Sequence[States]") -> "States":
@@ -212,7 +212,7 @@ def chunk_value(heap: "Heap", block: "Block") -> Value:
 def chunk_rows(heap: "Heap", block: "Block", word_size: int) -> "Iterator[Sequence[str]]":
     """Yield what people want to know of the header of BLOCK's chunk and of its neighbours."""
     header = heap.header(block.start)
-    if header is None or block.state in ("overhead", "foreign", "damaged"):
+    if header is None or block.state in ("overhead", "foreign", "damaged", "unreadable"):
         return
     address, size, _, flags = header
     told = " ".join(flags) or "no flags"

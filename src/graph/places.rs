@@ -49,7 +49,8 @@ pub(super) fn plain(memory: &dyn Memory, heap: Option<&dyn Allocator>, job: &Job
         }
         let kind = match unit.state {
             State::Foreign => RootKind::Foreign,
-            State::Damaged => RootKind::Damaged,
+            // Whatever blocks are there may be held, and then so is what they hold.
+            State::Damaged | State::Unreadable => RootKind::Damaged,
             _ => continue,
         };
         stretches.push(Stretch { range: unit.range, kind, thread: None });

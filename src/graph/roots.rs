@@ -42,7 +42,7 @@ pub enum RootKind {
     File,
     /// What somebody else took from between the allocator's own.
     Foreign,
-    /// Memory of the heap of which nobody can tell the blocks any more.
+    /// Memory of the heap whose blocks cannot be told any more, or whose headers are missing.
     Damaged,
 }
 

@@ -50,13 +50,15 @@ pub enum State {
     Overhead,
     /// What somebody else took between two parts of a heap.
     Foreign,
-    /// What cannot be told any more: the structures there are damaged or missing.
+    /// What cannot be told any more: the structures there are damaged.
     Damaged,
+    /// Blocks whose headers are not there to read.
+    Unreadable,
 }
 
 impl State {
     /// Every state, in the order of their numbers.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Used,
         Self::Allocator,
         Self::Tcache,
@@ -69,6 +71,7 @@ impl State {
         Self::Overhead,
         Self::Foreign,
         Self::Damaged,
+        Self::Unreadable,
     ];
 
     /// The lists that a free block can be on, in the order in which people list them.
@@ -112,6 +115,7 @@ impl State {
             Self::Overhead => "overhead",
             Self::Foreign => "foreign",
             Self::Damaged => "damaged",
+            Self::Unreadable => "unreadable",
         }
     }
 }

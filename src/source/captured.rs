@@ -64,6 +64,15 @@ impl Captured {
         }
         self
     }
+
+    /// Gives the region that was added last other permissions.
+    #[must_use]
+    pub fn with_permissions(mut self, permissions: Permissions) -> Self {
+        if let Some(last) = self.regions.last_mut() {
+            last.permissions = permissions;
+        }
+        self
+    }
 }
 
 impl Memory for Captured {

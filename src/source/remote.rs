@@ -244,6 +244,28 @@ impl Remote {
     }
 }
 
+/// Returns the anonymous memory beside writable memory that is not writable itself, in order.
+///
+/// A program may take rights from pages of its own blocks. What has none at all and is larger
+/// than any guard is a reserve, of which nothing is fetched.
+#[must_use]
+pub fn guards(regions: &[Region]) -> Vec<AddressRange> {
+    const MOST: u64 = 1 << 20;
+    let open = |region: &Region| region.permissions.writable() && region.anonymous();
+    let beside = |at: usize| {
+        let own = regions.get(at)?;
+        let before = at.checked_sub(1).and_then(|before| regions.get(before));
+        let behind = at.checked_add(1).and_then(|behind| regions.get(behind));
+        let after = before.is_some_and(|before| open(before) && before.range.end() == own.range.start());
+        let ahead = behind.is_some_and(|behind| open(behind) && behind.range.start() == own.range.end());
+        let kind = matches!(own.kind, RegionKind::Heap | RegionKind::Arena | RegionKind::Anon);
+        let closed = kind && own.anonymous() && !own.permissions.writable();
+        let small = !own.permissions.none() || own.range.len() <= MOST;
+        (closed && small && (after || ahead)).then_some(own.range)
+    };
+    (0..regions.len()).filter_map(beside).collect()
+}
+
 /// The regions that gdb lists, to be read through it.
 ///
 /// # Errors

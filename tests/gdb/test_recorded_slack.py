@@ -64,7 +64,9 @@ def test_a_pointer_in_the_last_requested_word_holds_its_block(recorded: Slack) -
     assert recorded.verdicts()[recorded.places["held"]] == "still_reachable"
 
 
-def test_a_pointer_behind_the_requested_bytes_does_not_point_into_the_block(recorded: Slack) -> None:
+def test_a_pointer_behind_the_requested_bytes_does_not_point_into_the_block(
+    recorded: Slack,
+) -> None:
     assert recorded.verdicts()[recorded.places["past"]] == "definitely_lost"
 
 

@@ -14,6 +14,8 @@ mod cases;
 mod damage;
 #[path = "heap/figures.rs"]
 mod figures;
+#[path = "heap/guards.rs"]
+mod guards;
 #[path = "heap/halfway.rs"]
 mod halfway;
 #[path = "heap/image.rs"]

@@ -194,6 +194,7 @@ def _account(data: _Data) -> "Iterator[Sequence[Union[Span, str]]]":
             ("overhead", "headers of malloc's own"),
             ("foreign", "taken by somebody else's sbrk"),
             ("damaged", "damaged, cannot be told"),
+            ("unreadable", "not judged: headers cannot be read"),
         ):
             size = arenas.of(name).bytes
             if size:

@@ -11,12 +11,14 @@ use crate::range::AddressRange;
 
 use super::boundary::Seek;
 use super::chunk::{Chunk, Rules};
+use super::extent::{self, run_of};
 use super::harm::Harm;
 use super::heaps::{Heaps, align_down, own_heap};
 use super::known::Known;
 use super::layout::{Machine, PAGE, StateLayout, up};
 use super::mapped;
 use super::params::Params;
+use super::unread::Unread;
 use super::walk::{End, Stretch, Walk};
 
 /// Fewer bytes than this no arena ever has, and few arenas have more threads.
@@ -81,6 +83,7 @@ pub(super) struct Ground<'g> {
     pub known: &'g Known,
     pub parts: Vec<Part>,
     pub harm: Harm,
+    pub unread: Unread,
     pub caught: u64,
 }
 
@@ -117,6 +120,7 @@ impl Ground<'_> {
         let at = part.end();
         self.parts.push(part);
         self.harm.merge(walk.harm);
+        self.unread.merge(walk.unread);
         self.caught = self.caught.saturating_add(walk.caught);
         Ok((end, at))
     }
@@ -157,7 +161,8 @@ impl Ground<'_> {
 
     /// Goes over the memory that `brk` gave, over what somebody else took between.
     fn brk(&mut self, base: u64, state: ArenaState, arena: u32) -> Result<bool, Error> {
-        let Some(run) = run_of(self.memory, base) else {
+        let told = (!state.scattered).then_some(state.system);
+        let Some(run) = extent::of_main(self.memory, base, state.top, told) else {
             self.harm.note(base, 0, 0, "the main arena's memory starts where no region is");
             return Ok(false);
         };
@@ -433,7 +438,8 @@ impl Ground<'_> {
         let mapped = run_of(self.memory, heap).map_or(heap, AddressRange::end);
         let size = peek.word_at(heap, 2).unwrap_or(0);
         let end = heap.saturating_add(size);
-        let fits = size % PAGE == 0 && size > 0 && end <= mapped;
+        let goes_on = || extent::of_thread(self.memory, heap, mapped, end, reach);
+        let fits = size % PAGE == 0 && size > 0 && (end <= mapped || goes_on());
         if !fits {
             self.harm.note(heap, size, 0, format!("heap's size {size:#x} does not fit its mapping"));
         }
@@ -447,28 +453,6 @@ impl Ground<'_> {
         }
         Ok(())
     }
-}
-
-/// The writable memory around `address` that has no hole.
-pub(super) fn run_of(memory: &dyn Memory, address: u64) -> Option<AddressRange> {
-    let regions = memory.regions();
-    let at = regions.partition_point(|region| region.range.end() <= address);
-    let region =
-        regions.get(at).filter(|region| region.range.contains(address) && region.permissions.writable())?;
-    let (mut start, mut end) = (region.range.start(), region.range.end());
-    for region in regions.get(at.saturating_add(1)..).unwrap_or_default() {
-        if region.range.start() != end || !region.permissions.writable() || !region.anonymous() {
-            break;
-        }
-        end = region.range.end();
-    }
-    for region in regions.get(..at).unwrap_or_default().iter().rev() {
-        if region.range.end() != start || !region.permissions.writable() || !region.anonymous() {
-            break;
-        }
-        start = region.range.start();
-    }
-    AddressRange::new(start, end).ok()
 }
 
 /// A number of the layout, all of which are small.

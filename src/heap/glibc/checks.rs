@@ -13,6 +13,7 @@ use super::arenas::ArenaState;
 use super::layout::{PAGE, StateLayout, up};
 use super::params::Params;
 use super::tcache::{Caches, Followed};
+use super::unread::Unread;
 
 /// Everything that the checks compare.
 pub(super) struct Seen<'s> {
@@ -26,6 +27,7 @@ pub(super) struct Seen<'s> {
     /// How much damage the walks met, and how much the lists.
     pub walk: u64,
     pub links: u64,
+    pub unread: &'s Unread,
     /// How often malloc was caught moving a border.
     pub caught: u64,
     pub tally: &'s Tally,
@@ -85,6 +87,9 @@ fn tiling(seen: &Seen<'_>) -> Check {
         let broken = counted(seen.walk, "broken rule");
         detail = format!("{detail}, but for {broken} and {} bytes that were skipped", lost.bytes);
     }
+    if seen.unread.count > 0 {
+        detail = format!("{detail}; headers in {} of them cannot be read", seen.unread.bytes);
+    }
     if seen.caught > 0 {
         detail.push_str("; malloc was caught moving the border to its top chunk");
     }
@@ -116,8 +121,16 @@ fn links(seen: &Seen<'_>) -> Check {
     let mut listed = Count::default();
     let on_list = |state: State| state.free() && state != State::Unlisted;
     seen.tally.arenas.iter().for_each(|states| listed.merge(states.sum(on_list)));
-    let holds = seen.links == 0 && unlisted.blocks == 0;
-    let detail = if holds {
+    let unread = seen.unread.lists;
+    // A free block that no list leads to may be one that missing memory leads to.
+    let holds = seen.links == 0 && (unlisted.blocks == 0 || unread > 0);
+    let detail = if holds && unread > 0 {
+        format!(
+            "the lists lead to {}; {} lead through memory that cannot be read",
+            counted(listed.blocks, "free block"),
+            counted(unread, "list")
+        )
+    } else if holds {
         format!("the lists lead to all {}, and back", counted(listed.blocks, "free block"))
     } else {
         format!(
@@ -172,6 +185,13 @@ fn mapped_chunks(params: Params, (chunks, bytes): (u64, u64), drifts: bool) -> C
         ),
     };
     Check { rule: "mmapped", holds, detail }
+}
+
+/// What it means where the blocks that were found are not those that malloc counts.
+pub(super) fn uncounted(checks: &[Check]) -> Option<String> {
+    let told = checks.iter().find(|check| check.rule == "mmapped" && !check.holds)?;
+    (!told.detail.contains("in the middle"))
+        .then(|| format!("blocks with mappings of their own may be missing from the answer: {}", told.detail))
 }
 
 /// What `malloc_trim(0)` could give back at most, and what pins the end of the main arena.

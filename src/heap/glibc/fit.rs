@@ -5,7 +5,8 @@ use crate::memory::Memory;
 use crate::pass::Job;
 use crate::peek::Peek;
 
-use super::arenas::{ArenaState, run_of};
+use super::arenas::ArenaState;
+use super::extent::run_of;
 use super::heaps::own_heap;
 use super::known::Known;
 use super::layout::StateLayout;

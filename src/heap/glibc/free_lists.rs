@@ -22,6 +22,8 @@ pub(super) struct Lists<'l, 'm> {
     /// Whether the links of fastbins are masked with the place where they stand, since 2.32.
     pub masked: bool,
     pub harm: &'l mut Harm,
+    /// How many lists lead into or through memory that cannot be read.
+    pub unread: &'l mut u64,
     pub job: &'l Job,
 }
 
@@ -60,6 +62,10 @@ impl Lists<'_, '_> {
                     Some(_) => None,
                 };
                 if let Some(rule) = rule {
+                    if unit.is_none() && unreadable(self.blocks, at) {
+                        *self.unread = self.unread.saturating_add(1);
+                        break;
+                    }
                     if unit.is_none() && self.passed_over(at, |size| machine.fast_bin(size) == index) {
                         self.harm.astray(at);
                     }
@@ -76,7 +82,10 @@ impl Lists<'_, '_> {
                 }
                 length = length.saturating_add(1);
                 from = at.saturating_add(machine.header());
-                let link = self.peek.word(from).unwrap_or(0);
+                let Some(link) = self.peek.word(from) else {
+                    *self.unread = self.unread.saturating_add(1);
+                    break;
+                };
                 at = if self.masked { link ^ (from >> 12) } else { link };
             }
         }
@@ -138,6 +147,10 @@ impl Lists<'_, '_> {
                 }
             };
             if let Some(broken) = broken {
+                if unreadable(self.blocks, at) {
+                    *self.unread = self.unread.saturating_add(u64::from(way == Way::Forward));
+                    return Ok(false);
+                }
                 if self.passed_over(at, fits) && self.linked(at) {
                     self.harm.astray(at);
                 }
@@ -147,7 +160,10 @@ impl Lists<'_, '_> {
                 }
                 return Ok(false);
             }
-            let Some((next, _)) = links else { return Ok(false) };
+            let Some((next, _)) = links else {
+                *self.unread = self.unread.saturating_add(u64::from(way == Way::Forward));
+                return Ok(false);
+            };
             if let Some(other) = other.filter(|_| way == Way::Forward) {
                 let told = name(index);
                 let rule = format!("{told}: the link back is not to {from:#x}, which leads here");
@@ -186,6 +202,11 @@ impl Lists<'_, '_> {
     fn ask(&self, length: u64) -> Result<(), Error> {
         if length % ASK == 0 { self.job.check() } else { Ok(()) }
     }
+}
+
+/// Whether `chunk` lies where the headers of chunks cannot be read.
+pub(super) fn unreadable(blocks: &Blocks, chunk: u64) -> bool {
+    blocks.unit_at(chunk).is_some_and(|unit| unit.state == State::Unreadable)
 }
 
 /// Whether links of fastbins are masked, told from the lists of all arenas; `None` where none tells.

@@ -62,6 +62,9 @@ fn candidates(
         let mut at = chunk.own.start();
         while at < chunk.own.end() {
             let rest = AddressRange::saturating(at, chunk.own.end().saturating_sub(at));
+            if memory.untouched(rest) {
+                break;
+            }
             let view = memory.view(rest, buffer);
             let first = up(at, PAGE);
             let skip = usize::try_from(first.saturating_sub(at)).unwrap_or(usize::MAX);
@@ -109,6 +112,11 @@ pub(super) fn length_at(peek: &mut Peek<'_>, machine: Machine, base: u64) -> Opt
 /// glibc, malloc/malloc.c, `sysmalloc_mmap`: where blocks are aligned to more than two words.
 const fn padding(machine: Machine) -> u64 {
     machine.align.saturating_sub(machine.header())
+}
+
+/// Where the chunk of the mapping at `base` starts, if it needed no alignment.
+pub(super) const fn plain_chunk(machine: Machine, base: u64) -> u64 {
+    base.saturating_add(padding(machine))
 }
 
 /// How many bytes were mapped for a chunk that starts `offset` behind its mapping; `None` if this is none.
@@ -215,13 +223,28 @@ fn find_in(
     // Folklore: a mapping of one chunk is several regions where the program changed a part
     // of it. Seen: numpy, which asks for huge pages inside of large arrays (madvise).
     let ranges = AddressRange::merge(ranges);
+    in_ranges(memory, machine, &ranges, &ranges, job)
+}
+
+/// The mapped chunks whose mappings start in `ranges`, each within one of `rooms`; both are in order.
+///
+/// # Errors
+///
+/// [`Error::Interrupted`] when the job was stopped.
+pub(super) fn in_ranges(
+    memory: &dyn Memory,
+    machine: Machine,
+    ranges: &[AddressRange],
+    rooms: &[AddressRange],
+    job: &Job,
+) -> Result<Vec<Mapped>, Error> {
     let mut peek = Peek::new(memory);
     let mut found: Vec<Mapped> = Vec::new();
-    let Candidates { bases, aligned, .. } = candidates(memory, machine, &ranges, job)?;
+    let Candidates { bases, aligned, .. } = candidates(memory, machine, ranges, job)?;
     for base in bases {
         let end = found.last().map_or(0, |last| last.range.end());
-        let range = ranges.partition_point(|range| range.end() <= base);
-        let room = ranges.get(range).map_or(0, |range| range.end().saturating_sub(base));
+        let range = rooms.partition_point(|range| range.end() <= base);
+        let room = rooms.get(range).map_or(0, |range| range.end().saturating_sub(base));
         if base >= end {
             let aligned = aligned.get(&base).copied();
             found.extend(chunk_at(&mut peek, machine, base, aligned, room));

@@ -12,6 +12,7 @@ mod arenas;
 mod boundary;
 mod checks;
 mod chunk;
+mod extent;
 mod fit;
 mod free_lists;
 mod harm;
@@ -22,9 +23,12 @@ mod libc;
 mod locate;
 mod mapped;
 mod params;
+mod partly_mapped;
 mod reading;
 mod reason;
+mod static_words;
 mod tcache;
+mod unread;
 mod version;
 mod walk;
 
@@ -47,6 +51,7 @@ use libc::Libc;
 use params::Params;
 use reading::{Reading, Subject};
 use tcache::{Caches, Followed};
+use unread::Unread;
 use version::Traits;
 
 /// A heap of glibc's malloc.
@@ -64,6 +69,7 @@ pub struct Glibc {
     params: Option<Params>,
     caches: Option<Caches>,
     followed: Followed,
+    unread: Unread,
 }
 
 /// Where blocks may lie outside of regions that are heaps, without a walk over these.
@@ -93,12 +99,12 @@ pub fn outside(memory: &dyn Memory, job: &Job) -> Result<Outside, Error> {
             found.main.extend(given.map(|region| region.range));
         }
         let ends = main.map(|main| main.top).into_iter().chain(libc.params.map(|params| params.base));
-        found.main.extend(ends.filter_map(|address| arenas::run_of(memory, address)));
+        found.main.extend(ends.filter_map(|address| extent::run_of(memory, address)));
         if libc.params.is_some_and(|params| params.mapped == 0) {
             continue;
         }
         let count = libc.params.map(|params| (params.mapped, params.mapped_bytes));
-        let mapped = mapped::find(memory, libc.ring.layout.machine, &[], count, job)?;
+        let mapped = partly_mapped::find(memory, libc.ring.layout.machine, &[], count, job)?;
         found.mapped.extend(mapped.iter().map(|mapped| mapped.range));
     }
     let Outside { mapped, main } = found;
@@ -125,7 +131,7 @@ impl Glibc {
         let consistent = first.ring.consistent;
 
         let read = Subject { memory, threads, first, libcs: &libcs, heaps: &heaps, job }.read()?;
-        let Reading { blocks, states, mapped, traits, caches, followed, walks, links, caught } = read;
+        let Reading { blocks, states, mapped, traits, caches, followed, walks, links, unread, caught } = read;
         harm.merge(walks);
         let banner = version::banner(memory, &module, job)?;
         let tally = Tally::of(&blocks, states.len(), job)?;
@@ -139,11 +145,14 @@ impl Glibc {
             walk: harm.count,
             caught,
             links: links.count,
+            unread: &unread,
             tally: &tally,
             blocks: &blocks,
         };
         let mut notes = notes(&libcs, &states, banner.as_deref(), &traits);
+        notes.extend(unread.notes());
         let checks = checks::checks(&seen, &mut notes);
+        notes.extend(checks::uncounted(&checks));
         let trim = checks::trim(memory, &blocks, states.first().copied(), job)?;
         harm.merge(links);
         let named =
@@ -163,6 +172,7 @@ impl Glibc {
             params,
             caches,
             followed,
+            unread,
         }))
     }
 }

@@ -22,7 +22,9 @@ use super::known::Known;
 use super::layout::StateLayout;
 use super::libc::Libc;
 use super::mapped;
+use super::partly_mapped;
 use super::tcache::{self, Caches, Follow, Followed};
+use super::unread::Unread;
 use super::version::Traits;
 
 /// How often the memory is read at most.
@@ -52,6 +54,8 @@ pub(super) struct Reading {
     /// What the walks met, and what the lists.
     pub walks: Harm,
     pub links: Harm,
+    /// What could not be read.
+    pub unread: Unread,
     /// How often malloc was caught moving the border between a chunk and top.
     pub caught: u64,
 }
@@ -92,10 +96,11 @@ impl Subject<'_> {
     fn once(&self, known: &Known) -> Result<Reading, Error> {
         let Self { memory, first, heaps, job, .. } = *self;
         let (layout, params) = (first.ring.layout, first.params);
-        let harm = Harm::default();
-        let mut ground = Ground { memory, job, layout, heaps, known, parts: Vec::new(), harm, caught: 0 };
+        let (harm, unread) = (Harm::default(), Unread::default());
+        let mut ground =
+            Ground { memory, job, layout, heaps, known, parts: Vec::new(), harm, unread, caught: 0 };
         let walked = self.walk(&mut ground)?;
-        let Ground { parts, harm: mut walks, caught, .. } = ground;
+        let Ground { parts, harm: mut walks, mut unread, caught, .. } = ground;
         let (mut blocks, dropped) = Blocks::new(parts);
         for range in dropped {
             walks.note(range.start(), 0, range.len(), "two heaps claim this memory");
@@ -126,10 +131,12 @@ impl Subject<'_> {
             // Without a list to tell there is nothing to unmask.
             masked: traits.masked.unwrap_or_else(|| traits.versions().0 >= 32),
             harm: Harm::default(),
+            unread: 0,
         };
         let followed = marks.all(caches.as_ref(), &states, job)?;
+        unread.lists = marks.unread;
         let links = marks.harm;
-        Ok(Reading { blocks, states, mapped, traits, caches, followed, walks, links, caught })
+        Ok(Reading { blocks, states, mapped, traits, caches, followed, walks, links, unread, caught })
     }
 
     fn walk(&self, ground: &mut Ground<'_>) -> Result<Walked, Error> {
@@ -156,7 +163,7 @@ impl Subject<'_> {
             let taken = AddressRange::merge(ground.parts.iter().map(Part::range).collect());
             let machine = ground.layout.machine;
             let count = self.first.params.map(|params| (params.mapped, params.mapped_bytes));
-            let found = mapped::find(ground.memory, machine, &taken, count, ground.job)?;
+            let found = partly_mapped::find(ground.memory, machine, &taken, count, ground.job)?;
             let bytes = found.iter().map(|mapped| mapped.range.len()).fold(0, u64::saturating_add);
             walked.mapped = (found.len() as u64, bytes);
             ground.parts.extend(found.iter().map(|mapped| mapped::part(machine, mapped)));
@@ -182,6 +189,8 @@ struct Marks<'m> {
     data: &'m [AddressRange],
     masked: bool,
     harm: Harm,
+    /// How many lists lead through memory that cannot be read.
+    unread: u64,
 }
 
 impl Marks<'_> {
@@ -201,6 +210,7 @@ impl Marks<'_> {
                 data: self.data,
                 masked: self.masked,
                 harm: &mut self.harm,
+                unread: &mut self.unread,
                 job,
             };
             followed = follow.caches(caches)?;
@@ -213,6 +223,7 @@ impl Marks<'_> {
                 state: *state,
                 masked: self.masked,
                 harm: &mut self.harm,
+                unread: &mut self.unread,
                 job,
             };
             if layout.fast {

@@ -13,6 +13,11 @@ pub(super) fn reason(heap: &Glibc, memory: &dyn Memory, index: usize) -> String 
     let Some(unit) = heap.blocks.unit(index) else { return String::new() };
     let machine = heap.layout.machine;
     match unit.state {
+        State::Used if unit.arena.is_none() && header_missing(memory, unit) => {
+            "mapped on its own: its header cannot be read, and malloc counts one more block that is as large as \
+             what is mapped here"
+                .to_owned()
+        }
         State::Used if unit.arena.is_none() => {
             "mapped on its own: IS_MMAPPED is set, and its sizes are whole pages".to_owned()
         }
@@ -37,6 +42,7 @@ pub(super) fn reason(heap: &Glibc, memory: &dyn Memory, index: usize) -> String 
         }
         State::Foreign => "between two parts of the main arena: somebody else called sbrk".to_owned(),
         State::Damaged => damaged(heap, unit),
+        State::Unreadable => unreadable(heap, unit),
     }
 }
 
@@ -46,6 +52,18 @@ fn damaged(heap: &Glibc, unit: Unit) -> String {
         Some(damage) => format!("no chunk can be told here: at {:#x} {}", damage.address, damage.rule),
         None => "no chunk can be told here".to_owned(),
     }
+}
+
+/// Whether not even the first bytes of a mapping of its own can be read.
+fn header_missing(memory: &dyn Memory, unit: Unit) -> bool {
+    let mut peek = Peek::new(memory);
+    Chunk::read(&mut peek, unit.range.start()).is_none()
+}
+
+fn unreadable(heap: &Glibc, unit: Unit) -> String {
+    let named = heap.unread.named.iter().find(|(range, _)| range.start() == unit.range.start());
+    let cause = named.map_or_else(String::new, |(_, cause)| format!(": {cause}"));
+    format!("headers of chunks cannot be read here{cause}")
 }
 
 fn used(heap: &Glibc, memory: &dyn Memory, unit: Unit) -> String {

@@ -18,8 +18,10 @@ use crate::range::AddressRange;
 use crate::source::nptl::ControlBlock;
 
 use super::chunk::Chunk;
+use super::free_lists::unreadable;
 use super::harm::Harm;
 use super::layout::{Machine, StateLayout, TcacheLayout};
+use super::static_words::{Place, statics};
 
 /// How many blocks are looked at for the count that empty lists have.
 const COUNTED: usize = 1000;
@@ -210,26 +212,6 @@ fn largest_count(peek: &mut Peek<'_>, layout: TcacheLayout, machine: Machine, un
     counts.into_iter().max_by_key(|(_, seen)| *seen).map(|(count, _)| count)
 }
 
-/// Where a thread's static variable lies: how far from its control block, and whose it is.
-type Place = (u64, Option<i32>);
-
-/// The words among threads' static variables, and where each stands.
-fn statics(peek: &Peek<'_>, threads: &[ControlBlock]) -> BTreeMap<u64, Vec<Place>> {
-    let format = peek.format();
-    let mut words: BTreeMap<u64, Vec<Place>> = BTreeMap::new();
-    for thread in threads {
-        let mut bytes = Vec::new();
-        let _ = peek.memory().append(thread.statics, &mut bytes);
-        for (at, word) in (thread.statics.start()..).step_by(format.size).zip(bytes.chunks_exact(format.size))
-        {
-            if let Some(word) = format.read(word).filter(|word| *word != 0) {
-                words.entry(word).or_default().push((thread.address.wrapping_sub(at), thread.id));
-            }
-        }
-    }
-    words
-}
-
 /// Which of these blocks threads' static variables lead to, and which threads.
 ///
 /// The variable has one place in every thread; the place is that from which most
@@ -264,6 +246,8 @@ pub(super) struct Follow<'f, 'm> {
     /// Whether the links are masked with the place where they stand, since 2.32.
     pub masked: bool,
     pub harm: &'f mut Harm,
+    /// How many lists lead into or through memory that cannot be read.
+    pub unread: &'f mut u64,
     pub job: &'f Job,
 }
 
@@ -329,11 +313,13 @@ impl Follow<'_, '_> {
                 let said = usize::try_from(index)
                     .ok()
                     .and_then(|place| table.count(caches.layout, caches.fill, place));
+                let before = *self.unread;
                 let (length, whole) = self.list(caches, number, cache, index, *head, &mut followed);
                 if !whole {
                     followed.broken.insert((number, index));
                 }
-                if said != Some(length) {
+                // What is missing of a list is not a wrong count.
+                if said != Some(length) && *self.unread == before {
                     wrong = wrong.saturating_add(1);
                     by_one =
                         by_one.saturating_add(said.is_some_and(|said| said.abs_diff(length) == 1).into());
@@ -375,6 +361,10 @@ impl Follow<'_, '_> {
                     cache.address
                 );
                 let chunk = at.wrapping_sub(self.machine.header());
+                if unreadable(self.blocks, chunk) {
+                    *self.unread = self.unread.saturating_add(1);
+                    return (length, false);
+                }
                 let size = Chunk::read(self.peek, chunk).map(Chunk::size);
                 let right = size.and_then(|size| caches.layout.bin(self.machine, size)) == Some(index);
                 if right && self.blocks.unit_from(chunk).is_none() {
@@ -403,7 +393,10 @@ impl Follow<'_, '_> {
             self.mark(unit.index, number, followed);
             length = length.saturating_add(1);
             from = at;
-            let Some(link) = self.peek.word(at) else { return (length, false) };
+            let Some(link) = self.peek.word(at) else {
+                *self.unread = self.unread.saturating_add(1);
+                return (length, false);
+            };
             at = if self.masked { link ^ (at >> 12) } else { link };
         }
         (length, true)

@@ -17,6 +17,7 @@ use super::chunk::{Broken, Chunk, Rules};
 use super::harm::Harm;
 use super::known::Known;
 use super::layout::{Machine, PAGE, PREV_INUSE, up};
+use super::unread::Unread;
 
 /// How many chunks are gone over before somebody may ask to stop.
 const ASK: u32 = 1 << 16;
@@ -56,6 +57,7 @@ pub(super) struct Walk<'w> {
     pub known: &'w Known,
     pub job: &'w Job,
     pub harm: Harm,
+    pub unread: Unread,
     /// How often malloc was caught moving the border between a chunk and top.
     pub caught: u64,
     /// Whether damage ends the walk: whoever only tries whether there are chunks.
@@ -81,7 +83,8 @@ impl<'w> Walk<'w> {
         job: &'w Job,
     ) -> Self {
         let rules = Rules { machine, main: stretch.main };
-        Self { memory, rules, stretch, known, job, harm: Harm::default(), caught: 0, strict: false }
+        let (harm, unread) = (Harm::default(), Unread::default());
+        Self { memory, rules, stretch, known, job, harm, unread, caught: 0, strict: false }
     }
 
     /// Adds the units from the end of `part` on.
@@ -170,7 +173,7 @@ impl<'w> Walk<'w> {
         let size = match (part.last_start(), part.last_state()) {
             (Some(start), Some(State::Used)) => at.wrapping_sub(start),
             // What lies there was told broken already.
-            (_, Some(State::Damaged)) => return,
+            (_, Some(State::Damaged | State::Unreadable)) => return,
             _ => 0,
         };
         if size == chunk.previous && size != 0 {
@@ -300,12 +303,76 @@ impl<'w> Walk<'w> {
             part.push(at.saturating_add(chunk.size()), State::Used);
             return Ok(None);
         }
-        let told = gap.map_or_else(|| format!("memory at {at:#x} is missing"), |gap| gap.error().to_string());
-        self.recover(part, 0, told)
+        // The gap may lie between the two words of the header.
+        let gap = gap.or_else(|| self.gap_in(at));
+        match gap {
+            Some(gap) if !self.strict => self.unread(part, &gap),
+            _ => self.recover(part, 0, format!("memory at {at:#x} is missing")),
+        }
+    }
+
+    /// What is missing of the header at `at`.
+    fn gap_in(&self, at: u64) -> Option<Gap> {
+        let header = AddressRange::saturating(at, self.rules.machine.header());
+        self.memory.append(header, &mut Vec::new())
     }
 
     fn seek(&self, top: Option<u64>, limit: u64, avoid: u64) -> Seek<'_> {
         Seek { memory: self.memory, rules: self.rules, top, limit, avoid, known: self.known, job: self.job }
+    }
+
+    /// Goes on behind chunks whose headers are missing from the end of `part` on.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Interrupted`] when the job was stopped.
+    fn unread(&mut self, part: &mut Part, gap: &Gap) -> Result<Option<End>, Error> {
+        let at = part.end();
+        let machine = self.rules.machine;
+        let top = self.stretch.top.filter(|top| *top > at);
+        let stop = top.unwrap_or(self.stretch.limit);
+        let readable = self.readable(gap.range.end().max(at)).min(stop);
+        let found = self.seek(top, stop, at).next(readable)?.filter(|place| *place <= stop);
+        let place = found.unwrap_or(stop);
+        let room = place.saturating_sub(at);
+        let next = self.chunk(place).filter(|next| !next.previous_in_use());
+        let last = next.map(|next| next.previous).filter(|size| {
+            (machine.smallest()..=room).contains(size) && size & machine.align.wrapping_sub(1) == 0
+        });
+        // Where a second chunk could only start in memory that is there, there is none.
+        let alone = readable.saturating_sub(at) <= machine.smallest() && room >= machine.smallest();
+        match last {
+            Some(size) if size == room => part.push(place, State::Used),
+            Some(size) => {
+                self.hide(part, place.saturating_sub(size), gap);
+                part.push(place, State::Used);
+            }
+            None if alone && found.is_some() => part.push(place, State::Used),
+            None => self.hide(part, place, gap),
+        }
+        Ok((found.is_none() && top.is_none()).then_some(End::Limit))
+    }
+
+    /// Makes a unit of which nothing is known, up to `end`.
+    fn hide(&mut self, part: &mut Part, end: u64, gap: &Gap) {
+        let range = AddressRange::saturating(part.end(), end.saturating_sub(part.end()));
+        self.unread.note(range, gap.error().to_string());
+        part.push(end, State::Unreadable);
+    }
+
+    /// The first place from `from` on that can be read, or the end of the stretch.
+    fn readable(&self, from: u64) -> u64 {
+        let mut buffer = Buffer::default();
+        let mut at = from;
+        while at < self.stretch.limit {
+            let word = self.rules.machine.word.min(self.stretch.limit.saturating_sub(at));
+            let view = self.memory.view(AddressRange::saturating(at, word), &mut buffer);
+            match view.gap {
+                Some(gap) if view.bytes.is_empty() && gap.range.end() > at => at = gap.range.end(),
+                _ => break,
+            }
+        }
+        at
     }
 
     /// Notes the damage at the end of `part`, and skips to the next place to trust.
@@ -368,12 +435,12 @@ impl<'w> Walk<'w> {
     /// The top chunk, from `at` to the end of the arena's memory.
     fn top(&mut self, part: &mut Part, at: u64) {
         let limit = self.stretch.limit;
-        let room = limit.saturating_sub(at);
         let Some(chunk) = self.chunk(at) else {
-            self.harm.note(at, 0, room, "the top chunk's header is missing");
-            part.push(limit, State::Damaged);
+            // The arena says that it is here, and the heap where it ends.
+            part.push(limit, State::Top);
             return;
         };
+        let room = limit.saturating_sub(at);
         if !chunk.previous_in_use() {
             self.harm.note(at, chunk.head, 0, "PREV_INUSE of the top chunk is clear");
         }

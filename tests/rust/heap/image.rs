@@ -1,6 +1,6 @@
 //! Memory that is written to before it is captured, and a source of chance that is the same each time.
 
-use gdb_leak::memory::RegionKind;
+use gdb_leak::memory::{Permissions, RegionKind};
 use gdb_leak::source::captured::Captured;
 use gdb_leak::word::WordFormat;
 
@@ -74,17 +74,59 @@ impl Piece {
 pub(crate) struct Image {
     pub(crate) format: WordFormat,
     pub(crate) pieces: Vec<Piece>,
+    /// Where pieces start that cannot be written.
+    pub(crate) closed: Vec<(u64, Permissions)>,
 }
 
 impl Image {
     pub(crate) fn new(format: WordFormat) -> Self {
-        Self { format, pieces: Vec::new() }
+        Self { format, pieces: Vec::new(), closed: Vec::new() }
     }
 
     /// Maps zeros.
     pub(crate) fn map(&mut self, start: u64, length: u64, kind: RegionKind, name: &'static str) {
         self.pieces.push(Piece { start, bytes: vec![0; index(length)], kind, name, unsaved: 0 });
         self.pieces.sort_by_key(|piece| piece.start);
+    }
+
+    /// Gives the file of mappings another name.
+    pub(crate) fn rename(&mut self, from: &str, to: &'static str) {
+        self.pieces.iter_mut().filter(|piece| piece.name == from).for_each(|piece| piece.name = to);
+    }
+
+    /// Maps a read-only page of a file before its data, with these bytes.
+    pub(crate) fn constants(&mut self, name: &'static str, bytes: &[u8]) {
+        let first = self.pieces.iter().find(|piece| piece.name == name).unwrap().start;
+        let start = first - 0x10000;
+        self.map(start, 0x1000, RegionKind::File, name);
+        self.closed.push((start, Permissions::new(true, false, false)));
+        self.put_bytes(start + 0x120, bytes);
+    }
+
+    /// Makes `length` bytes at `start` a mapping of their own, with these rights.
+    pub(crate) fn protect(&mut self, start: u64, length: u64, permissions: Permissions) {
+        for at in [start, start + length] {
+            let number = self.pieces.iter().position(|piece| piece.start < at && at < piece.end());
+            let Some(number) = number else { continue };
+            let piece = &mut self.pieces[number];
+            assert_eq!(piece.unsaved, 0);
+            let bytes = piece.bytes.split_off(index(at - piece.start));
+            let rest = Piece { start: at, bytes, ..piece.clone() };
+            self.pieces.insert(number + 1, rest);
+        }
+        self.closed.push((start, permissions));
+        self.closed.push((start + length, Permissions::new(true, true, false)));
+    }
+
+    /// Leaves out the bytes of the mapping at `start`, or the mapping itself.
+    pub(crate) fn lose(&mut self, start: u64, whole: bool) {
+        let number = self.pieces.iter().position(|piece| piece.start == start).unwrap();
+        if whole {
+            self.pieces.remove(number);
+        } else {
+            let piece = &mut self.pieces[number];
+            piece.unsaved = piece.bytes.len() as u64;
+        }
     }
 
     fn place(&mut self, address: u64, length: usize) -> &mut [u8] {
@@ -149,7 +191,11 @@ impl Image {
             match joined.last_mut() {
                 Some(last)
                     if (last.end(), last.kind, last.name) == (piece.start, piece.kind, piece.name)
-                        && last.unsaved == 0 =>
+                        && last.unsaved == 0
+                        && !self
+                            .closed
+                            .iter()
+                            .any(|(start, _)| [last.start, piece.start].contains(start)) =>
                 {
                     last.unsaved = piece.unsaved;
                     last.bytes.extend_from_slice(&piece.bytes);
@@ -161,6 +207,9 @@ impl Image {
             let length = piece.bytes.len() as u64;
             let saved = &piece.bytes[..index(length - piece.unsaved)];
             memory = memory.with_region(piece.start, saved, length, piece.kind, piece.name);
+            if let Some((_, permissions)) = self.closed.iter().find(|(start, _)| *start == piece.start) {
+                memory = memory.with_permissions(*permissions);
+            }
         }
         memory
     }
