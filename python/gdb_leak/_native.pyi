@@ -57,6 +57,7 @@ __all__ = [
     "recorder_ranges",
     "recording",
     "references",
+    "refused_heap",
     "save_snapshot",
     "shortest_path",
     "stop_process",
@@ -419,6 +420,7 @@ def other_allocators(memory: Memory) -> list[str]: ...
 def linked_allocators(
     memory: Memory, places: Sequence[tuple[int, int]], progress: _Progress = None
 ) -> list[str]: ...
+def refused_heap(memory: Memory, progress: _Progress = None) -> Optional[str]: ...
 def heap_summary(
     memory: Memory, heap: Optional[Heap] = None, progress: _Progress = None
 ) -> HeapSummary: ...

@@ -111,8 +111,10 @@ def opened(
         named = ", ".join(others)
         notes.append(f"{named} is there: blocks that it gave out are not listed")
     if heap is None:
+        refused = _native.refused_heap(target.memory, request.session.progress("reading the heap"))
         notes.append(
-            "no heap of glibc's malloc was found: it was never used, another allocator took its "
+            refused
+            or "no heap of glibc's malloc was found: it was never used, another allocator took its "
             "place, or the data of libc is not there to read"
         )
         return None

@@ -34,6 +34,15 @@ pub fn open(memory: &dyn Memory, threads: &[Thread], job: &Job) -> Result<Option
     Ok(found.map(|heap| Arc::new(heap) as Arc<dyn Allocator>))
 }
 
+/// Why the heap that is there is not read, in words; `None` where none is there, or it is read.
+///
+/// # Errors
+///
+/// [`Error::Interrupted`] when the job was stopped.
+pub fn refused(memory: &dyn Memory, job: &Job) -> Result<Option<String>, Error> {
+    glibc::refused(memory, job)
+}
+
 /// Where blocks may lie outside of regions that are heaps, without a walk over these.
 ///
 /// # Errors

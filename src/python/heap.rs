@@ -431,6 +431,17 @@ pub(super) fn may_hold_blocks(
 }
 
 #[pyfunction]
+#[pyo3(signature = (memory, progress = None))]
+pub(super) fn refused_heap(
+    py: Python<'_>,
+    memory: &Memory,
+    progress: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Option<String>> {
+    let own = memory.target.memory.as_ref();
+    call::run(py, progress, |job| heap::refused(own, job))
+}
+
+#[pyfunction]
 pub(super) fn other_allocators(memory: &Memory) -> Vec<&'static str> {
     heap::others(memory.target.memory.as_ref())
 }

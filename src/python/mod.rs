@@ -27,7 +27,7 @@ mod _native {
     #[pymodule_export]
     use super::heap::{
         Arena, Block, Group, Groups, Heap, HeapSummary, Listed, heap_kept, heap_summary, linked_allocators,
-        may_hold_blocks, open_heap, other_allocators,
+        may_hold_blocks, open_heap, other_allocators, refused_heap,
     };
     #[pymodule_export]
     use super::leak::{

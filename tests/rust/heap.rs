@@ -28,6 +28,8 @@ mod mappings;
 mod noise;
 #[path = "heap/plan.rs"]
 mod plan;
+#[path = "heap/supported.rs"]
+mod supported;
 #[path = "heap/tables.rs"]
 mod tables;
 #[path = "heap/walk.rs"]

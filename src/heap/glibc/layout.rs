@@ -237,6 +237,9 @@ impl TcacheLayout {
     }
 }
 
+/// The oldest version whose heaps are walked.
+pub(super) const OLDEST: u32 = 17;
+
 /// The newest version whose sources were read: 2.43, and 2.44 shows the same structures.
 pub(super) const NEWEST: u32 = 44;
 

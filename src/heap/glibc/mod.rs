@@ -27,6 +27,7 @@ mod partly_mapped;
 mod reading;
 mod reason;
 mod static_words;
+mod supported;
 mod tcache;
 mod unread;
 mod version;
@@ -46,7 +47,7 @@ use arenas::ArenaState;
 use chunk::Chunk;
 use harm::Harm;
 use heaps::Heaps;
-use layout::StateLayout;
+use layout::{NEWEST, StateLayout};
 use libc::Libc;
 use params::Params;
 use reading::{Reading, Subject};
@@ -111,8 +112,22 @@ pub fn outside(memory: &dyn Memory, job: &Job) -> Result<Outside, Error> {
     Ok(Outside { mapped: AddressRange::merge(mapped), main: AddressRange::merge(main) })
 }
 
+/// Why the heap of the libc that is there is not read; `None` where it is, or where none is there.
+///
+/// # Errors
+///
+/// [`Error::Interrupted`] when the job was stopped.
+pub fn refused(memory: &dyn Memory, job: &Job) -> Result<Option<String>, Error> {
+    let mut harm = Harm::default();
+    let rings = locate::rings(memory, job)?.into_iter();
+    let mut libcs = rings.map(|ring| Libc::read(memory, ring, &Heaps::default(), &mut harm));
+    let Some(first) = libcs.find(|libc| !libc.states.is_empty()) else { return Ok(None) };
+    let named = supported::named(memory, &first.ring.module, job)?;
+    Ok(supported::refusal(memory, &first, named.as_ref()))
+}
+
 impl Glibc {
-    /// The heap in `memory`; `None` where glibc's malloc was never used.
+    /// The heap in `memory`; `None` where glibc's malloc was never used, or is [`refused`].
     ///
     /// `threads` name whose a cache is, as far as their registers are known.
     ///
@@ -127,13 +142,17 @@ impl Glibc {
             rings.into_iter().map(|ring| Libc::read(memory, ring, &heaps, &mut harm)).collect();
         libcs.retain(|libc| !libc.states.is_empty());
         let Some(first) = libcs.first() else { return Ok(None) };
+        let named = supported::named(memory, &first.ring.module, job)?;
+        if supported::refusal(memory, first, named.as_ref()).is_some() {
+            return Ok(None);
+        }
         let (layout, params, module) = (first.ring.layout, first.params, first.ring.module.clone());
         let consistent = first.ring.consistent;
 
         let read = Subject { memory, threads, first, libcs: &libcs, heaps: &heaps, job }.read()?;
         let Reading { blocks, states, mapped, traits, caches, followed, walks, links, unread, caught } = read;
         harm.merge(walks);
-        let banner = version::banner(memory, &module, job)?;
+        let (version, by) = named.unzip();
         let tally = Tally::of(&blocks, states.len(), job)?;
         let seen = checks::Seen {
             states: &states,
@@ -149,15 +168,15 @@ impl Glibc {
             tally: &tally,
             blocks: &blocks,
         };
-        let mut notes = notes(&libcs, &states, banner.as_deref(), &traits);
+        let mut notes = notes(&libcs, &states, version.as_deref(), by, &traits);
         notes.extend(unread.notes());
         let checks = checks::checks(&seen, &mut notes);
         notes.extend(checks::uncounted(&checks));
         let trim = checks::trim(memory, &blocks, states.first().copied(), job)?;
         harm.merge(links);
-        let named =
+        let module =
             if module.is_empty() { "a program's data".to_owned() } else { format!("the data of {module}") };
-        let by_banner = if banner.is_some() { "; version by its banner" } else { "" };
+        let by = by.map_or_else(String::new, |by| format!("; version by {by}"));
         Ok(Some(Self {
             layout,
             arenas: arenas_of(&states, &blocks),
@@ -167,8 +186,8 @@ impl Glibc {
             harm,
             trim,
             notes,
-            version: banner.unwrap_or_else(|| traits.text()),
-            found_by: format!("{consistent} of 127 lists of an arena in {named}{by_banner}"),
+            version: version.unwrap_or_else(|| traits.text()),
+            found_by: format!("{consistent} of 127 lists of an arena in {module}{by}"),
             params,
             caches,
             followed,
@@ -181,7 +200,8 @@ impl Glibc {
 fn notes(
     libcs: &[Libc],
     states: &[(StateLayout, ArenaState)],
-    banner: Option<&str>,
+    version: Option<&str>,
+    by: Option<&str>,
     traits: &Traits,
 ) -> Vec<String> {
     let mut notes = Vec::new();
@@ -194,9 +214,16 @@ fn notes(
             "{mallocs} mallocs of glibc are loaded (dlmopen): their arenas are listed together"
         ));
     }
-    if let Some(banner) = banner.filter(|banner| !version::agrees(banner, traits.versions())) {
-        let text = traits.text();
-        notes.push(format!("libc says that it is {banner}, its structures look like {text}"));
+    let Some(version) = version else { return notes };
+    let text = traits.text();
+    let newer = version::minor_of(version).is_some_and(|minor| minor > NEWEST);
+    if !version::agrees(version, traits.versions()) {
+        let by = by.unwrap_or_default();
+        notes.push(format!("libc is {version} by {by}, its structures look like {text}"));
+    } else if newer {
+        notes.push(format!(
+            "glibc {version} is newer than 2.{NEWEST}, the newest whose sources were read: it is read as {text}"
+        ));
     }
     notes
 }

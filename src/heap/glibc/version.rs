@@ -6,7 +6,7 @@ use crate::name::Name;
 use crate::pass::{self, CHUNK, Job};
 use crate::range::AddressRange;
 
-use super::layout::{NEWEST, StateLayout, TcacheLayout};
+use super::layout::{NEWEST, OLDEST, StateLayout, TcacheLayout};
 
 /// What the structures show.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -26,7 +26,7 @@ pub(super) struct Traits {
 impl Traits {
     /// The first and the last version (2.N) that show all of this.
     pub(super) fn versions(&self) -> (u32, u32) {
-        let mut from = 17;
+        let mut from = OLDEST;
         let mut to = NEWEST;
         let mut between = |first: u32, last: u32| {
             from = from.max(first);
@@ -73,10 +73,15 @@ impl Traits {
     }
 }
 
+/// The N of a version 2.N.
+pub(super) fn minor_of(version: &str) -> Option<u32> {
+    let minor = version.strip_prefix("2.")?.split('.').next()?;
+    minor.parse().ok()
+}
+
 /// Whether a banner's version is one of those that the structures allow.
 pub(super) fn agrees(banner: &str, (from, to): (u32, u32)) -> bool {
-    let minor = banner.split('.').nth(1).and_then(|minor| minor.parse::<u32>().ok());
-    minor.is_none_or(|minor| minor >= from && (minor <= to || to >= NEWEST))
+    minor_of(banner).is_none_or(|minor| minor >= from && (minor <= to || to >= NEWEST))
 }
 
 /// The version that libc's banner names, in the module's own memory.

@@ -1,6 +1,6 @@
 //! Where things lie in glibc's malloc: numbers counted off its sources, not the crate's own.
 //!
-//! Read at the tags glibc-2.17 to glibc-2.42, and at the last commit before 2.43.
+//! Read at the tags glibc-2.5 to glibc-2.42, and at the last commit before 2.43.
 
 use gdb_leak::word::{ByteOrder, WordFormat};
 
@@ -162,6 +162,9 @@ impl Target {
             size,
         };
         match (self.word(), self.align(), self.minor) {
+            // Up to 2.14 `next_free` was there with PER_THREAD only, which nobody set up to 2.9.
+            (8, _, ..=9) => of(Some((8, 10)), 88, 96, 104, 2136, 2152, None, 2160, 2176),
+            (_, 8, ..=9) => of(Some((8, 10)), 48, 52, 56, 1072, 1088, None, 1092, 1100),
             (8, _, ..=22) => of(Some((8, 10)), 88, 96, 104, 2136, 2152, None, 2168, 2184),
             (8, _, ..=26) => of(Some((8, 10)), 88, 96, 104, 2136, 2152, Some(2168), 2176, 2192),
             (8, _, ..=42) => of(Some((16, 10)), 96, 104, 112, 2144, 2160, Some(2176), 2184, 2200),
@@ -189,6 +192,11 @@ impl Target {
             size,
         };
         match (self.word(), self.minor) {
+            // Without arena_test and arena_max; `unsigned int pagesize` follows the four ints.
+            (8, ..=9) => of(24, 48, 72, None, 80),
+            (8, ..=14) => of(40, 64, 88, None, 96),
+            (_, ..=9) => of(12, 32, 44, None, 48),
+            (_, ..=14) => of(20, 40, 52, None, 56),
             (8, ..=23) => of(40, 56, 80, None, 88),
             (8, ..=25) => of(40, 56, 72, None, 80),
             (8, ..=34) => of(40, 56, 72, Some(80), 112),

@@ -219,6 +219,9 @@ fn params(built: &mut Built) {
     for (number, value) in [(0, mapped), (1, 65536), (2, mapped + more), (3, 0)] {
         image.put(place + figures.n_mmaps + number * 4, value, 4);
     }
+    if target.minor <= 14 {
+        image.put(place + figures.n_mmaps + 16, PAGE, 4);
+    }
     image.words(place + figures.mmapped_mem, &[bytes, most]);
     image.word(place + figures.sbrk_base, built.sbrk_base);
     if let Some((tcache, cache)) = figures.tcache.zip(target.cache()) {
