@@ -284,7 +284,24 @@ impl Process {
         const TRIES: usize = 16;
         let first = self.regions.first().map_or(0, |region| region.range.start());
         let gone = matches!(file::read_at(&self.memory, &mut [0], first), Ok(0));
-        !gone && (!self.direct || (0..TRIES).any(|_| self.same_in_calls()))
+        let same = || self.same_as_now() && (!self.direct || self.same_in_calls());
+        !gone && (0..TRIES).any(|_| same())
+    }
+
+    /// Whether `/proc/PID/mem`, opened now, shows the stack that the memory opened before shows.
+    ///
+    /// Seen: a child that shares the memory kept it open to readers while the list of regions
+    /// was that of the next program already. True where there is no stack, or it may not be opened.
+    fn same_as_now(&self) -> bool {
+        const SIZE: usize = 4096;
+        let Some(stack) = self.regions.iter().rev().find(|region| region.name == "[stack]") else {
+            return true;
+        };
+        let Ok(now) = File::open(folder(self.pid).join("mem")) else { return true };
+        let at = stack.range.end().saturating_sub(PAGE);
+        let (mut one, mut other) = (vec![0; SIZE], vec![0; SIZE]);
+        let read = (file::read_at(&self.memory, &mut one, at), file::read_at(&now, &mut other, at));
+        matches!(read, (Ok(SIZE), Ok(SIZE))) && one == other
     }
 
     /// How many bytes `process_vm_readv` put into `space`; none where it cannot.
