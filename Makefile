@@ -12,6 +12,10 @@ RECORDER := $(if $(filter x86_64,$(shell uname -m)),$(WITH_RUST),: )
 OF_RECORDER := --manifest-path recorder/Cargo.toml --target-dir target/recorder
 PYTHON := .venv/bin/python
 INSTALLED := .venv/installed
+# A worker for each processor, four at most: tests have time limits, and what they
+# test uses all processors by itself. Neighbours in a file stay with one worker, which
+# has their fixtures. PARALLEL= runs one test after the other.
+PARALLEL ?= --numprocesses auto --maxprocesses 4 --dist worksteal
 HEAP_TESTS := $(wildcard tests/gdb/test_heap_*.py) tests/gdb/test_leak_matrix.py
 SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md LICENSE-MIT LICENSE-APACHE \
 	$(shell find src python recorder/src recorder/Cargo.* -name '*.rs' -o -name '*.py' -o -name '*.pyi' \
@@ -28,16 +32,16 @@ demo: $(INSTALLED) ## a whole leak hunt on a sample program, in gdb and from a s
 test: setup-test $(INSTALLED) ## cargo test, then pytest over real gdbs and the installed wheel
 	$(WITH_RUST) cargo test --locked --workspace --quiet
 	$(RECORDER) cargo test --locked --quiet $(OF_RECORDER)
-	.venv/bin/pytest
+	.venv/bin/pytest $(PARALLEL)
 
 # What it cannot fetch it says in a line: on a machine that is no Debian that is
 # every library but the machine's own, whose rows `make test` has run. Unstable's
 # library of today is looked at too, and fails nothing.
 test-matrix: setup-matrix $(INSTALLED) ## heaps and verdicts on each C library of Debian's suites, then on unstable's
 	scripts/glibc-matrix
-	test ! -d .glibc || GDB_LEAK_GLIBC=.glibc .venv/bin/pytest $(HEAP_TESTS)
+	test ! -d .glibc || GDB_LEAK_GLIBC=.glibc .venv/bin/pytest $(PARALLEL) $(HEAP_TESTS)
 	-scripts/glibc-matrix --unstable
-	-test ! -d .glibc-unstable || GDB_LEAK_GLIBC=.glibc-unstable .venv/bin/pytest $(HEAP_TESTS)
+	-test ! -d .glibc-unstable || GDB_LEAK_GLIBC=.glibc-unstable .venv/bin/pytest $(PARALLEL) $(HEAP_TESTS)
 
 # What comes up in one of some thousand runs: too long for each change.
 soak: $(INSTALLED) ## random heaps and graphs with many times the plans, stops and seeds

@@ -1,16 +1,19 @@
 """Fixtures for the tests in real gdbs."""
 
+import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Optional
+from typing import Any, Callable, Optional
 
 import pytest
-from harness import cores, glibc, truth
+from harness import compilers, cores, glibc, truth
 from harness.glibc import Glibc
 from harness.processes import Program, compile_fixture
 
+_COMPILED = pytest.StashKey[str]()
 _WAITING = "waiting for a key"
 
 
@@ -18,6 +21,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--update-golden", action="store_true", help="write the files in tests/golden anew"
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have one folder for what the workers of a run compile."""
+    shared = getattr(config, "workerinput", {}).get("compiled")
+    if shared is None:
+        shared = tempfile.mkdtemp(prefix="gdb-leak-compiled.")
+        config.add_cleanup(lambda: shutil.rmtree(shared))
+    config.stash[_COMPILED] = shared
+    compilers.keep_in(Path(shared))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker of pytest-xdist which folder that is."""
+    node.workerinput["compiled"] = node.config.stash[_COMPILED]
 
 
 @pytest.fixture(scope="session")

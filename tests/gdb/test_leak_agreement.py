@@ -9,7 +9,7 @@ from typing import Optional
 
 import pytest
 from harness import valgrind
-from harness.leak_cases import CASES, Case, compile_cases
+from harness.leak_cases import CASES, Built, Case
 from harness.leaks import AtExit, Counts, counts, run_to_exit
 
 
@@ -60,9 +60,8 @@ needs_valgrind = pytest.mark.skipif(bool(valgrind.missing()), reason=valgrind.mi
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Compile the programs; by the titles of their cases."""
-    return compile_cases(CASES, tmp_path_factory.mktemp("leaks"))
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    return Built(CASES, tmp_path_factory.mktemp("leaks"))
 
 
 @dataclass
@@ -83,7 +82,7 @@ class Run:
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: case.title)
 def run(
     request: pytest.FixtureRequest,
-    built: dict[str, Path],
+    built: Built,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Run]:
     case: Case = request.param
@@ -208,16 +207,14 @@ def test_both_agree_with_no_heuristic_and_with_all_but_the_one_that_tells(run: R
 
 
 @pytest.mark.parametrize("option", ["-red-zone", "-vector-registers"])
-def test_an_option_has_more_places_hold_blocks(
-    built: dict[str, Path], tmp_path: Path, option: str
-) -> None:
+def test_an_option_has_more_places_hold_blocks(built: Built, tmp_path: Path, option: str) -> None:
     name = {"-red-zone": "red_zone", "-vector-registers": "registers_vector"}[option]
     stop = run_to_exit(built[name], tmp_path / "core")
     assert counts(stop.check()["summary"]) == (1, 0, 0, 0)
     assert counts(stop.check(option)["summary"]) == (0, 0, 0, 1)
 
 
-def test_what_only_vector_registers_hold_is_said(built: dict[str, Path], tmp_path: Path) -> None:
+def test_what_only_vector_registers_hold_is_said(built: Built, tmp_path: Path) -> None:
     stop = run_to_exit(built["registers_vector"], tmp_path / "core")
     assert stop.check()["vector_only"] is None
     said = stop.check("-vector-registers")

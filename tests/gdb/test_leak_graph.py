@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Callable
 
@@ -153,6 +154,13 @@ class Taken:
     folder: Path
     graph: Graph
 
+    @cached_property
+    def references(self) -> dict[int, list[dict[str, Any]]]:
+        """Return the references to each block as gdb lists them, by the block's address."""
+        lines = [f"leak-refs {block:#x} -limit unlimited" for block in self.graph.blocks]
+        answers = asked(self.core, self.folder, lines)
+        return {block: said["references"] for block, said in zip(self.graph.blocks, answers)}
+
 
 @pytest.fixture(scope="module", params=SMALL)
 def taken(
@@ -166,10 +174,8 @@ def taken(
 
 
 def test_the_references_to_each_block_are_those_that_its_program_wrote(taken: Taken) -> None:
-    blocks = list(taken.graph.blocks)
-    lines = [f"leak-refs {block:#x} -limit unlimited" for block in blocks]
-    for block, said in zip(blocks, asked(taken.core, taken.folder, lines)):
-        found = [(int(one["from"], 16), one["offset"]) for one in said["references"]]
+    for block, references in taken.references.items():
+        found = [(int(one["from"], 16), one["offset"]) for one in references]
         assert len(set(found)) == len(found), f"{block:#x}: listed twice"
         assert set(found) == taken.graph.to(block), f"{block:#x}"
 
@@ -183,16 +189,14 @@ def test_an_address_inside_a_block_has_the_references_of_the_block(taken: Taken)
 
 
 def test_a_reference_is_interior_unless_it_points_at_the_start(taken: Taken) -> None:
-    lines = [f"leak-refs {block:#x} -limit unlimited" for block in taken.graph.blocks]
-    for said in asked(taken.core, taken.folder, lines):
-        for one in said["references"]:
+    for references in taken.references.values():
+        for one in references:
             assert one["interior"] == (one["offset"] != 0), one
 
 
 def test_a_reference_in_a_block_is_owned_by_that_block(taken: Taken) -> None:
-    lines = [f"leak-refs {block:#x} -limit unlimited" for block in taken.graph.blocks]
-    for said in asked(taken.core, taken.folder, lines):
-        for one in said["references"]:
+    for references in taken.references.values():
+        for one in references:
             in_block = taken.graph.within(int(one["from"], 16)) != 0
             assert (one["owner"]["kind"] == "block") == in_block, one
 

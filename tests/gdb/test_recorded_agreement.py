@@ -10,7 +10,7 @@ from typing import Any, Optional
 import pytest
 from harness import loss_records, valgrind
 from harness.debuggers import gdb, shell
-from harness.leak_cases import CASES, Case, compile_cases
+from harness.leak_cases import CASES, Built, Case
 from harness.leaks import WHOLE, AtExit, run_to_exit
 from harness.loss_records import Records
 from harness.recordings import LIBRARY
@@ -103,9 +103,8 @@ def recorded(case: Case) -> bool:
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Compile the programs; by the titles of their cases."""
-    return compile_cases(list(filter(recorded, CASES)), tmp_path_factory.mktemp("recorded"))
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    return Built(filter(recorded, CASES), tmp_path_factory.mktemp("recorded"))
 
 
 @dataclass
@@ -126,7 +125,7 @@ class Run:
 @pytest.fixture(scope="module", params=filter(recorded, CASES), ids=lambda case: case.title)
 def run(
     request: pytest.FixtureRequest,
-    built: dict[str, Path],
+    built: Built,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Run:
     case: Case = request.param
@@ -230,7 +229,7 @@ class Core:
 @pytest.fixture(scope="module", params=IN_CORES, ids=lambda case: case.title)
 def core(
     request: pytest.FixtureRequest,
-    built: dict[str, Path],
+    built: Built,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Core:
     case: Case = request.param

@@ -20,20 +20,22 @@ def both(
     line: Sequence[str], cwd: Path, **asked: int
 ) -> "tuple[subprocess.CompletedProcess[bytes], subprocess.CompletedProcess[bytes]]":
     """Run LINE alone and recorded, in turns; what it said and how it ended."""
-    found = []
-    for environment in ({}, recorder.settings(**asked)):
-        found.append(
-            subprocess.run(
-                list(line),
-                cwd=cwd,
-                env={"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(cwd), **environment},
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=110,
-                check=False,
-            )
-        )
-    return found[0], found[1]
+    return once(line, cwd, {}), once(line, cwd, recorder.settings(**asked))
+
+
+def once(
+    line: Sequence[str], cwd: Path, environment: dict[str, str]
+) -> "subprocess.CompletedProcess[bytes]":
+    """Run LINE in ENVIRONMENT; what it said and how it ended."""
+    return subprocess.run(
+        list(line),
+        cwd=cwd,
+        env={"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(cwd), **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=280,
+        check=False,
+    )
 
 
 def alike(line: Sequence[str], cwd: Path, **asked: int) -> bytes:
@@ -108,8 +110,9 @@ def test_a_shell_with_pipelines(tmp_path: Path) -> None:
     assert alike(["bash", "-c", steps], tmp_path).count(b"\n") == 50
 
 
-@pytest.mark.parametrize("asked", [{}, SAMPLED], ids=["each", "sampled"])
-def test_python_passes_its_own_tests(tmp_path: Path, asked: dict[str, int]) -> None:
+@pytest.fixture(scope="module")
+def own_tests(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Return the line that runs tests of a Python, which pass alone."""
     pythons = [sys.executable, "/usr/bin/python3"]
     for python in pythons:
         known = subprocess.run([python, "-c", "import test.test_json"], capture_output=True)
@@ -118,8 +121,16 @@ def test_python_passes_its_own_tests(tmp_path: Path, asked: dict[str, int]) -> N
     else:
         pytest.skip("no Python here has its regression tests")
     line = [python, "-m", "test", "-q", *MODULES]
-    alone, recorded = both(line, tmp_path, **asked)
+    alone = once(line, tmp_path_factory.mktemp("alone"), {})
     assert alone.returncode == 0, alone.stdout
+    return line
+
+
+@pytest.mark.parametrize("asked", [{}, SAMPLED], ids=["each", "sampled"])
+def test_python_passes_its_own_tests(
+    own_tests: list[str], tmp_path: Path, asked: dict[str, int]
+) -> None:
+    recorded = once(own_tests, tmp_path, recorder.settings(**asked))
     assert recorded.returncode == 0, recorded.stdout
 
 

@@ -1,5 +1,7 @@
 """Core files: by gcore, by the kernel, and built from the ELF specification's figures."""
 
+import fcntl
+import resource
 import signal
 import struct
 from collections.abc import Iterator
@@ -33,19 +35,26 @@ def kernel_core(program: Program) -> Path:
 
 @contextmanager
 def plain_core_pattern() -> Iterator[None]:
-    """Have the kernel write cores into the folder of the process, and restore that."""
-    before = _PATTERN.read_text().strip()
-    if before.startswith("core") and "/" not in before:
-        yield
-        return
-    try:
-        _PATTERN.write_text("core")
-    except OSError:
-        pytest.skip(f"kernel.core_pattern is {before!r} and only root can change it")
-    try:
-        yield
-    finally:
-        _PATTERN.write_text(before)
+    """Have the kernel write cores into the folder of the process, and restore that.
+
+    The pattern is the whole machine's: other test runs wait until this is over.
+    """
+    if resource.getrlimit(resource.RLIMIT_CORE)[1] == 0:
+        pytest.skip("no core may be written here: the hard limit of their size is 0")
+    with _PATTERN.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        before = held.read().strip()
+        if before.startswith("core") and "/" not in before:
+            yield
+            return
+        try:
+            _PATTERN.write_text("core")
+        except OSError:
+            pytest.skip(f"kernel.core_pattern is {before!r} and only root can change it")
+        try:
+            yield
+        finally:
+            _PATTERN.write_text(before)
 
 
 def loads(core: Path) -> list[tuple[int, int, int, int, str]]:

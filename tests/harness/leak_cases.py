@@ -1,7 +1,6 @@
 """The programs of tests/fixtures/leaks that are compared with valgrind."""
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -111,21 +110,27 @@ CASES = [
 ]
 
 
-def compile_cases(cases: Sequence[Case], folder: Path) -> dict[str, Path]:
-    """Compile the programs of CASES into FOLDER, two at a time; by the titles of their cases.
+class Built:
+    """The programs of some cases, by the titles of these; each compiled when it is asked for."""
 
-    A folder stands for one that cannot be linked here.
-    """
+    def __init__(self, cases: Iterable[Case], folder: Path) -> None:
+        """Have the programs of CASES in FOLDER."""
+        self._cases = {case.title: case for case in cases}
+        self._folder = folder
+        self._programs: dict[str, Path] = {}
 
-    def build(case: Case) -> tuple[str, Path]:
-        made = folder / case.title.replace(" ", "")
+    def __getitem__(self, title: str) -> Path:
+        """Return the program; a folder in place of one that cannot be linked here."""
+        if title not in self._programs:
+            self._programs[title] = self._compile(self._cases[title])
+        return self._programs[title]
+
+    def _compile(self, case: Case) -> Path:
+        made = self._folder / case.title.replace(" ", "")
         made.mkdir()
         flags = case.flags
         if any(flag.startswith("-static") for flag in flags) and not glibc.compiles(*flags):
-            return case.title, made
+            return made
         if case.library:
             flags += library_flags(case.library, made)
-        return case.title, compile_leak(case.fixture or case.name, made / case.name, *flags)
-
-    with ThreadPoolExecutor(2) as pool:
-        return dict(pool.map(build, cases))
+        return compile_leak(case.fixture or case.name, made / case.name, *flags)

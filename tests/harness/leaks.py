@@ -1,6 +1,5 @@
 """Programs that leak: compiled, run to their end in gdb or to a wait, and asked about there."""
 
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
 from harness import ROOT, cores
+from harness.compilers import compile_program
 from harness.debuggers import Answer, gdb, shell
 from harness.processes import Program
 
@@ -40,14 +40,11 @@ def counts(summary: dict[str, Any]) -> Counts:
 def compile_leak(name: str, out: Path, *flags: str) -> Path:
     """Return the program OUT, of tests/fixtures/leaks/NAME.c or .cc, with FLAGS over -O0."""
     source = _FOLDER / f"{name}.c"
-    compiler = ("gcc",)
+    compiler = "gcc"
     if not source.exists():
         source = _FOLDER / f"{name}.cc"
-        compiler = ("g++",)
-    subprocess.run(
-        [*compiler, "-g", "-O0", "-pthread", "-o", str(out), str(source), *flags], check=True
-    )
-    return out
+        compiler = "g++"
+    return compile_program(compiler, source, out, *flags)
 
 
 def library_flags(name: str, folder: Path) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Optional
 
 from harness import ROOT
+from harness.compilers import compile_program
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_PTRACER = 0x59616D61
@@ -20,10 +21,7 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 def compile_fixture(name: str, out: Path, *flags: str) -> Path:
     """Return the program that tests/fixtures/NAME.c compiles to, in the file OUT."""
     source = ROOT / "tests" / "fixtures" / f"{name}.c"
-    subprocess.run(
-        ["gcc", "-g", "-O0", "-pthread", "-o", str(out), str(source), *flags], check=True
-    )
-    return out
+    return compile_program("gcc", source, out, *flags)
 
 
 class Program:

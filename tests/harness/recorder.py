@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple, Optional
 
 from harness import ROOT
+from harness.compilers import compile_program
 from harness.processes import Program
 from harness.recordings import LIBRARY, Recording
 
@@ -32,11 +33,7 @@ def build(name: str, folder: Path, *flags: str) -> Path:
     source = ROOT / "tests" / "fixtures" / name
     out = folder / f"{source.stem}.{len(list(folder.iterdir()))}"
     compiler = "g++" if source.suffix == ".cc" else "gcc"
-    subprocess.run(
-        [compiler, "-g", "-O0", "-pthread", "-Wall", "-o", str(out), str(source), *flags],
-        check=True,
-    )
-    return out
+    return compile_program(compiler, source, out, "-Wall", *flags)
 
 
 def library(name: str, folder: Path, *flags: str) -> Path:
