@@ -27,6 +27,8 @@ class Terminal:
         """Start LINE from the repository's root."""
         self._ours, theirs = pty.openpty()
         self.said = ""
+        #: Nanoseconds for which each thread was ready and had no processor.
+        self._waited: dict[Path, int] = {}
         self._process = subprocess.Popen(
             line,
             cwd=str(ROOT),
@@ -69,7 +71,18 @@ class Terminal:
 
     def wait(self, seconds: float = 30) -> int:
         """Return the exit status."""
-        return self._process.wait(timeout=seconds)
+        until = time.monotonic() + seconds
+        ended = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        while self._process.returncode is None:
+            # Asked again and again: of threads that are gone the last answer counts.
+            self.waited_seconds()
+            if os.waitid(os.P_PID, self._process.pid, ended):
+                self.waited_seconds()
+                self._process.wait()
+                break
+            assert time.monotonic() < until, f"has not ended after {seconds} s"
+            time.sleep(0.001)
+        return self._process.returncode
 
     def used_seconds(self) -> float:
         """Return the processor time that the program has used."""
@@ -77,6 +90,14 @@ class Terminal:
         fields = stat.rpartition(")")[2].split()
         ticks: int = os.sysconf("SC_CLK_TCK")
         return (int(fields[11]) + int(fields[12])) / ticks
+
+    def waited_seconds(self) -> float:
+        """Return how long its threads, and this process, waited for a processor in all."""
+        tasks = Path(f"/proc/{self._process.pid}/task").glob("*")
+        for task in (*tasks, Path("/proc/self")):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                self._waited[task] = int((task / "schedstat").read_text().split()[1])
+        return sum(self._waited.values()) / 1e9
 
     def end(self) -> None:
         """Kill the program, if it still runs, and close the terminal."""
