@@ -4,7 +4,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help build demo test test-matrix soak lint bench wheel docs clean setup setup-lint setup-bench setup-test setup-matrix FORCE
+.PHONY: help build demo test test-anywhere test-matrix soak lint bench wheel docs clean setup setup-lint setup-bench setup-test setup-matrix FORCE
 
 WITH_RUST := scripts/with-rust
 # The recorder knows x86-64 only.
@@ -33,6 +33,9 @@ test: setup-test $(INSTALLED) ## cargo test, then pytest over real gdbs and the 
 	$(WITH_RUST) cargo test --locked --workspace --quiet
 	$(RECORDER) cargo test --locked --quiet $(OF_RECORDER)
 	.venv/bin/pytest $(PARALLEL)
+
+test-anywhere: setup-test $(INSTALLED) ## pytest in environments unlike a terminal: ANYWHERE='nobody -- -k NAME'
+	scripts/test-anywhere $(ANYWHERE)
 
 # What it cannot fetch it says in a line: on a machine that is no Debian that is
 # every library but the machine's own, whose rows `make test` has run. Unstable's

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any, Callable, Optional
 
 import pytest
-from harness import compilers, cores, glibc, truth
+from harness import ambient, compilers, cores, glibc, truth
 from harness.glibc import Glibc
 from harness.processes import Program, compile_fixture
+
+# Before anything is started, fixtures of a session included; in each worker of pytest-xdist.
+ambient.settle()
 
 _COMPILED = pytest.StashKey[str]()
 _WAITING = "waiting for a key"

@@ -1,5 +1,6 @@
 """Verdicts against valgrind's, program by program, both where the program ends."""
 
+import os
 import platform
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -204,6 +205,18 @@ def test_both_agree_with_no_heuristic_and_with_all_but_the_one_that_tells(run: R
         theirs = valgrind.check(run.at_exit.program, options=(f"--leak-check-heuristics={words}",))
         ours = run.at_exit.check("-heuristics", words)
         assert counts(ours["summary"]) == counts(theirs.summary), words
+
+
+@needs_valgrind
+def test_no_number_among_a_programs_words_is_a_pointer_for_valgrind(
+    built: Built,
+) -> None:
+    # By default valgrind's heap is where these point; aligned in one of eight copies.
+    numbers = [0x5011111 + step * 0x20208 for step in range(20)]
+    texts = [os.fsdecode(b"xxxx" + number.to_bytes(4, "little")) for number in numbers]
+    words = [word for text in texts for _ in range(8) for word in (text, *[""] * 8)]
+    report = valgrind.check(built["list_long"], *words)
+    assert counts(report.summary) == (1, 49999, 0, 50000), report.text
 
 
 @pytest.mark.parametrize("option", ["-red-zone", "-vector-registers"])
