@@ -23,6 +23,7 @@ __all__ = [
     "count_value",
     "covering",
     "held",
+    "in_place",
     "neighbours",
     "opened",
     "summarised",
@@ -95,6 +96,16 @@ def held(request: Request, moving: bool = False) -> Target:
         raise RequestError(f"{target.path} lists regions and holds no byte of them")
     session.prepare("writable")
     return target
+
+
+def in_place(request: Request, target: Target, notes: list[str]) -> "Optional[Heap]":
+    """Return the heap of TARGET where ``-in heap`` asks what allocators own; else None.
+
+    A process that runs is read as it runs: what the heap spans changes slowly, and what looks
+    like damage then may be none.
+    """
+    request.session.prepare("writable")
+    return opened(request, target, notes, damage=request.session.at_rest(target))
 
 
 def opened(

@@ -90,8 +90,8 @@ def run(request: Request) -> Result:
     session = request.session
     state = request.parsed.choice("state", "")
     wanted = request.parsed.flag("verdict")
-    of_heap = state or wanted or operands.of_heap(request)
-    target = heaps.held(request) if of_heap else session.target()
+    judged = state or wanted
+    target = heaps.held(request) if judged else session.target()
     needle = _needle(request, target)
     align = request.parsed.count("align", None)
     if align is not None and not 0 < align < 1 << 63:
@@ -99,7 +99,11 @@ def run(request: Request) -> Result:
     limit = request.parsed.count("limit", _LISTED)
     notes = target.all_notes()
     place = operands.prepared_place(request, "writable")
-    heap = heaps.opened(request, target, notes) if of_heap else None
+    heap = None
+    if judged:
+        heap = heaps.opened(request, target, notes)
+    elif operands.of_heap(request):
+        heap = heaps.in_place(request, target, notes)
     notes.extend(rows.empty_place(target.memory, place, heap))
     if state and heap is None:
         raise RequestError(f"-state {state}: {notes[-1]}")

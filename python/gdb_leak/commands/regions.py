@@ -105,12 +105,10 @@ def text(result: Result) -> Iterator[Block]:
 # What allocators own has to be asked of them, where there are bytes to ask.
 def _opened(request: Request, place: Place) -> "tuple[Target, Optional[Heap], list[str]]":
     target = request.session.target(usage=True)
-    if place != "heap" or target.memory.source in ("snapshot", "maps"):
-        return target, None, target.all_notes()
-    heaps.held(request)
-    target = request.session.target(usage=True)
     notes = target.all_notes()
-    return target, heaps.opened(request, target, notes), notes
+    if place != "heap" or target.memory.source in ("snapshot", "maps"):
+        return target, None, notes
+    return target, heaps.in_place(request, target, notes), notes
 
 
 def _reserved(regions: "Sequence[Region]") -> int:

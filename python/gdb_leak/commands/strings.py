@@ -41,15 +41,15 @@ COMMAND = Command(
 def run(request: Request) -> Result:
     """Return the most frequent strings of a place."""
     session = request.session
-    of_heap = operands.of_heap(request)
-    target = heaps.held(request) if of_heap else session.target()
+    target = session.target()
     minimum = request.parsed.count("min", _MINIMUM)
     if minimum is None or not 0 < minimum < 1 << 31:
         raise UsageError(f"-min {minimum}: not a number from 1 up")
     top = request.parsed.count("top", _TOP)
     place = operands.prepared_place(request, "writable")
     notes = target.all_notes()
-    heap = heaps.opened(request, target, notes) if of_heap else None
+    of_heap = operands.of_heap(request)
+    heap = heaps.in_place(request, target, notes) if of_heap else None
     notes.extend(rows.empty_place(target.memory, place, heap))
     progress = session.progress("reading")
     found = _native.strings(target.memory, place, minimum, top, heap, progress)
