@@ -206,7 +206,7 @@ class TestAllocatorsThatAreLinkedIn:
 
     @pytest.mark.parametrize(
         ("name", "library", "more"),
-        [("jemalloc", "libjemalloc.a", ("-lm",)), ("tcmalloc", "libtcmalloc_minimal.a", ())],
+        [("jemalloc", "libjemalloc.a", ("-lm",)), ("tcmalloc", "libtcmalloc_minimal.a", ("-lm",))],
     )
     @pytest.mark.parametrize("strip", [False, True])
     def test_a_real_one_is_named(

@@ -6,6 +6,7 @@ import os
 import pty
 import select
 import signal
+import struct
 import subprocess
 import termios
 import time
@@ -26,6 +27,8 @@ class Terminal:
     def __init__(self, line: list[str], env: Optional[dict[str, str]] = None) -> None:
         """Start LINE from the repository's root."""
         self._ours, theirs = pty.openpty()
+        # Rows enough for gdb's greeting with a long path: its pager would wait in it.
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 60, 80, 0, 0))
         self.said = ""
         #: Nanoseconds for which each thread was ready and had no processor.
         self._waited: dict[Path, int] = {}
