@@ -301,6 +301,7 @@ class Arena:
     kind: Final[str]
     system: Final[int]
     locked: Final[bool]
+    in_call: Final[list[str]]
     heaps: Final[list[tuple[int, int]]]
     states: Final[list[tuple[str, int, int]]]
 

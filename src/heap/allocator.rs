@@ -38,8 +38,10 @@ pub struct Arena {
     pub system: u64,
     /// The stretches that it was found to have, in address order.
     pub heaps: Vec<AddressRange>,
-    /// Whether somebody was at work in it.
+    /// Whether its lock is taken.
     pub locked: bool,
+    /// What a call of malloc that was under way left half done in it, in words.
+    pub in_call: Vec<String>,
 }
 
 /// A place where the structures break a rule.

@@ -38,6 +38,7 @@ pub(super) struct Arena {
     kind: &'static str,
     system: u64,
     locked: bool,
+    in_call: Vec<String>,
     heaps: Vec<(u64, u64)>,
     states: Vec<Row>,
 }
@@ -480,6 +481,7 @@ pub(super) fn heap_summary(
         kind: arena.kind,
         system: arena.system,
         locked: arena.locked,
+        in_call: arena.in_call.clone(),
         heaps: super::memory::pairs(arena.heaps.iter()),
         states: rows(states),
     });

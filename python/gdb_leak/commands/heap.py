@@ -173,6 +173,7 @@ def _arena_value(arena: "Arena", states: States) -> Value:
         **_parts(states),
         "heaps": [{"start": hex(start), "end": hex(end)} for start, end in arena.heaps],
         "locked": arena.locked,
+        "in_call": list(arena.in_call),
     }
 
 

@@ -65,6 +65,13 @@ impl ArenaState {
     }
 }
 
+impl ArenaState {
+    /// Whether it was set up: `malloc_init_state` writes the heads of its lists first, then `top`.
+    pub(super) const fn begun(&self) -> bool {
+        self.top != 0 || self.system != 0
+    }
+}
+
 /// What is known so far while the main arena's mappings are looked for.
 struct Search {
     state: ArenaState,
@@ -134,7 +141,7 @@ impl Ground<'_> {
     ) -> Result<(), Error> {
         let top_run = run_of(self.memory, state.top);
         // malloc_init_state: before the first request `top` leads into the arena itself.
-        if state.top == self.layout.bin_at(state.address, 1) {
+        if state.top == self.layout.bin_at(state.address, 1) || !state.begun() {
             return Ok(());
         }
         let base = params.map(|params| params.base).or_else(|| self.likely_base(state.top));

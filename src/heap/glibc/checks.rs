@@ -1,7 +1,7 @@
 //! What the whole heap is held to, and what could be given back to the system.
 
 use crate::error::Error;
-use crate::heap::allocator::{Check, Count, Trim};
+use crate::heap::allocator::{Check, Count, States, Trim};
 use crate::heap::block::{Blocks, State, Unit};
 use crate::heap::summary::Tally;
 use crate::memory::Memory;
@@ -34,30 +34,42 @@ pub(super) struct Seen<'s> {
     pub blocks: &'s Blocks,
 }
 
-/// All checks; what cannot be checked becomes a note.
-pub(super) fn checks(seen: &Seen<'_>, notes: &mut Vec<String>) -> Vec<Check> {
-    let mut checks = vec![tiling(seen), system(seen), links(seen)];
-    match counts(seen) {
-        Ok(check) => checks.push(check),
-        Err(note) => notes.push(note),
+/// What came of all checks.
+pub(super) struct Checked {
+    pub checks: Vec<Check>,
+    /// What cannot be checked.
+    pub notes: Vec<String>,
+    /// What a call of malloc that was under way left half done, by the arena's address.
+    pub inside: Vec<(Option<u64>, String)>,
+}
+
+/// The most free chunks of one arena that are on no list while a call merges them: the one that is
+/// freed and those on both sides of it.
+const MERGED: u64 = 3;
+
+/// All checks.
+pub(super) fn checks(seen: &Seen<'_>) -> Checked {
+    let mut checked =
+        Checked { checks: vec![tiling(seen), system(seen)], notes: Vec::new(), inside: Vec::new() };
+    let links = links(seen, &mut checked.inside);
+    checked.checks.push(links);
+    match counts(seen, &mut checked.inside) {
+        Ok(check) => checked.checks.push(check),
+        Err(note) => checked.notes.push(note),
     }
     match seen.params {
-        Some(params) => checks.push(mapped_chunks(params, seen.mapped, !seen.layout.fast)),
-        None => notes.push(
+        Some(params) => {
+            let check = mapped_chunks(seen, params, &mut checked.inside);
+            checked.checks.push(check);
+        }
+        None => checked.notes.push(
             "malloc's parameters were not found: its count of mapped chunks could not be compared".to_owned(),
         ),
     }
-    // Folklore: malloc writes the two sides of a border, and the links of a list, one after the
-    // other. Seen: tests/fixtures/heap_inside.c, a third of its stops. A thread's own cache has no
-    // lock, and neither has the count of mapped chunks: each is one off between two stores.
-    // glibc 2.26 to 2.43, malloc/malloc.c, `tcache_put`, `tcache_get`, `munmap_chunk`.
     let locked = seen.states.iter().filter(|(_, state)| state.locked).count() as u64;
-    for check in checks.iter_mut().filter(|check| !check.holds) {
-        let one_off = match check.rule {
-            "tcache-counts" => seen.followed.one_off == seen.followed.miscounted,
-            "mmapped" => seen.params.is_some_and(|params| params.mapped.abs_diff(seen.mapped.0) == 1),
-            _ => false,
-        };
+    for check in checked.checks.iter_mut().filter(|check| !check.holds) {
+        let one_off = check.rule == "mmapped"
+            && seen.params.is_some_and(|params| params.mapped.abs_diff(seen.mapped.0) == 1);
         let why = match locked {
             _ if one_off => "one off, as".to_owned(),
             0 => continue,
@@ -65,7 +77,7 @@ pub(super) fn checks(seen: &Seen<'_>, notes: &mut Vec<String>) -> Vec<Check> {
         };
         check.detail = format!("{}; {why} in the middle of a call of malloc", check.detail);
     }
-    checks
+    checked
 }
 
 fn counted(count: u64, noun: &str) -> String {
@@ -115,22 +127,36 @@ fn system(seen: &Seen<'_>) -> Check {
     Check { rule: "system-mem", holds: wrong.is_empty(), detail }
 }
 
-fn links(seen: &Seen<'_>) -> Check {
+fn links(seen: &Seen<'_>, inside: &mut Vec<(Option<u64>, String)>) -> Check {
     let mut unlisted = Count::default();
     seen.tally.arenas.iter().for_each(|states| unlisted.merge(states.of(State::Unlisted)));
     let mut listed = Count::default();
     let on_list = |state: State| state.free() && state != State::Unlisted;
     seen.tally.arenas.iter().for_each(|states| listed.merge(states.sum(on_list)));
+    // Folklore: a chunk is taken off its list before it is marked as used, and marked as free
+    // before it is put on one; nothing but its own place shows that a call has it in hand.
+    let few = |states: &States| states.of(State::Unlisted).blocks <= MERGED;
+    let in_hand = seen.tally.arenas.iter().all(few);
     let unread = seen.unread.lists;
     // A free block that no list leads to may be one that missing memory leads to.
-    let holds = seen.links == 0 && (unlisted.blocks == 0 || unread > 0);
+    let holds = seen.links == 0 && (in_hand || unread > 0);
+    if holds && unread == 0 {
+        for ((_, state), states) in seen.states.iter().zip(&seen.tally.arenas) {
+            let Count { blocks, bytes } = states.of(State::Unlisted);
+            if blocks > 0 {
+                let chunks = counted(blocks, "free chunk");
+                let what = format!("{chunks} with {bytes} bytes in hand, on no list");
+                inside.push((Some(state.address), what));
+            }
+        }
+    }
     let detail = if holds && unread > 0 {
         format!(
             "the lists lead to {}; {} lead through memory that cannot be read",
             counted(listed.blocks, "free block"),
             counted(unread, "list")
         )
-    } else if holds {
+    } else if holds && unlisted.blocks == 0 {
         format!("the lists lead to all {}, and back", counted(listed.blocks, "free block"))
     } else {
         format!(
@@ -143,7 +169,7 @@ fn links(seen: &Seen<'_>) -> Check {
     Check { rule: "list-links", holds, detail }
 }
 
-fn counts(seen: &Seen<'_>) -> Result<Check, String> {
+fn counts(seen: &Seen<'_>, inside: &mut Vec<(Option<u64>, String)>) -> Result<Check, String> {
     let Some(caches) = seen.caches else {
         let before = seen.states.first().is_some_and(|(layout, _)| layout.fast && !layout.fast_flag);
         return Err(if before {
@@ -153,21 +179,26 @@ fn counts(seen: &Seen<'_>) -> Result<Check, String> {
         });
     };
     let number = counted(caches.found.len() as u64, "cache");
-    let holds = seen.followed.miscounted == 0;
-    let detail = match &seen.followed.first {
-        None => format!(
-            "{number} with {}, as their counts say",
-            counted(seen.followed.held.len() as u64, "block")
-        ),
-        Some(first) => {
-            format!("{} of {number} miscounted: {first}", counted(seen.followed.miscounted, "list"))
+    let followed = seen.followed;
+    // Folklore: a list and its count are written one after the other, without a lock.
+    // glibc 2.26 to 2.43, malloc/malloc.c, `tcache_put`, `tcache_get`.
+    let holds = followed.one_off == followed.miscounted;
+    let detail = match &followed.first {
+        None => {
+            format!("{number} with {}, as their counts say", counted(followed.held.len() as u64, "block"))
         }
+        Some(first) => format!("{} of {number} miscounted: {first}", counted(followed.miscounted, "list")),
     };
+    if let Some(first) = followed.first.as_ref().filter(|_| holds) {
+        inside.push((None, first.clone()));
+    }
     Ok(Check { rule: "tcache-counts", holds, detail })
 }
 
-fn mapped_chunks(params: Params, (chunks, bytes): (u64, u64), drifts: bool) -> Check {
+fn mapped_chunks(seen: &Seen<'_>, params: Params, inside: &mut Vec<(Option<u64>, String)>) -> Check {
+    let (chunks, bytes) = seen.mapped;
     // Folklore: see params.rs; since 2.43 the sum drifts by two words for each realloc.
+    let drifts = !seen.layout.fast;
     let drift = params.mapped_bytes.checked_sub(bytes).filter(|drift| *drift == 0 || drifts);
     let holds = params.mapped == chunks && drift.is_some_and(|drift| drift % 8 == 0);
     let detail = match drift {
@@ -184,14 +215,42 @@ fn mapped_chunks(params: Params, (chunks, bytes): (u64, u64), drifts: bool) -> C
             params.mapped_bytes
         ),
     };
-    Check { rule: "mmapped", holds, detail }
+    let half_way = !holds && counting(seen, params);
+    if half_way {
+        inside.push((seen.states.first().map(|(_, state)| state.address), detail.clone()));
+    }
+    Check { rule: "mmapped", holds: holds || half_way, detail }
+}
+
+/// Whether malloc's account of mapped chunks is what it is for a moment.
+///
+/// glibc 2.17 to 2.43, malloc/malloc.c: `sysmalloc_mmap` maps a chunk, counts it, then adds its size;
+/// `munmap_chunk` counts it no more, then takes its size off, then unmaps it; `mremap_chunk` moves it,
+/// writes its size, then counts its bytes. Nothing locks these.
+fn counting(seen: &Seen<'_>, params: Params) -> bool {
+    let (chunks, bytes) = seen.mapped;
+    let sizes = seen.blocks.spans().iter().filter(|span| span.arena.is_none()).map(|span| span.range.len());
+    let whole = |bytes: u64| bytes % PAGE == 0 || !seen.layout.fast;
+    match params.mapped.checked_add(1) {
+        // One more than it counts: its bytes are counted or not.
+        Some(more) if more == chunks => {
+            let lacks = bytes.checked_sub(params.mapped_bytes);
+            let mut sizes = sizes;
+            params.mapped_bytes >= bytes
+                || lacks.is_some_and(|lacks| {
+                    sizes.any(|size| size == lacks || (!seen.layout.fast && size >= lacks))
+                })
+        }
+        // As many: only the bytes differ, by pages.
+        _ if params.mapped == chunks => whole(params.mapped_bytes.abs_diff(bytes)),
+        _ => false,
+    }
 }
 
 /// What it means where the blocks that were found are not those that malloc counts.
 pub(super) fn uncounted(checks: &[Check]) -> Option<String> {
     let told = checks.iter().find(|check| check.rule == "mmapped" && !check.holds)?;
-    (!told.detail.contains("in the middle"))
-        .then(|| format!("blocks with mappings of their own may be missing from the answer: {}", told.detail))
+    Some(format!("blocks with mappings of their own may be missing from the answer: {}", told.detail))
 }
 
 /// What `malloc_trim(0)` could give back at most, and what pins the end of the main arena.

@@ -9,6 +9,7 @@
 //! rest goes on.
 
 mod arenas;
+mod attempt;
 mod boundary;
 mod checks;
 mod chunk;
@@ -17,16 +18,18 @@ mod fit;
 mod free_lists;
 mod harm;
 mod heaps;
+mod inside;
 mod known;
 mod layout;
 mod libc;
 mod locate;
 mod mapped;
+mod overlay;
 mod params;
 mod partly_mapped;
 mod reading;
 mod reason;
-mod static_words;
+mod statics;
 mod supported;
 mod tcache;
 mod unread;
@@ -36,7 +39,6 @@ mod walk;
 use crate::error::Error;
 use crate::heap::allocator::{Allocator, Arena, Check, Count, Damage, Header, Trim};
 use crate::heap::block::Blocks;
-use crate::heap::summary::Tally;
 use crate::memory::Memory;
 use crate::pass::Job;
 use crate::peek::Peek;
@@ -44,13 +46,14 @@ use crate::range::AddressRange;
 use crate::source::Thread;
 
 use arenas::ArenaState;
+use attempt::Attempt;
 use chunk::Chunk;
 use harm::Harm;
 use heaps::Heaps;
 use layout::{NEWEST, StateLayout};
 use libc::Libc;
 use params::Params;
-use reading::{Reading, Subject};
+use reading::Reading;
 use tcache::{Caches, Followed};
 use unread::Unread;
 use version::Traits;
@@ -118,11 +121,8 @@ pub fn outside(memory: &dyn Memory, job: &Job) -> Result<Outside, Error> {
 ///
 /// [`Error::Interrupted`] when the job was stopped.
 pub fn refused(memory: &dyn Memory, job: &Job) -> Result<Option<String>, Error> {
-    let mut harm = Harm::default();
-    let rings = locate::rings(memory, job)?.into_iter();
-    let mut libcs = rings.map(|ring| Libc::read(memory, ring, &Heaps::default(), &mut harm));
-    let Some(first) = libcs.find(|libc| !libc.states.is_empty()) else { return Ok(None) };
-    let named = supported::named(memory, &first.ring.module, job)?;
+    let rings = locate::rings(memory, job)?;
+    let Some((first, named)) = supported::first(memory, &rings, job)? else { return Ok(None) };
     Ok(supported::refusal(memory, &first, named.as_ref()))
 }
 
@@ -135,42 +135,24 @@ impl Glibc {
     ///
     /// [`Error::Interrupted`] when the job was stopped.
     pub fn open(memory: &dyn Memory, threads: &[Thread], job: &Job) -> Result<Option<Self>, Error> {
-        let mut harm = Harm::default();
         let rings = locate::rings(memory, job)?;
-        let heaps = Heaps::in_regions(memory);
-        let mut libcs: Vec<Libc> =
-            rings.into_iter().map(|ring| Libc::read(memory, ring, &heaps, &mut harm)).collect();
-        libcs.retain(|libc| !libc.states.is_empty());
-        let Some(first) = libcs.first() else { return Ok(None) };
-        let named = supported::named(memory, &first.ring.module, job)?;
-        if supported::refusal(memory, first, named.as_ref()).is_some() {
+        let Some((first, named)) = supported::first(memory, &rings, job)? else { return Ok(None) };
+        if supported::refusal(memory, &first, named.as_ref()).is_some() {
             return Ok(None);
         }
+        let Some(read) = Attempt::read(memory, threads, &rings, job)? else { return Ok(None) };
+        let (read, mended) = inside::explained(memory, threads, &rings, read, job)?;
+        let Attempt { libcs, reading, mut harm, checks, notes: unchecked, inside: half_done, .. } = read;
+        let Some(first) = libcs.first() else { return Ok(None) };
         let (layout, params, module) = (first.ring.layout, first.params, first.ring.module.clone());
         let consistent = first.ring.consistent;
-
-        let read = Subject { memory, threads, first, libcs: &libcs, heaps: &heaps, job }.read()?;
-        let Reading { blocks, states, mapped, traits, caches, followed, walks, links, unread, caught } = read;
-        harm.merge(walks);
+        let Reading { blocks, states, traits, caches, followed, links, unread, .. } = reading;
         let (version, by) = named.unzip();
-        let tally = Tally::of(&blocks, states.len(), job)?;
-        let seen = checks::Seen {
-            states: &states,
-            params,
-            layout,
-            mapped,
-            followed: &followed,
-            caches: caches.as_ref(),
-            walk: harm.count,
-            caught,
-            links: links.count,
-            unread: &unread,
-            tally: &tally,
-            blocks: &blocks,
-        };
+        let half_done = [mended, half_done].concat();
         let mut notes = notes(&libcs, &states, version.as_deref(), by, &traits);
         notes.extend(unread.notes());
-        let checks = checks::checks(&seen, &mut notes);
+        notes.extend(unchecked);
+        notes.extend(inside::notes(&half_done));
         notes.extend(checks::uncounted(&checks));
         let trim = checks::trim(memory, &blocks, states.first().copied(), job)?;
         harm.merge(links);
@@ -179,7 +161,7 @@ impl Glibc {
         let by = by.map_or_else(String::new, |by| format!("; version by {by}"));
         Ok(Some(Self {
             layout,
-            arenas: arenas_of(&states, &blocks),
+            arenas: arenas_of(&states, &blocks, &half_done),
             structures: structures_of(memory, &states, &blocks),
             blocks,
             checks,
@@ -228,7 +210,15 @@ fn notes(
     notes
 }
 
-fn arenas_of(states: &[(StateLayout, ArenaState)], blocks: &Blocks) -> Vec<Arena> {
+fn arenas_of(
+    states: &[(StateLayout, ArenaState)],
+    blocks: &Blocks,
+    half_done: &[inside::HalfDone],
+) -> Vec<Arena> {
+    let in_call = |address: u64| {
+        let own = half_done.iter().filter(|(arena, _)| *arena == Some(address));
+        own.map(|(_, what)| what.clone()).collect()
+    };
     let mut arenas: Vec<Arena> = states
         .iter()
         .map(|(_, state)| Arena {
@@ -237,6 +227,7 @@ fn arenas_of(states: &[(StateLayout, ArenaState)], blocks: &Blocks) -> Vec<Arena
             system: state.system,
             heaps: Vec::new(),
             locked: state.locked,
+            in_call: in_call(state.address),
         })
         .collect();
     for span in blocks.spans() {

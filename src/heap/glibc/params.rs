@@ -45,7 +45,7 @@ pub(super) fn find(memory: &dyn Memory, layout: StateLayout, state: u64, top: u6
     let size = format.size as u64;
     let mut peek = Peek::new(memory);
     let start = up(state.saturating_sub(NEAR), size);
-    let mut best: Option<(u32, Params)> = None;
+    let mut best: Option<((u32, bool), Params)> = None;
     let end = start.saturating_add(NEAR.saturating_mul(2));
     // The arena's own words may look like them: `top` is an address where memory starts too.
     let arena = AddressRange::saturating(state, layout.size(true));
@@ -56,8 +56,16 @@ pub(super) fn find(memory: &dyn Memory, layout: StateLayout, state: u64, top: u6
         if !memory.region_at(base).is_some_and(|region| region.permissions.writable()) {
             continue;
         }
-        let forms = FORMS.iter().filter_map(|form| read(&mut peek, format, at, base, layout.fast, *form));
-        let mut forms: Vec<Params> = forms.collect();
+        // Folklore: a call counts a mapped chunk first, then the most there were, then its bytes: in
+        // the middle of it the numbers do not agree. So only where they would be malloc's otherwise.
+        let exact =
+            FORMS.iter().filter_map(|form| read(&mut peek, format, at, base, (layout.fast, true), *form));
+        let mut forms: Vec<Params> = exact.collect();
+        let agree = !forms.is_empty();
+        if !agree {
+            let loose = |form: &_| read(&mut peek, format, at, base, (layout.fast, false), *form);
+            forms.extend(FORMS.iter().filter_map(loose));
+        }
         let huge = forms.first().map(|first| first.huge_pages);
         if forms.iter().any(|params| Some(params.huge_pages) != huge) {
             // More than one form agrees: what it says of the version is nothing.
@@ -70,8 +78,8 @@ pub(super) fn find(memory: &dyn Memory, layout: StateLayout, state: u64, top: u6
             let likely = u32::from(params.tcache_count.is_some())
                 .saturating_add(u32::from(same).saturating_mul(2))
                 .saturating_add(u32::from(base <= top && same).saturating_mul(2));
-            if best.is_none_or(|(most, _)| likely > most) {
-                best = Some((likely, params));
+            if best.is_none_or(|(most, _)| (likely, agree) > most) {
+                best = Some(((likely, agree), params));
             }
         }
     }
@@ -88,7 +96,7 @@ fn read(
     format: WordFormat,
     at: u64,
     base: u64,
-    exact: bool,
+    (exact, at_rest): (bool, bool),
     (counts, total, huge): (u64, bool, bool),
 ) -> Option<Params> {
     let size = format.size as u64;
@@ -104,11 +112,13 @@ fn read(
     }
     let [mapped, _, most, fixed] = numbers;
     let thresholds = sums.checked_sub(counts)?;
-    let agree = mapped <= most
-        && mapped <= 1 << 24
+    let in_order = mapped <= most
         && mapped_bytes <= most_bytes
         && ((mapped == 0) == (mapped_bytes == 0) || !exact)
-        && (most == 0) == (most_bytes == 0)
+        && (most == 0) == (most_bytes == 0);
+    let agree = (in_order || !at_rest)
+        && mapped <= most.saturating_add(1)
+        && mapped <= 1 << 24
         // Folklore: whole pages up to 2.42. In 2.43 each realloc of a mapped chunk adds two
         // words too many (malloc/malloc.c, mremap_chunk: `new_size - size - offset`), which
         // stay when the chunk goes.

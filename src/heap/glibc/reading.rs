@@ -215,7 +215,8 @@ impl Marks<'_> {
             };
             followed = follow.caches(caches)?;
         }
-        for (layout, state) in states {
+        // What has neither memory nor a top chunk is being set up: its lists are not all written.
+        for (layout, state) in states.iter().filter(|(_, state)| state.begun()) {
             let mut lists = Lists {
                 peek: &mut self.peek,
                 blocks: self.blocks,

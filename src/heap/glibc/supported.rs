@@ -12,25 +12,36 @@ use crate::name::Name;
 use crate::pass::Job;
 use crate::peek::Peek;
 
+use super::harm::Harm;
+use super::heaps::Heaps;
 use super::layout::{NEWEST, OLDEST, up};
 use super::libc::Libc;
+use super::locate::Ring;
 use super::version::{self, minor_of};
 
 /// How far from the main arena the parameters may lie: both are data of malloc.c alone.
 const NEAR: u64 = 16 << 10;
 
-/// Returns the version that is told of a libc, and by what.
+/// A version, and what names it.
+pub(super) type Named = (String, &'static str);
+
+/// Returns the first libc that has an arena, and the version that is named of it.
 ///
 /// # Errors
 ///
 /// [`Error::Interrupted`] when the job was stopped.
-pub(super) fn named(
+pub(super) fn first(
     memory: &dyn Memory,
-    module: &Name,
+    rings: &[Ring],
     job: &Job,
-) -> Result<Option<(String, &'static str)>, Error> {
+) -> Result<Option<(Libc, Option<Named>)>, Error> {
+    let mut harm = Harm::default();
+    let mut libcs = rings.iter().map(|ring| Libc::read(memory, ring.clone(), &Heaps::default(), &mut harm));
+    let Some(first) = libcs.find(|libc| !libc.states.is_empty()) else { return Ok(None) };
+    let module = &first.ring.module;
     let banner = version::banner(memory, module, job)?.map(|version| (version, "its banner"));
-    Ok(banner.or_else(|| by_name(module).map(|version| (version, "its file's name"))))
+    let named = banner.or_else(|| by_name(module).map(|version| (version, "its file's name")));
+    Ok(Some((first, named)))
 }
 
 /// The version in a file's name: `libc-2.17.so`, as up to 2.33.
@@ -41,7 +52,7 @@ fn by_name(module: &Name) -> Option<String> {
 }
 
 /// Returns why the heap of a libc is not walked; `None` where it is.
-pub(super) fn refusal(memory: &dyn Memory, libc: &Libc, named: Option<&(String, &str)>) -> Option<String> {
+pub(super) fn refusal(memory: &dyn Memory, libc: &Libc, named: Option<&Named>) -> Option<String> {
     let range = format!("heaps of glibc 2.{OLDEST} to 2.{NEWEST} can be read");
     if let Some((version, by)) = named {
         let old = minor_of(version).is_some_and(|minor| minor < OLDEST);

@@ -21,7 +21,7 @@ use super::chunk::Chunk;
 use super::free_lists::unreadable;
 use super::harm::Harm;
 use super::layout::{Machine, StateLayout, TcacheLayout};
-use super::static_words::{Place, statics};
+use super::statics;
 
 /// How many blocks are looked at for the count that empty lists have.
 const COUNTED: usize = 1000;
@@ -41,6 +41,8 @@ pub(super) struct Cache {
     pub address: u64,
     /// The thread's number in the system, where it could be told.
     pub thread: Option<i32>,
+    /// Whether it may be one that a thread gives back: none leads to it, and some thread has none.
+    pub closing: bool,
 }
 
 /// The caches of all threads.
@@ -148,7 +150,7 @@ pub(super) fn find(
     job: &Job,
 ) -> Result<Option<Caches>, Error> {
     let machine = state.machine;
-    let statics = statics(peek, threads);
+    let statics = statics::statics(peek, threads);
     // One pass for all layouts: the blocks in use whose size is that of some cache.
     let mut sizes: Vec<u64> = TcacheLayout::ALL.iter().flat_map(|layout| layout.chunks(machine)).collect();
     sizes.sort_unstable();
@@ -180,12 +182,15 @@ pub(super) fn find(
                 looks.extend(look.map(|look| (at, (unit.index, look))));
             }
         }
-        let led = led_to(&statics, &looks);
+        let (led, place) =
+            statics::led_to(&statics, looks.iter().map(|(at, (_, look))| (*at, *look == Look::Full)));
+        let closing = place.is_some_and(|place| statics::without(peek, threads, place));
         let agreeing = looks.values().filter(|(_, look)| *look == Look::Full).count();
         let taken = |(at, (unit, look)): (&u64, &(usize, Look))| {
             let thread = led.get(at).copied();
             let good = *look == Look::Full || thread.is_some();
-            good.then_some(Cache { unit: *unit, address: *at, thread: thread.flatten() })
+            let closing = closing && thread.is_none();
+            good.then_some(Cache { unit: *unit, address: *at, thread: thread.flatten(), closing })
         };
         let found: Vec<Cache> = looks.iter().filter_map(taken).collect();
         // A structure that counts down shows that it is one even where it is empty.
@@ -210,27 +215,6 @@ fn largest_count(peek: &mut Peek<'_>, layout: TcacheLayout, machine: Machine, un
         }
     }
     counts.into_iter().max_by_key(|(_, seen)| *seen).map(|(count, _)| count)
-}
-
-/// Which of these blocks threads' static variables lead to, and which threads.
-///
-/// The variable has one place in every thread; the place is that from which most
-/// threads lead to a block that looks like a cache, a full one first.
-fn led_to(
-    statics: &BTreeMap<u64, Vec<Place>>,
-    looks: &BTreeMap<u64, (usize, Look)>,
-) -> BTreeMap<u64, Option<i32>> {
-    // By the distance from the control block: how many full ones, and all.
-    let mut places: BTreeMap<u64, (usize, BTreeMap<u64, Option<i32>>)> = BTreeMap::new();
-    for (at, (_, look)) in looks {
-        for (distance, thread) in statics.get(at).into_iter().flatten() {
-            let (full, led) = places.entry(*distance).or_default();
-            *full = full.saturating_add(usize::from(*look == Look::Full));
-            led.insert(*at, *thread);
-        }
-    }
-    let best = places.into_values().max_by_key(|(full, led)| (*full, led.len()));
-    best.map(|(_, led)| led).unwrap_or_default()
 }
 
 /// A block in a cache: its number, and the number of the cache.
@@ -288,7 +272,8 @@ pub(super) struct Followed {
     pub held: Vec<Held>,
     /// How many lists have another length than they say.
     pub miscounted: u64,
-    /// How many of these are one off, and the only one of their cache.
+    /// How many of these a call leaves so for a moment: the only one of its cache, and one off; or
+    /// those of a cache that is given back.
     pub one_off: u64,
     /// The first of these, in words.
     pub first: Option<String>,
@@ -308,6 +293,9 @@ impl Follow<'_, '_> {
             self.job.check()?;
             self.blocks.set_state(cache.unit, State::Allocator);
             let (mut wrong, mut by_one) = (0_u64, 0_u64);
+            // glibc 2.26 to 2.43, malloc/malloc.c, `tcache_thread_shutdown`: from the first list on each
+            // block is let go; the counts stay.
+            let mut given_back = cache.closing;
             let Some(table) = table(self.peek, caches.layout, self.machine, cache.address) else { continue };
             for (index, head) in (0..).zip(&table.heads) {
                 let said = usize::try_from(index)
@@ -320,6 +308,7 @@ impl Follow<'_, '_> {
                 }
                 // What is missing of a list is not a wrong count.
                 if said != Some(length) && *self.unread == before {
+                    given_back &= said.is_some_and(|said| length < said);
                     wrong = wrong.saturating_add(1);
                     by_one =
                         by_one.saturating_add(said.is_some_and(|said| said.abs_diff(length) == 1).into());
@@ -333,7 +322,9 @@ impl Follow<'_, '_> {
                 }
             }
             followed.miscounted = followed.miscounted.saturating_add(wrong);
-            followed.one_off = followed.one_off.saturating_add(if wrong == 1 { by_one } else { 0 });
+            let half_done = if given_back { wrong } else { by_one };
+            followed.one_off =
+                followed.one_off.saturating_add(if wrong == 1 || given_back { half_done } else { 0 });
         }
         self.by_key(caches, &mut followed)?;
         followed.held.sort_unstable();

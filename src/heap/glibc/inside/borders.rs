@@ -1,0 +1,189 @@
+//! Borders between chunks of which one side is written and the other is not.
+//!
+//! Behind a free chunk stands its size, in what the next chunk has of it. When it is cut in two,
+//! the size of the first part is written, then that of the rest, then the rest's size behind
+//! it: until then the old one leads from the next chunk right to the first part's start. When
+//! chunks are merged, the whole is put on a list before its size stands on either side.
+
+use crate::error::Error;
+use crate::heap::block::{State, Unit};
+
+use super::super::boundary::Seek;
+use super::super::chunk::{Chunk, Rules};
+use super::super::known::Known;
+use super::super::layout::{NON_MAIN_ARENA, PAGE, PREV_INUSE};
+use super::Scene;
+
+/// How many broken places are looked at.
+const PLACES: usize = 8;
+
+/// How many chunks before such a place may be the one that was cut.
+const BEFORE: usize = 8;
+
+/// How many places are tried as the one behind a chunk that was cut.
+const ALIKE: u32 = 4;
+
+/// How far behind a cut the next chunk is looked for, in bytes.
+const FAR: u64 = 8 << 20;
+
+impl Scene<'_> {
+    pub(super) fn borders(&mut self) -> Result<(), Error> {
+        let broken: Vec<u64> =
+            self.attempt.harm.named.iter().take(PLACES).map(|damage| damage.address).collect();
+        for place in broken {
+            self.merged(place);
+            self.cut_before(place)?;
+        }
+        Ok(())
+    }
+
+    fn arena(&self, unit: &Unit) -> Option<(u64, bool, bool)> {
+        let number = usize::try_from(unit.arena?).ok()?;
+        let (_, state) = self.attempt.reading.states.get(number)?;
+        Some((state.address, state.main, state.locked))
+    }
+
+    /// The chunk at `place` says that the one before it is free, and not how large that is.
+    fn merged(&mut self, place: u64) {
+        let machine = self.machine();
+        let blocks = &self.attempt.reading.blocks;
+        let Some(unit) = blocks.unit_at(place.saturating_sub(1)).filter(|unit| unit.range.end() == place)
+        else {
+            return;
+        };
+        let Some((arena, _, locked)) = self.arena(&unit).filter(|_| unit.state == State::Used) else {
+            return;
+        };
+        let Some(chunk) = Chunk::read(&mut self.peek, place).filter(|chunk| !chunk.previous_in_use()) else {
+            return;
+        };
+        let size = unit.range.len();
+        if chunk.previous == size {
+            return;
+        }
+        let start = unit.range.start();
+        let evidence = self.linked(start)
+            || (self.beside_unlisted(&unit) && !self.hints.idle())
+            || self.hints.busy(locked, start, machine.header(), &[place]);
+        if evidence {
+            let told = format!("the chunk at {start:#x} is being freed");
+            self.guess(arena, told, [(place, size)]);
+        }
+    }
+
+    /// Whether a neighbour on a list leads to the chunk.
+    fn linked(&mut self, chunk: u64) -> bool {
+        let (header, word) = (self.machine().header(), self.machine().word);
+        let Some((next, back)) = self.peek.two(chunk.saturating_add(header)) else { return false };
+        let onward = self.peek.word(back.wrapping_add(header)) == Some(chunk);
+        onward || self.peek.word(next.wrapping_add(header).wrapping_add(word)) == Some(chunk)
+    }
+
+    /// A chunk before `place` was cut, and what is left of it has no size yet.
+    fn cut_before(&mut self, place: u64) -> Result<(), Error> {
+        let blocks = &self.attempt.reading.blocks;
+        let at = blocks.unit_at(place).or_else(|| blocks.unit_at(place.saturating_sub(1)));
+        let Some(at) = at else { return Ok(()) };
+        self.marks(&at);
+        let first = at.index.saturating_sub(BEFORE);
+        let units: Vec<Unit> = blocks.units_in(first..at.index.saturating_add(1)).collect();
+        for unit in units.iter().rev().filter(|unit| unit.state.block()) {
+            // Where the walk went on inside of it, the unit is shorter than the chunk says.
+            let said = Chunk::read(&mut self.peek, unit.range.start()).map_or(0, Chunk::size);
+            let ends = [unit.range.end(), unit.range.start().saturating_add(said)];
+            let both = if ends.first() == ends.last() { 1 } else { 2 };
+            for end in ends.into_iter().take(both) {
+                if self.cut(unit, end) {
+                    return Ok(());
+                }
+                self.shrunk(unit, end)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The top chunk before `lost` was given up, and the marks behind it are not written yet.
+    fn marks(&mut self, lost: &Unit) {
+        let machine = self.machine();
+        let Some((arena, main, locked)) = self.arena(lost).filter(|_| lost.state == State::Damaged) else {
+            return;
+        };
+        let (start, end) = (lost.range.start(), lost.range.end());
+        let header = machine.header();
+        let ends = self.attempt.reading.blocks.span_at(start).is_some_and(|span| span.range.end() == end);
+        if !main || !ends || end % PAGE != 0 || lost.range.len() != header.saturating_mul(2) {
+            return;
+        }
+        let blocks = &self.attempt.reading.blocks;
+        let before = lost.index.checked_sub(1).and_then(|index| blocks.unit(index));
+        let before = before.map_or(start, |before| before.range.start());
+        if self.hints.busy(locked, before, header, &[start]) {
+            let told = format!("the marks at {start:#x} are written behind its old top chunk");
+            let place = start.saturating_add(machine.word);
+            let mark = header | PREV_INUSE;
+            self.guess(arena, told, [(place, mark), (place.saturating_add(header), mark)]);
+        }
+    }
+
+    /// Whether `unit` is the first part of a free chunk; the next chunk still has the size of the whole.
+    fn cut(&mut self, unit: &Unit, rest: u64) -> bool {
+        let machine = self.machine();
+        let Some((arena, main, locked)) = self.arena(unit) else { return false };
+        let start = unit.range.start();
+        // A chunk is off its list before it is cut; one that is on a list has a damaged size.
+        if self.linked(start) && !self.hints.busy(locked, start, machine.header(), &[]) {
+            return false;
+        }
+        let rules = Rules { machine, main };
+        let limit = self.attempt.reading.blocks.span_at(start).map_or(rest, |span| span.range.end());
+        let (mut next, mut found) = (rest.saturating_add(machine.smallest()), 0_u32);
+        let end = limit.min(rest.saturating_add(FAR));
+        while next < end {
+            let Some(chunk) = Chunk::read(&mut self.peek, next) else { return false };
+            let whole = next.saturating_sub(start);
+            if chunk.previous == whole
+                && !chunk.previous_in_use()
+                && (rules.check(chunk, limit.saturating_sub(next)).is_ok() || chunk.fencepost(machine))
+            {
+                let size = next.saturating_sub(rest);
+                let other = if main { 0 } else { NON_MAIN_ARENA };
+                let told = format!("the chunk at {start:#x} is cut off a larger one");
+                let head = (rest.saturating_add(machine.word), size | PREV_INUSE | other);
+                self.guess(arena, told, [head, (next, size)]);
+                // What a block held before may look so too.
+                found = found.saturating_add(1);
+                if found == ALIKE {
+                    break;
+                }
+            }
+            next = next.saturating_add(machine.align);
+        }
+        found > 0
+    }
+
+    /// A block was made smaller, and what is left behind it, at `rest`, has no size yet.
+    fn shrunk(&mut self, unit: &Unit, rest: u64) -> Result<(), Error> {
+        let machine = self.machine();
+        let Some((arena, main, locked)) = self.arena(unit) else { return Ok(()) };
+        let own = [unit.range.start(), unit.block().start()];
+        if !self.hints.busy(locked, rest, machine.header(), &own) {
+            return Ok(());
+        }
+        let limit = self.attempt.reading.blocks.span_at(rest).map_or(rest, |span| span.range.end());
+        let states = &self.attempt.reading.states;
+        let top = states.iter().map(|(_, state)| state.top).find(|top| *top > rest && *top < limit);
+        let (memory, rules) = (self.memory, Rules { machine, main });
+        let stop = top.unwrap_or(limit);
+        let seek = Seek { memory, rules, top, limit: stop, avoid: rest, known: Known::NONE, job: self.job };
+        let Some(next) = seek.next(rest.saturating_add(machine.smallest()))? else { return Ok(()) };
+        let Some(chunk) = Chunk::read(&mut self.peek, next) else { return Ok(()) };
+        let size = next.saturating_sub(rest);
+        let other = if main { 0 } else { NON_MAIN_ARENA };
+        let told = format!("the block before {rest:#x} is made smaller");
+        let head = (rest.saturating_add(machine.word), size | PREV_INUSE | other);
+        // A free chunk behind it may have been taken in first.
+        let foot = if chunk.previous_in_use() { chunk.previous } else { size };
+        self.guess(arena, told, [head, (next, foot)]);
+        Ok(())
+    }
+}

@@ -1,0 +1,156 @@
+//! Where an arena's memory ends: its top chunk's size, its own sum, and the mapping.
+//!
+//! Three things say it: the size of the top chunk, `system_mem`, and the end of the mapping or
+//! what the header of a thread's heap says. A call that takes memory from the system or gives
+//! some back changes one after the other. Before that, `top` itself may have moved, to where no
+//! size was written yet: often into a page that was never touched, in whose fault a growing
+//! program spends most of its time.
+
+use crate::heap::block::State;
+use crate::range::AddressRange;
+
+use super::super::arenas::ArenaState;
+use super::super::chunk::Chunk;
+use super::super::extent::run_of;
+use super::super::heaps::{align_down, own_heap};
+use super::super::layout::{PAGE, PREV_INUSE, StateLayout};
+use super::Scene;
+
+impl Scene<'_> {
+    pub(super) fn ends(&mut self) {
+        let states = self.attempt.reading.states.clone();
+        for (index, (layout, state)) in states.into_iter().enumerate() {
+            if !state.main && self.new_arena(layout, state) {
+                continue;
+            }
+            if state.top == layout.bin_at(state.address, 1) {
+                self.not_begun(layout, state);
+            } else {
+                self.end(layout, state, index);
+            }
+            if !state.main {
+                self.new_heaps(state);
+            }
+        }
+    }
+
+    fn system_at(layout: StateLayout, state: ArenaState) -> u64 {
+        state.address.saturating_add(layout.system(state.attached))
+    }
+
+    /// An arena of a further thread that has no top chunk yet: what starts its heap is taken back.
+    fn new_arena(&mut self, layout: StateLayout, state: ArenaState) -> bool {
+        let initial = layout.bin_at(state.address, 1);
+        let end = state.address.saturating_add(layout.size(state.attached));
+        let first = layout.machine.first_chunk(end);
+        if ![0, initial, first].contains(&state.top) || !self.zeros(first, u64::MAX) {
+            return false;
+        }
+        let Some((_, heap)) = own_heap(&mut self.peek, state.address, state.address) else { return false };
+        self.guess(state.address, "the arena is being made".to_owned(), [(heap, 0)]);
+        true
+    }
+
+    /// The first call has memory, and no top chunk yet.
+    fn not_begun(&mut self, layout: StateLayout, state: ArenaState) {
+        if state.system % PAGE == 0 {
+            let told = "its first memory is not cut into chunks yet".to_owned();
+            self.guess(state.address, told, [(Self::system_at(layout, state), 0)]);
+        }
+    }
+
+    fn end(&mut self, layout: StateLayout, state: ArenaState, index: usize) {
+        let machine = layout.machine;
+        let top = state.top;
+        let unit = self.attempt.reading.blocks.unit_from(top).filter(|unit| unit.state == State::Top);
+        let all = self.attempt.tally.bytes.get(index).copied().unwrap_or(0);
+        let Some(unit) = unit else { return };
+        let below = all.saturating_sub(unit.range.len());
+        let limit = if state.main {
+            run_of(self.memory, top).map(AddressRange::end)
+        } else {
+            own_heap(&mut self.peek, state.address, top).and_then(|(reach, _)| {
+                let heap = align_down(top, reach);
+                heap.checked_add(self.peek.word_at(heap, 2)?)
+            })
+        };
+        let Some(limit) = limit else { return };
+        if state.main && state.scattered {
+            self.elsewhere(layout, state, all);
+        }
+        let chunk = Chunk::read(&mut self.peek, top).unwrap_or(Chunk { previous: 0, head: 0 });
+        let said = top.saturating_add(chunk.size());
+        let by_sum = top.saturating_add(state.system.saturating_sub(below));
+        let least = top.saturating_add(machine.header());
+        let fits =
+            |end: &u64| *end >= least && *end <= limit && end % PAGE == 0 && (state.main || *end == limit);
+        let candidates = [by_sum, said, limit];
+        let mut ends: Vec<u64> = candidates.into_iter().filter(fits).collect();
+        ends.dedup();
+        // An old size: that of a top chunk which ended with a page.
+        let old = chunk.head & PREV_INUSE != 0 && chunk.size() >= machine.header() && said % PAGE == 0;
+        let fresh = chunk.head == 0
+            && self.hints.may_be_at(top, machine.header())
+            && self.zeros(top.saturating_add(machine.word), limit);
+        let known = (self.attempt.reading.caught > 0 && !self.hints.idle())
+            || self.hints.busy(state.locked, top, machine.header(), &[]);
+        for end in ends {
+            let size = end.saturating_sub(top);
+            let sum = below.saturating_add(size);
+            let head = size | PREV_INUSE;
+            let same = chunk.head == head;
+            let by_pages = sum.abs_diff(state.system) % PAGE == 0;
+            // The sum is never the last that a call writes.
+            if !same && (old || fresh || known) && by_pages {
+                let told = format!("its top chunk at {top:#x} gets its size");
+                let place = Self::system_at(layout, state);
+                self.guess(state.address, told, [(top.saturating_add(machine.word), head), (place, sum)]);
+            }
+        }
+    }
+
+    /// Memory that `mmap` gave instead of `brk` is counted, and `top` does not lead there yet.
+    fn elsewhere(&mut self, layout: StateLayout, state: ArenaState, all: u64) {
+        let more = state.system.saturating_sub(all);
+        if more == 0 || more % PAGE != 0 {
+            return;
+        }
+        let spans = self.attempt.reading.blocks.spans().iter();
+        let taken = AddressRange::merge(spans.map(|span| span.range).collect());
+        let regions = self.memory.regions().iter();
+        let writable = regions.filter(|region| region.anonymous() && region.permissions.writable());
+        let runs = AddressRange::merge(writable.map(|region| region.range).collect());
+        let free = runs.into_iter().flat_map(|run| run.without(&taken));
+        let fresh = free.filter(|free| free.len() >= more).map(AddressRange::start).collect::<Vec<u64>>();
+        if fresh.into_iter().any(|start| self.zeros(start, u64::MAX)) {
+            let told = "it has new memory, which is not cut into chunks yet".to_owned();
+            self.guess(state.address, told, [(Self::system_at(layout, state), all)]);
+        }
+    }
+
+    /// Whether nothing was written from `start` on, up to the end of its page or to `end`.
+    fn zeros(&mut self, start: u64, end: u64) -> bool {
+        let end = (start | PAGE.wrapping_sub(1)).saturating_add(1).min(end);
+        let length = usize::try_from(end.saturating_sub(start)).unwrap_or(0);
+        let bytes = self.peek.bytes(start, length);
+        // What cannot be read of a page was never touched.
+        bytes.is_none_or(|bytes| bytes.iter().all(|byte| *byte == 0))
+    }
+
+    /// Heaps that name the arena already, and are not counted yet.
+    fn new_heaps(&mut self, state: ArenaState) {
+        let Some((reach, first)) = own_heap(&mut self.peek, state.address, state.top) else { return };
+        let header = state.address.saturating_sub(first);
+        let blocks = &self.attempt.reading.blocks;
+        let spans = blocks.spans().iter().map(|span| span.range.start());
+        let heaps: Vec<u64> =
+            spans.filter(|start| align_down(*start, reach) == *start && *start != first).collect();
+        for heap in heaps {
+            let begun = heap.saturating_add(header);
+            if self.peek.word(heap) == Some(state.address) && self.zeros(begun, u64::MAX) {
+                let told = format!("a new heap at {heap:#x} is added");
+                self.guess(state.address, told, [(heap, 0)]);
+            }
+        }
+    }
+}
