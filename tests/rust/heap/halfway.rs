@@ -7,6 +7,7 @@ use crate::builder::{Built, Chunk, build};
 use crate::damage::{begins_again, by_brk, is_mapped, others_are_right};
 use crate::figures::Kind;
 use crate::plan::Plan;
+use gdb_leak::heap::Allocator;
 use gdb_leak::heap::block::State;
 use proptest::prelude::*;
 
@@ -17,6 +18,12 @@ fn listed_behind(built: &Built, number: usize) -> Option<Chunk> {
     let pairs = built.chunks[number..].windows(2).take_while(follows);
     let on_list = |chunk: &Chunk| chunk.merged() || matches!(chunk.state, State::Tcache | State::Fast);
     pairs.skip(1).map(|pair| pair[0]).find(on_list)
+}
+
+/// Whether it is told that a call was under way, and no check fails for it.
+fn in_a_call(heap: &dyn Allocator) -> bool {
+    let told = heap.notes().iter().any(|note| note.contains("in the middle of a malloc call"));
+    told && heap.checks().iter().all(|check| check.holds)
 }
 
 /// malloc/malloc.c, `_int_malloc`: a free chunk is cut in two, and its first part is off its list
@@ -50,7 +57,8 @@ fn is_read(plan: &Plan, pick: u64) -> Result<(), TestCaseError> {
     let Some(heap) = heap.as_deref() else { return Err(TestCaseError::fail("no heap was found")) };
     let told = |error: TestCaseError| TestCaseError::fail(format!("{chunk:x?} up to {listed:x?}: {error}"));
     others_are_right(&built, heap, &BTreeSet::from([chunk.start])).map_err(told)?;
-    prop_assert!(heap.damages() > 0);
+    // Where the next chunk has the size of the whole, that tells what is half done.
+    prop_assert!(heap.damages() > 0 || in_a_call(heap));
     Ok(())
 }
 
@@ -86,8 +94,9 @@ fn lists_are_kept_apart(plan: &Plan, pick: u64) -> Result<(), TestCaseError> {
     let Some(heap) = heap.as_deref() else { return Err(TestCaseError::fail("no heap was found")) };
     let told = |error: TestCaseError| TestCaseError::fail(format!("{last:x?} before {chunk:x?}: {error}"));
     others_are_right(&built, heap, &BTreeSet::from([last.start])).map_err(told)?;
-    // Its own link back, and the one that leads out of the list.
-    prop_assert!((1..=2).contains(&heap.damages()), "{:x?}", heap.damage());
+    // At most its own link back, and the one that leads out of the list.
+    prop_assert!(heap.damages() <= 2, "{:x?}", heap.damage());
+    prop_assert!(heap.damages() > 0 || in_a_call(heap));
     Ok(())
 }
 

@@ -1,0 +1,301 @@
+//! Heaps of programs that are stepped through malloc, one instruction at a time.
+// A test may panic on its own mistakes, and its helpers are no part of what it tests.
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    clippy::print_stderr
+)]
+#![cfg(target_arch = "x86_64")]
+
+#[path = "steps/aborted.rs"]
+mod aborted;
+#[path = "steps/mirror.rs"]
+mod mirror;
+#[path = "steps/tracer.rs"]
+mod tracer;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use gdb_leak::heap::block::State;
+use gdb_leak::pass::Job;
+
+use tracer::{Mark, Step, Tracer};
+
+/// What was seen at all stops of one run.
+#[derive(Default)]
+struct Account {
+    calls: u64,
+    stops: u64,
+    judged: u64,
+    wrong: u64,
+    /// The faults by what they are, how often, and the first of each.
+    faults: BTreeMap<String, (u64, String)>,
+    inside: u64,
+    /// Stops at which blocks that were freed before the call are in use.
+    stale: u64,
+    notes: BTreeMap<String, u64>,
+}
+
+/// Numbers become `#`, so that alike faults count together.
+fn alike(text: &str) -> String {
+    let number = |word: &str| {
+        word.trim_start_matches("0x").starts_with(|letter: char| letter.is_ascii_hexdigit())
+            && word.bytes().any(|byte| byte.is_ascii_digit())
+    };
+    let words = text.split(' ').map(|word| if number(word) { "#" } else { word });
+    words.collect::<Vec<_>>().join(" ")
+}
+
+struct Run {
+    tracer: Tracer,
+    table: u64,
+    entries: u64,
+    account: Account,
+    with_registers: bool,
+    verbose: bool,
+}
+
+impl Run {
+    fn held(&self, entry: u64) -> Vec<(u64, u64)> {
+        let mut held = Vec::new();
+        for number in (0..self.entries).filter(|number| *number != entry) {
+            let at = self.table + number * 16;
+            let (address, usable) = (self.tracer.mirror.word_now(at), self.tracer.mirror.word_now(at + 8));
+            if address != 0 {
+                held.push((address, usable));
+            }
+        }
+        held
+    }
+
+    /// Holds the heap as it is to what is true at every moment; comes back with its blocks in use.
+    fn judge(&mut self, held: &[(u64, u64)], begun: bool) -> BTreeSet<u64> {
+        self.account.judged += 1;
+        let threads = self.tracer.threads(self.with_registers);
+        let heap = gdb_leak::heap::open(&self.tracer.mirror, &threads, &Job::default()).unwrap();
+        let mut faults = Vec::new();
+        let Some(heap) = heap else {
+            if begun {
+                self.fault("no heap".to_owned(), String::new());
+            }
+            return BTreeSet::new();
+        };
+        for damage in heap.damage() {
+            faults.push((
+                alike(&damage.rule),
+                format!("{:#x}: {} ({:#x})", damage.address, damage.rule, damage.value),
+            ));
+        }
+        for check in heap.checks().iter().filter(|check| !check.holds) {
+            faults.push((check.rule.to_owned(), check.detail.clone()));
+        }
+        let blocks = heap.blocks();
+        for (address, usable) in held {
+            let block = blocks.block_at(*address).filter(|unit| unit.block().start() == *address);
+            let fine =
+                block.as_ref().is_some_and(|unit| unit.state == State::Used && unit.block().len() == *usable);
+            if !fine {
+                let said = block.map(|unit| (unit.state, unit.block().len()));
+                faults.push(("held".to_owned(), format!("{address:#x} of {usable} bytes is {said:x?}")));
+            }
+        }
+        let mut inside = false;
+        for note in heap.notes() {
+            if note.contains("middle of a") {
+                inside = true;
+                *self.account.notes.entry(alike(note)).or_default() += 1;
+            }
+        }
+        self.account.inside += u64::from(inside);
+        if !faults.is_empty() {
+            self.account.wrong += 1;
+            let kinds: BTreeSet<&str> = faults.iter().map(|(kind, _)| kind.as_str()).collect();
+            let key = kinds.into_iter().collect::<Vec<_>>().join(" + ");
+            let all: Vec<&str> = faults.iter().map(|(_, text)| text.as_str()).collect();
+            self.fault(key, format!("pc {:#x} {}", self.tracer.registers.rip, all.join("; ")));
+        }
+        blocks.units().filter(|unit| unit.state == State::Used).map(|unit| unit.block().start()).collect()
+    }
+
+    fn fault(&mut self, key: String, text: String) {
+        if self.verbose && self.account.faults.get(&key).is_none_or(|(count, _)| *count < 3) {
+            eprintln!("call {} stop {}: {key}: {text}", self.account.calls, self.tracer.stops);
+            eprintln!("  {}", self.tracer.shown());
+        }
+        self.account.faults.entry(key).or_insert((0, text)).0 += 1;
+    }
+
+    fn go(&mut self) {
+        let mut begun = false;
+        loop {
+            let Some(mark) = self.tracer.next() else { return };
+            match mark {
+                Mark::Ready { table, entries } => {
+                    (self.table, self.entries) = (table, entries);
+                    for word in 0..4 {
+                        let place = self.tracer.mirror.word_now(table + entries * 16 + word * 8);
+                        self.tracer.near(place);
+                    }
+                }
+                Mark::End => {}
+                Mark::Begin { entry, .. } => {
+                    self.call(entry, begun);
+                    begun = true;
+                    continue;
+                }
+            }
+            self.tracer.go();
+        }
+    }
+
+    fn call(&mut self, entry: u64, begun: bool) {
+        self.account.calls += 1;
+        let held = self.held(entry);
+        self.tracer.look();
+        let before = if begun { self.judge(&held, true) } else { BTreeSet::new() };
+        let mut extra: Vec<BTreeSet<u64>> = Vec::new();
+        loop {
+            match self.tracer.step() {
+                Step::Same => {}
+                Step::Changed => {
+                    let used = self.judge(&held, begun);
+                    extra.push(used.difference(&before).copied().collect());
+                }
+                Step::Over => break,
+                Step::Ended => {
+                    self.tracer.ended();
+                    return;
+                }
+            }
+        }
+        self.tracer.look();
+        let after = self.judge(&held, true);
+        let stale = |extra: &&BTreeSet<u64>| extra.difference(&after).count() > 0;
+        self.account.stale += extra.iter().filter(stale).count() as u64;
+        self.tracer.go();
+    }
+}
+
+fn step_through(program: &Path, words: &[&str], with_registers: bool) -> Account {
+    let began = Instant::now();
+    let tracer = Tracer::start(program, words);
+    let verbose = std::env::var_os("GDB_LEAK_STEPS_VERBOSE").is_some();
+    let mut run = Run { tracer, table: 0, entries: 0, account: Account::default(), with_registers, verbose };
+    run.go();
+    let Account { calls, judged, wrong, inside, stale, .. } = run.account;
+    run.account.stops = run.tracer.stops;
+    let stops = run.account.stops;
+    eprintln!(
+        "{} {}: {calls} calls, {stops} stops, {judged} judged, {inside} inside, {stale} stale, {wrong} wrong, {:.1} s",
+        program.display(),
+        words.join(" "),
+        began.elapsed().as_secs_f64(),
+    );
+    for (kind, (count, first)) in &run.account.faults {
+        eprintln!("  {count} times {kind}\n      {first}");
+    }
+    for (note, count) in &run.account.notes {
+        eprintln!("  {count} notes {note}");
+    }
+    run.account
+}
+
+/// A fixture's program, made by gcc with these words more.
+fn compiled(folder: &Path, fixture: &str, flags: &[String]) -> PathBuf {
+    let out = folder.join(fixture);
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(format!("{fixture}.c"));
+    let mut gcc = Command::new("gcc");
+    gcc.args(["-O1", "-g", "-pthread", "-o"]).arg(&out).arg(source).args(flags);
+    assert!(gcc.status().unwrap().success());
+    out
+}
+
+/// The C libraries of the matrix that are unpacked here, each with gcc's words for it: as
+/// tests/harness/glibc.py has them.
+fn libraries() -> Vec<(String, Vec<String>)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(".glibc");
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    let mut roots: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    roots.retain(|root| root.join("unpacked").exists());
+    roots.sort();
+    let mut found = Vec::new();
+    for root in roots {
+        let triplet = "x86_64-linux-gnu";
+        let own = [root.join("usr/lib").join(triplet), root.join("lib").join(triplet)];
+        let Some(library) = own.iter().find(|folder| folder.join("libc.so.6").exists()) else { continue };
+        let name = root.file_name().unwrap().to_string_lossy().into_owned();
+        let minor: u32 = name.split(['.', '-']).nth(1).unwrap().parse().unwrap();
+        let (root, library, files) = (root.display(), library.display(), own[0].display());
+        let words = format!(
+            "--sysroot={root} -B{files} -L{files} -idirafter /usr/include/{triplet} -idirafter /usr/include \
+             -static-libgcc"
+        );
+        let dynamic =
+            format!("{words} -Wl,--dynamic-linker,{library}/ld-linux-x86-64.so.2 -Wl,-rpath,{library}");
+        // libgcc_eh of a newer gcc finds frames by a function that came with glibc 2.35.
+        let symbol = if minor < 35 { " -Wl,--defsym,_dl_find_object=0" } else { "" };
+        for (linked, words) in [("dynamic", dynamic), ("static", format!("{words} -static{symbol}"))] {
+            let words = words.split_whitespace().map(str::to_owned).collect();
+            found.push((format!("glibc {name}, {linked}"), words));
+        }
+    }
+    found
+}
+
+#[test]
+fn a_heap_is_whole_at_every_stop_inside_of_malloc() {
+    let folder = tempfile::tempdir().unwrap();
+    let program = compiled(folder.path(), "heap_steps", &[]);
+    // Without optimisation each look at the heap takes ten times as long.
+    let (calls, least) = if cfg!(debug_assertions) { ("80", 1500) } else { ("900", 20_000) };
+    let account = step_through(&program, &["1", calls, "thread", "mixed"], true);
+    assert!(account.judged >= least, "{} judged", account.judged);
+    assert_eq!(account.wrong, 0);
+}
+
+/// What a row of the matrix is stepped through in `make soak`: the seed, the calls, where, which.
+const SOAK: [[&str; 4]; 6] = [
+    ["2", "200", "thread", "mixed"],
+    ["3", "150", "thread", "top"],
+    ["4", "150", "thread", "mapped"],
+    ["5", "150", "thread", "foreign"],
+    ["6", "150", "thread", "apart"],
+    ["7", "12", "thread", "heaps"],
+];
+
+#[test]
+fn a_heap_of_each_library_is_whole_at_every_stop_inside_of_malloc() {
+    if std::env::var_os("GDB_LEAK_SOAK").is_none() {
+        return;
+    }
+    let mut sum = Account::default();
+    let mut wrong = Vec::new();
+    for (name, flags) in libraries() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = compiled(folder.path(), "heap_steps", &flags);
+        for words in SOAK {
+            let account = step_through(&program, &words, true);
+            if account.wrong > 0 {
+                wrong.push(format!("{name}: {}", words.join(" ")));
+            }
+            sum.calls += account.calls;
+            sum.stops += account.stops;
+            sum.judged += account.judged;
+        }
+    }
+    eprintln!("{} calls, {} stops, {} judged", sum.calls, sum.stops, sum.judged);
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// A program and its words from the environment: what a run showed is looked at again.
+#[test]
+fn a_program_that_is_named_is_stepped_through() {
+    let Ok(program) = std::env::var("GDB_LEAK_STEPS") else { return };
+    let words = std::env::var("GDB_LEAK_STEPS_WORDS").unwrap();
+    let words: Vec<&str> = words.split(' ').collect();
+    assert_eq!(step_through(Path::new(&program), &words, true).wrong, 0);
+}
