@@ -115,6 +115,16 @@ impl Sought<'_> {
         let written = AddressRange::merge(
             regions.filter(|region| region.saved > 0).map(|region| region.range).collect(),
         );
+        // A chunk whose header was overwritten leaves memory that nothing else explains: which of
+        // the two it is cannot be known then.
+        let plain = |region: &&Region| {
+            region.kind == RegionKind::Anon && region.saved > 0 && region.permissions.writable()
+        };
+        let plain = self.memory.regions().iter().filter(|region| self.possible(region)).filter(plain);
+        let plain = AddressRange::merge(plain.map(|region| region.range).collect());
+        if plain.iter().flat_map(|range| range.without(&taken)).any(|part| part.len() >= length) {
+            return None;
+        }
         let mut starts = Vec::new();
         for part in written.iter().flat_map(|range| range.without(&taken)) {
             let start = part.end().checked_sub(length).filter(|start| *start < part.start());
