@@ -569,7 +569,7 @@ def frames(
     memory: Memory,
     threads: Optional[Sequence[_ThreadRegisters]] = None,
     progress: _Progress = None,
-) -> list[tuple[int, list[Frame]]]: ...
+) -> list[tuple[int, list[Frame], list[str]]]: ...
 def check(
     memory: Memory,
     heap: Heap,

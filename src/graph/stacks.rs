@@ -39,6 +39,8 @@ pub(super) struct Stacks {
     pub ended: (u64, u64),
     /// How many bytes of these are in frames that are alive.
     pub untouched: u64,
+    /// Registers that nothing reads again, each with the number of its thread.
+    pub registers: Vec<(i32, &'static str)>,
     pub notes: Vec<String>,
 }
 
@@ -183,9 +185,10 @@ impl Stacks {
         threads: &[Thread],
         job: &Job,
     ) -> Result<(), Error> {
-        let untouched = unwind::dead_slots(memory, threads, job)?;
-        self.untouched = untouched.iter().map(|range| range.len()).sum();
-        self.dead.extend(untouched);
+        let dead = unwind::dead(memory, threads, job)?;
+        self.untouched = dead.slots.iter().map(|range| range.len()).sum();
+        self.dead.extend(dead.slots);
+        self.registers = dead.registers;
         self.dead = AddressRange::merge(std::mem::take(&mut self.dead));
         Ok(())
     }

@@ -14,11 +14,16 @@ pub(super) struct Frame {
     stack_pointer: u64,
     /// The stack pointer before the call.
     cfa: u64,
-    /// Ranges of words that its function does not touch.
+    /// Ranges of words that nothing reads again.
     dead: Vec<(u64, u64)>,
     /// Why all of it counts as alive, if it does.
     unclear: Option<&'static str>,
+    /// Whether an address of its locals escaped.
+    escaped: bool,
 }
+
+/// The number of a thread, its frames, and the general registers that nothing reads again.
+type OfThread = (i32, Vec<Frame>, Vec<&'static str>);
 
 /// The frames of each thread, the innermost first, as far as they can be told without gdb.
 #[pyfunction]
@@ -28,15 +33,15 @@ pub(super) fn frames(
     memory: &Memory,
     threads: Option<Vec<ThreadRegisters>>,
     progress: Option<&Bound<'_, PyAny>>,
-) -> PyResult<Vec<(i32, Vec<Frame>)>> {
+) -> PyResult<Vec<OfThread>> {
     let threads = memory.threads_or(threads);
     let own = memory.target.memory.as_ref();
     call::run(py, progress, |job| {
         let mut unwinder = Unwinder::new(own);
         let unwound = |thread| {
             job.check()?;
-            let frames = unwinder.frames(thread);
-            Ok((thread.id, frames.into_iter().map(frame).collect()))
+            let found = unwinder.frames(thread);
+            Ok((thread.id, found.frames.into_iter().map(frame).collect(), found.dead))
         };
         threads.iter().map(unwound).collect()
     })
@@ -49,5 +54,6 @@ fn frame(frame: Unwound) -> Frame {
         cfa: frame.cfa,
         dead: frame.dead.iter().map(|range| (range.start(), range.end())).collect(),
         unclear: frame.unclear.map(crate::unwind::Unclear::name),
+        escaped: frame.escaped,
     }
 }

@@ -7,18 +7,25 @@ use crate::range::AddressRange;
 use crate::source::Thread;
 use crate::word::WordFormat;
 
-use super::functions::{Functions, Part, Whole};
+use super::Unclear;
+use super::code::{RBP, RSP};
+use super::flow::Point;
+use super::functions::{Functions, Whole};
+use super::part::Part;
+use super::places::{LOCALS, PASSED, WORD};
 use super::rules::{Cfa, Saved};
-use super::slots::Unclear;
 
 /// Frames of one thread that are looked at.
 const MOST_FRAMES: usize = 4096;
 
-/// The bytes of a word.
-const WORD: u64 = 8;
+/// The general registers, as the core and gdb call them; in the order of their numbers.
+const NAMES: [&str; 16] = [
+    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14",
+    "r15",
+];
 
-/// The registers that calls preserve, as the core and gdb call them; in the order of the rules.
-const PRESERVED: [&str; 6] = ["rbx", "rbp", "r12", "r13", "r14", "r15"];
+/// The numbers of the registers that calls preserve, in the order of the rules.
+const PRESERVED: [u8; 6] = [3, RBP, 12, 13, 14, 15];
 
 /// A call that has not returned, and whose caller is known.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -29,10 +36,22 @@ pub struct Frame {
     pub stack_pointer: u64,
     /// The canonical frame address: the stack pointer before the call.
     pub cfa: u64,
-    /// The words of it that its function does not touch, in address order.
+    /// The words of it that are dead, in address order.
     pub dead: Vec<AddressRange>,
     /// Why it counts as alive as a whole, if it does.
     pub unclear: Option<Unclear>,
+    /// Whether an address of its locals escaped, so that only words that were never written
+    /// are dead.
+    pub escaped: bool,
+}
+
+/// The frames of a thread, the innermost first.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Frames {
+    /// As far as they are known for sure.
+    pub frames: Vec<Frame>,
+    /// The general registers whose values no frame reads.
+    pub dead: Vec<&'static str>,
 }
 
 /// Unwinds threads of a target.
@@ -54,6 +73,15 @@ struct Pending {
     stack_pointer: u64,
     cfa: u64,
     part: Rc<Part>,
+    /// Whether it waits for a call to return.
+    calls: bool,
+}
+
+/// What a frame means to its neighbours.
+struct Judged {
+    frame: Frame,
+    /// Which of the registers that calls preserve are alive where it is.
+    alive: [bool; 6],
 }
 
 impl<'m> Unwinder<'m> {
@@ -63,11 +91,33 @@ impl<'m> Unwinder<'m> {
         Self { functions: Functions::new(memory) }
     }
 
-    /// The frames of a thread, the innermost first, as far as they can be told for sure.
+    /// The frames of a thread.
     ///
     /// None for threads of other machines, and for those whose registers are not known.
-    pub fn frames(&mut self, thread: &Thread) -> Vec<Frame> {
-        let mut frames: Vec<Frame> = Vec::new();
+    pub fn frames(&mut self, thread: &Thread) -> Frames {
+        let found = self.chain(thread);
+        let wholes: Vec<Rc<Whole>> = found.iter().map(|frame| self.functions.whole(&frame.part)).collect();
+        let mut frames = Vec::new();
+        // Of the caller of the last one nothing is known: it may read all registers.
+        let mut alive = [true; 6];
+        let mut dead = Vec::new();
+        for (index, frame) in found.iter().enumerate().rev() {
+            let callee = index.checked_sub(1).and_then(|inner| Some((found.get(inner)?, wholes.get(inner)?)));
+            let Some(whole) = wholes.get(index) else { break };
+            let judged = frame.judge(whole, callee, alive);
+            alive = judged.alive;
+            if index == 0 && judged.frame.unclear.is_none() {
+                dead = frame.registers(whole, alive);
+            }
+            frames.push(judged.frame);
+        }
+        frames.reverse();
+        Frames { frames, dead }
+    }
+
+    /// The frames whose callers are known.
+    fn chain(&mut self, thread: &Thread) -> Vec<Pending> {
+        let mut frames: Vec<Pending> = Vec::new();
         let Some(mut state) = State::of(thread) else { return frames };
         let memory = self.functions.peek.memory();
         if memory.word_format() != WordFormat::LITTLE_64 {
@@ -76,24 +126,19 @@ impl<'m> Unwinder<'m> {
         let Some(stack) = memory.region_at(state.stack_pointer) else { return frames };
         let stack = stack.range;
         let mut pending: Option<Pending> = None;
-        let mut callee: Option<Rc<Whole>> = None;
         while frames.len() < MOST_FRAMES {
-            // A call may be the last instruction: what it would return to is behind it.
-            let inside = if pending.is_some() { state.pc.wrapping_sub(1) } else { state.pc };
+            // A call may be the last instruction: what it would return to is after it.
+            let calls = pending.is_some();
+            let inside = if calls { state.pc.wrapping_sub(1) } else { state.pc };
             let Some(part) = self.functions.part(inside) else { break };
-            let offset = state.pc.wrapping_sub(part.rules.range.start());
-            let known =
-                if pending.is_some() { part.slots.returns(offset) } else { part.slots.starts(offset) };
-            if !known {
+            let known = if calls { part.code.call(state.pc) } else { part.code.place(state.pc) };
+            if known.is_none() {
                 break;
             }
-            if let Some(frame) = pending.take() {
-                let whole = self.functions.whole(&frame.part);
-                frames.push(frame.judge(&whole, callee.as_deref()));
-                callee = Some(whole);
-            }
+            frames.extend(pending.take());
             let Some((cfa, next)) = self.step(&state, &part, inside, stack) else { break };
-            pending = Some(Pending { pc: state.pc, stack_pointer: state.stack_pointer, cfa, part });
+            let (pc, stack_pointer) = (state.pc, state.stack_pointer);
+            pending = Some(Pending { pc, stack_pointer, cfa, part, calls });
             state = next;
         }
         frames
@@ -111,7 +156,7 @@ impl<'m> Unwinder<'m> {
             Cfa::Rbp(distance) => frame_pointer?.checked_add_signed(distance)?,
             Cfa::Elsewhere => return None,
         };
-        let grows = cfa > state.stack_pointer && cfa <= stack.end() && cfa % WORD == 0;
+        let grows = cfa > state.stack_pointer && cfa <= stack.end() && cfa % WORD.unsigned_abs() == 0;
         let (true, Saved::At(at)) = (grows, row.back) else { return None };
         let pc = self.functions.peek.word(cfa.checked_add_signed(at)?)?;
         let mut preserved = state.preserved;
@@ -134,46 +179,133 @@ impl State {
             let register = thread.registers.general.iter().find(|register| register.name == name)?;
             Some(register.value)
         };
-        Some(Self { pc: value("rip")?, stack_pointer: value("rsp")?, preserved: PRESERVED.map(value) })
+        let named = |number: u8| NAMES.get(usize::from(number)).and_then(|name| value(name));
+        Some(Self { pc: value("rip")?, stack_pointer: value("rsp")?, preserved: PRESERVED.map(named) })
     }
 }
 
 impl Pending {
-    /// The frame with its dead words; `callee` is the function that it called.
-    fn judge(self, whole: &Whole, callee: Option<&Whole>) -> Frame {
+    /// What holds where the frame is.
+    fn point<'w>(&self, whole: &'w Whole) -> Result<Point<'w>, Unclear> {
+        let flow = whole.flow.as_ref().map_err(|unclear| *unclear)?;
+        let address = if self.calls {
+            let call = self.part.code.call(self.pc).and_then(|index| self.part.code.ops.get(index));
+            call.map_or(self.pc, |op| op.at)
+        } else {
+            self.pc
+        };
+        let place = flow.graph().place(address).ok_or(Unclear::Entry)?;
+        let mut point = flow.point(place, self.calls).ok_or(Unclear::Entry)?;
+        // A system call that was interrupted may be started again.
+        if let Some(before) = place.1.checked_sub(1).filter(|_| !self.calls) {
+            let before = (place.0, before);
+            let restarts = flow.graph().op(before).is_some_and(|op| op.system && op.next == self.pc);
+            if let Some(again) = flow.point(before, false).filter(|_| restarts) {
+                point.unite(&again);
+            }
+        }
+        Ok(point)
+    }
+
+    /// The frame with its dead words.
+    ///
+    /// `callee` is the frame that it called, and `needed` says which of the registers that
+    /// calls preserve its caller reads later.
+    fn judge(&self, whole: &Whole, callee: Option<(&Self, &Rc<Whole>)>, needed: [bool; 6]) -> Judged {
         let mut frame = Frame {
             pc: self.pc,
             stack_pointer: self.stack_pointer,
             cfa: self.cfa,
             dead: Vec::new(),
-            unclear: whole.unclear,
+            unclear: None,
+            escaped: false,
         };
+        let all = |mut frame: Frame, unclear: Unclear| {
+            frame.unclear = Some(unclear);
+            Judged { frame, alive: [true; 6] }
+        };
+        let point = match self.point(whole) {
+            Ok(point) => point,
+            Err(unclear) => return all(frame, unclear),
+        };
+        let inside = if self.calls { self.pc.wrapping_sub(1) } else { self.pc };
+        let Some(row) = self.part.rules.row(inside) else { return all(frame, Unclear::Rules) };
         // Of a function that cannot be read it is not known either what it does with its arguments.
-        if callee.and_then(|callee| callee.unclear) == Some(Unclear::Code) {
-            frame.unclear = Some(Unclear::Code);
+        let called = callee.map(|(callee, of_callee)| callee.point(of_callee));
+        if let Some(Err(Unclear::Code)) = called {
+            return all(frame, Unclear::Code);
         }
-        if frame.unclear.is_none() && self.stack_pointer % WORD == 0 {
-            frame.dead = self.untouched(whole, callee);
+        let reached = called.as_ref().is_some_and(|called| match called {
+            Ok(called) => called.escaped(PASSED),
+            Err(_) => true,
+        });
+        let called = called.and_then(Result::ok);
+        // Where the caller's registers are.
+        let mut alive = PRESERVED.map(|register| point.register(register));
+        let mut saved: Vec<i64> = Vec::new();
+        for ((own, needed), place) in alive.iter_mut().zip(needed).zip(row.saved) {
+            match place {
+                Saved::Same => *own |= needed,
+                Saved::At(at) if needed => saved.push(at.div_euclid(WORD)),
+                Saved::At(_) => {}
+                Saved::Lost if needed => return all(frame, Unclear::Rules),
+                Saved::Lost => {}
+            }
         }
-        frame
+        if let Cfa::Rbp(_) = row.cfa {
+            let [_, frame_pointer, ..] = &mut alive;
+            *frame_pointer = true;
+        }
+        frame.escaped = point.escaped(LOCALS);
+        let stays = callee.is_some_and(|(_, of_callee)| !of_callee.returns);
+        let spare = stays && whole.crowded && !whole.returns;
+        let flow = whole.flow.as_ref().ok();
+        let base = self.stack_pointer.wrapping_sub(self.cfa);
+        let alive_word = |word: i64, passed: i64| {
+            if saved.contains(&word) || called.as_ref().is_some_and(|called| called.live(passed)) {
+                return true;
+            }
+            let saves = flow.is_some_and(|flow| flow.saves(word));
+            if frame.escaped && !saves {
+                return true;
+            }
+            if !point.written(word) {
+                // Of a structure that is passed some words may be left as they were.
+                return reached && flow.is_none_or(|flow| flow.passes(word));
+            }
+            // What follows a call that does not return is no reason for a variable to be dead: the
+            // frame still has it, as for valgrind.
+            point.live(word)
+                || (reached && !saves)
+                || (stays && !saves && !(spare && !point.surely_written(word)))
+        };
+        if self.stack_pointer % WORD.unsigned_abs() == 0 {
+            let first = i64::from_ne_bytes(base.to_ne_bytes()).div_euclid(WORD);
+            // The highest word is the return address.
+            let dead = (first..-1).filter(|word| !alive_word(*word, word.saturating_sub(first)));
+            let ranges = dead.filter_map(|word| {
+                let at = self.cfa.checked_add_signed(word.checked_mul(WORD)?)?;
+                Some(AddressRange::saturating(at, WORD.unsigned_abs()))
+            });
+            frame.dead = AddressRange::merge(ranges.collect());
+        }
+        // At a call that does not return the values stay, too.
+        if stays {
+            for (own, register) in alive.iter_mut().zip(PRESERVED) {
+                *own |= flow.is_none_or(|flow| flow.writes(register));
+            }
+        }
+        Judged { frame, alive }
     }
 
-    fn untouched(&self, whole: &Whole, callee: Option<&Whole>) -> Vec<AddressRange> {
-        // The highest word is the return address.
-        let length = self.cfa.saturating_sub(WORD).saturating_sub(self.stack_pointer);
-        let range = AddressRange::saturating(self.stack_pointer, length);
-        let own = words(&whole.touched, self.cfa, range);
-        // What the callee touches of its arguments.
-        let arguments =
-            callee.into_iter().flat_map(|callee| words(&callee.touched, self.stack_pointer, range));
-        range.without(&AddressRange::merge(own.chain(arguments).collect()))
+    /// The registers whose values nothing reads, where this is the innermost frame.
+    fn registers(&self, whole: &Whole, alive: [bool; 6]) -> Vec<&'static str> {
+        let Ok(point) = self.point(whole) else { return Vec::new() };
+        let live = |register: u8| match PRESERVED.iter().position(|own| *own == register) {
+            Some(index) => alive.get(index).copied().unwrap_or(true),
+            None => register == RSP || point.register(register),
+        };
+        let dead = (0_u8..).zip(NAMES).filter(|(register, _)| !live(*register));
+        dead.map(|(_, name)| name).collect()
     }
-}
-
-/// Those of some words, by their distance from `base` in words and in order, that lie in `range`.
-fn words(touched: &[i64], base: u64, range: AddressRange) -> impl Iterator<Item = AddressRange> + '_ {
-    let address = move |word: i64| word.checked_mul(8).and_then(|by| base.checked_add_signed(by));
-    let first = touched.partition_point(|word| address(*word).is_none_or(|at| at < range.start()));
-    let behind = touched.get(first..).unwrap_or_default().iter().map_while(move |word| address(*word));
-    behind.take_while(move |at| *at < range.end()).map(|at| AddressRange::saturating(at, WORD))
 }

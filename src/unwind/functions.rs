@@ -1,6 +1,6 @@
 //! The functions of a target, each looked at once.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use gimli::Pointer;
@@ -8,31 +8,34 @@ use gimli::Pointer;
 use crate::memory::Memory;
 use crate::peek::Peek;
 
+use super::Unclear;
+use super::code::{Act, Flow as Leads};
+use super::flow::Flow;
+use super::graph::{Graph, Missing, Target};
 use super::landing;
 use super::modules::Modules;
-use super::rules::Rules;
-use super::slots::{Exit, Slots, Unclear};
+use super::part::{FRAMELESS, Part};
+use super::places::Table;
+use super::rules::Cfa;
+use super::twice;
 
 /// Bytes of code that are decoded of one part, and of all together.
-const MOST_PART: u64 = 1 << 20;
-const MOST_CODE: u64 = 32 << 20;
+const MOST_PART: u64 = 512 << 10;
+const MOST_CODE: u64 = 8 << 20;
 
 /// Parts that a function may have.
 const MOST_PARTS: usize = 8;
 
-/// A function, or a part of it that has rules of its own.
+/// A function, with all parts of it that are reached from one of them with its frame.
 #[derive(Debug)]
-pub(super) struct Part {
-    pub(super) rules: Rules,
-    pub(super) slots: Slots,
-}
-
-/// What all parts of a function touch that are reached from one of them with its frame.
-#[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Whole {
-    /// As [`Slots::touched`].
-    pub(super) touched: Vec<i64>,
-    pub(super) unclear: Option<Unclear>,
+    /// Its data flow, or what makes its frames alive as a whole.
+    pub(super) flow: Result<Flow, Unclear>,
+    /// Whether it can return.
+    pub(super) returns: bool,
+    /// Whether it keeps values in all registers that calls preserve but the frame pointer: a
+    /// compiler that optimises made it, and what it keeps in memory beside are its own copies.
+    pub(super) crowded: bool,
 }
 
 /// What is known of the functions so far.
@@ -42,6 +45,8 @@ pub(super) struct Functions<'m> {
     /// By their start.
     parts: BTreeMap<u64, Rc<Part>>,
     wholes: BTreeMap<u64, Rc<Whole>>,
+    /// Whether the function at an address returns twice.
+    twice: BTreeMap<u64, bool>,
     /// How many bytes of code may still be decoded.
     left: u64,
 }
@@ -53,6 +58,7 @@ impl<'m> Functions<'m> {
             modules: Modules::new(memory),
             parts: BTreeMap::new(),
             wholes: BTreeMap::new(),
+            twice: BTreeMap::new(),
             left: MOST_CODE,
         }
     }
@@ -64,91 +70,128 @@ impl<'m> Functions<'m> {
             return Some(part.clone());
         }
         let rules = self.modules.rules(&mut self.peek, address)?;
-        let mut slots = self.slots(&rules);
-        match rules.exceptions {
-            None => {}
-            Some(Pointer::Direct(table)) => {
-                match landing::landings(&mut self.peek, table, rules.range.start()) {
-                    Some(landings) => slots.land(&landings, &rules),
-                    None => slots.unclear = slots.unclear.or(Some(Unclear::Jump)),
-                }
-            }
-            Some(Pointer::Indirect(_)) => slots.unclear = slots.unclear.or(Some(Unclear::Jump)),
-        }
-        let part = Rc::new(Part { rules, slots });
-        self.parts.insert(part.rules.range.start(), part.clone());
-        Some(part)
-    }
-
-    fn slots(&mut self, rules: &Rules) -> Slots {
         let length = rules.range.len();
         let left = self.left.checked_sub(length).filter(|_| length <= MOST_PART);
         let code = left.and_then(|left| {
             self.left = left;
             self.peek.bytes(rules.range.start(), usize::try_from(length).ok()?)
         });
-        Slots::find(code.unwrap_or_default(), rules)
+        let mut part = Part::new(code.unwrap_or_default(), rules);
+        match part.rules.exceptions {
+            None => {}
+            Some(Pointer::Direct(table)) => {
+                match landing::sites(&mut self.peek, table, part.rules.range.start()) {
+                    Some(sites) => part.sites = sites,
+                    None => part.unclear = part.unclear.or(Some(Unclear::Jump)),
+                }
+            }
+            Some(Pointer::Indirect(_)) => part.unclear = part.unclear.or(Some(Unclear::Jump)),
+        }
+        let part = Rc::new(part);
+        self.parts.insert(part.rules.range.start(), part.clone());
+        Some(part)
     }
 
-    /// What is touched by the function of which `part` is a part.
+    /// The function of which `part` is a part.
     pub(super) fn whole(&mut self, part: &Rc<Part>) -> Rc<Whole> {
         let start = part.rules.range.start();
         if let Some(whole) = self.wholes.get(&start) {
             return whole.clone();
         }
-        let mut whole = Whole { touched: Vec::new(), unclear: None };
         let mut parts: Vec<Rc<Part>> = vec![part.clone()];
-        // Where the frame is brought along to, and where it would have to be.
-        let (mut aims, mut heads) = (BTreeSet::new(), Vec::new());
-        let mut prologue = false;
-        let mut next = 0;
-        while let Some(part) = parts.get(next).cloned() {
-            next = next.saturating_add(1);
-            whole.touched.extend(&part.slots.touched);
-            whole.keep(part.slots.unclear);
-            prologue |= part.slots.prologue;
-            heads.extend(&part.slots.heads);
-            aims.extend(&part.slots.aims);
-            aims.extend(part.slots.exits.iter().map(|exit| exit.target));
-            for exit in &part.slots.exits {
-                if parts.len() > MOST_PARTS {
-                    whole.keep(Some(Unclear::Jump));
-                    break;
-                }
-                match self.aim(exit) {
-                    Ok(aim) if parts.iter().any(|known| Rc::ptr_eq(known, &aim)) => {}
-                    Ok(aim) => parts.push(aim),
-                    Err(unclear) => whole.keep(Some(unclear)),
-                }
+        let flow = self.flow(&mut parts);
+        let saves = |register: usize| {
+            parts.iter().flat_map(|part| &part.rules.rows).any(|row| {
+                row.saved.get(register).is_some_and(|saved| matches!(saved, super::rules::Saved::At(_)))
+            })
+        };
+        let whole = Rc::new(Whole {
+            flow,
+            // A function that cannot be read may.
+            returns: parts.iter().any(|part| part.code.unclear.is_some() || may_return(part)),
+            // All but rbp, the second.
+            crowded: [0, 2, 3, 4, 5].into_iter().all(saves),
+        });
+        for part in &parts {
+            if whole.flow.is_ok() || part.rules.range.start() == start {
+                self.wholes.insert(part.rules.range.start(), whole.clone());
             }
         }
-        // A part that only others lead to may use what they took the address of; they are not
-        // known unless it leads back.
-        if !prologue || heads.iter().any(|head| !aims.contains(head)) {
-            whole.keep(Some(Unclear::Entry));
-        }
-        whole.touched.sort_unstable();
-        whole.touched.dedup();
-        let whole = Rc::new(whole);
-        self.wholes.insert(start, whole.clone());
         whole
     }
 
-    /// The part that a jump leads to.
-    fn aim(&mut self, exit: &Exit) -> Result<Rc<Part>, Unclear> {
-        let part = self.part(exit.target).ok_or(Unclear::Code)?;
-        if !part.slots.starts(exit.target.wrapping_sub(part.rules.range.start())) {
-            return Err(Unclear::Code);
+    fn flow(&mut self, parts: &mut Vec<Rc<Part>>) -> Result<Flow, Unclear> {
+        loop {
+            if let Some(unclear) = parts.iter().find_map(|part| part.unclear) {
+                return Err(unclear);
+            }
+            parts.sort_by_key(|part| part.rules.range.start());
+            match Graph::new(parts.clone(), self) {
+                Ok(graph) => {
+                    if parts.iter().any(|part| self.calls_twice(part)) {
+                        return Err(Unclear::Twice);
+                    }
+                    return Flow::new(graph);
+                }
+                Err(Missing::Unclear(unclear)) => return Err(unclear),
+                Err(Missing::Part(address)) if parts.len() < MOST_PARTS => {
+                    let part = self.part(address).ok_or(Unclear::Code)?;
+                    if part.code.place(address).is_none() {
+                        return Err(Unclear::Code);
+                    }
+                    parts.push(part);
+                }
+                Err(Missing::Part(_)) => return Err(Unclear::Jump),
+            }
         }
-        let same = exit.cfa.is_none_or(|cfa| part.rules.row(exit.target).is_some_and(|row| row.cfa == cfa));
-        if same { Ok(part) } else { Err(Unclear::Rules) }
+    }
+
+    /// Whether a part calls a function that returns twice.
+    fn calls_twice(&mut self, part: &Part) -> bool {
+        let calls = part.code.ops.iter().filter(|op| op.act == Act::Call);
+        calls.into_iter().any(|op| {
+            let target = match (op.address, part.code.mems(op)) {
+                (Some(target), _) => Some(target),
+                // By a word of the module's own, as without a procedure linkage table.
+                (None, [mem]) if mem.base.is_none() && mem.index.is_none() && !mem.wild => {
+                    self.peek.word(mem.displacement.unsigned_abs())
+                }
+                _ => None,
+            };
+            let Some(target) = target else { return false };
+            let peek = &mut self.peek;
+            *self.twice.entry(target).or_insert_with(|| twice::returns_twice(peek, target))
+        })
     }
 }
 
-impl Whole {
-    fn keep(&mut self, unclear: Option<Unclear>) {
-        if self.unclear.is_none() || unclear == Some(Unclear::Code) {
-            self.unclear = unclear.or(self.unclear);
+/// Whether code of a part returns, or leaves its return to another function.
+fn may_return(part: &Part) -> bool {
+    part.code.returns()
+        || part.code.ops.iter().any(|op| {
+            let frameless = part.rules.rows.get(op.row as usize).is_none_or(|row| row.cfa == FRAMELESS);
+            match op.flow {
+                Leads::Indirect => frameless,
+                Leads::Jump(to) | Leads::Branch(to) => frameless && !part.rules.range.contains(to),
+                _ => false,
+            }
+        })
+}
+
+impl Target for Functions<'_> {
+    fn entry(&mut self, table: Table, index: u64) -> Option<u64> {
+        match table {
+            Table::Addresses(start) => self.peek.word(start.checked_add(index.checked_mul(8)?)?),
+            Table::Distances(start) => {
+                let at = start.checked_add(index.checked_mul(4)?)?;
+                let distance = i32::from_le_bytes(self.peek.bytes(at, 4)?.try_into().ok()?);
+                start.checked_add_signed(i64::from(distance))
+            }
         }
+    }
+
+    fn continues(&mut self, address: u64, cfa: Cfa) -> bool {
+        let Some(part) = self.part(address) else { return false };
+        part.code.place(address).is_some() && part.rules.row(address).is_some_and(|row| row.cfa == cfa)
     }
 }

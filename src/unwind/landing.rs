@@ -7,13 +7,21 @@ use gimli::constants::{self, DwEhPe};
 use gimli::{EndianSlice, LittleEndian, Reader};
 
 use crate::peek::Peek;
+use crate::range::AddressRange;
+
+/// Code from which exceptions lead to a landing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Site {
+    pub(super) range: AddressRange,
+    pub(super) landing: u64,
+}
 
 /// Bytes of a table beyond which it is not read.
 const MOST: u64 = 1 << 20;
 
-/// The addresses at which the function that starts at `function` goes on; `None` where the
-/// table at `address` cannot be read.
-pub(super) fn landings(peek: &mut Peek<'_>, address: u64, function: u64) -> Option<Vec<u64>> {
+/// Where exceptions in the part that starts at `function` lead; `None` where the table at
+/// `address` cannot be read.
+pub(super) fn sites(peek: &mut Peek<'_>, address: u64, function: u64) -> Option<Vec<Site>> {
     // Two encodings, a pointer, and two numbers of which each ends within ten bytes. The
     // table may lie at the end of its memory.
     const HEAD: usize = 32;
@@ -50,15 +58,14 @@ pub(super) fn landings(peek: &mut Peek<'_>, address: u64, function: u64) -> Opti
         constants::DW_EH_PE_udata4 => reader.read_u32().ok().map(u64::from),
         _ => None,
     };
-    let mut landings = Vec::new();
+    let mut found = Vec::new();
     while !reader.is_empty() {
-        let (_, _, landing) = (number(&mut reader)?, number(&mut reader)?, number(&mut reader)?);
+        let (start, length, landing) = (number(&mut reader)?, number(&mut reader)?, number(&mut reader)?);
         reader.read_uleb128().ok()?;
         if landing != 0 {
-            landings.push(base.checked_add(landing)?);
+            let range = AddressRange::with_length(function.checked_add(start)?, length).ok()?;
+            found.push(Site { range, landing: base.checked_add(landing)? });
         }
     }
-    landings.sort_unstable();
-    landings.dedup();
-    Some(landings)
+    Some(found)
 }

@@ -37,17 +37,25 @@
 //!
 //! x86-64 only; on other machines nothing is dead.
 
+mod bits;
+mod code;
+mod flow;
 mod frames;
 mod functions;
-mod instruction;
+mod graph;
 mod landing;
 mod modules;
+mod part;
+mod places;
 mod rules;
 mod slots;
+mod twice;
+mod unclear;
 
-pub use frames::{Frame, Unwinder};
+pub use frames::{Frame, Frames, Unwinder};
 pub use rules::{Cfa, Row, Rules, Saved};
-pub use slots::{Exit, Slots, Unclear};
+pub use slots::Slots;
+pub use unclear::Unclear;
 
 use crate::error::Error;
 use crate::memory::Memory;
@@ -55,20 +63,39 @@ use crate::pass::Job;
 use crate::range::AddressRange;
 use crate::source::Thread;
 
-/// Words of live frames that no instruction of their functions touches, in address order.
+/// What of threads that live nothing reads again.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Dead {
+    /// Words of frames, in address order. Only whole, aligned words, and only in the part of
+    /// each stack that could be unwound. Adjacent ranges are merged.
+    pub slots: Vec<AddressRange>,
+    /// General registers, each with the number of its thread.
+    pub registers: Vec<(i32, &'static str)>,
+}
+
+/// Finds the words of frames, and the registers, that nothing reads again.
 ///
-/// Only whole, aligned words, and only in the part of each stack that could be unwound.
-/// Touching ranges are made one.
+/// # Errors
+///
+/// [`Error::Interrupted`] when the job was stopped.
+pub fn dead(memory: &dyn Memory, threads: &[Thread], job: &Job) -> Result<Dead, Error> {
+    let mut unwinder = Unwinder::new(memory);
+    let mut dead = Dead::default();
+    for thread in threads {
+        job.check()?;
+        let found = unwinder.frames(thread);
+        dead.slots.extend(found.frames.into_iter().flat_map(|frame| frame.dead));
+        dead.registers.extend(found.dead.into_iter().map(|name| (thread.id, name)));
+    }
+    dead.slots = AddressRange::merge(std::mem::take(&mut dead.slots));
+    Ok(dead)
+}
+
+/// The words alone of what [`dead`] finds.
 ///
 /// # Errors
 ///
 /// [`Error::Interrupted`] when the job was stopped.
 pub fn dead_slots(memory: &dyn Memory, threads: &[Thread], job: &Job) -> Result<Vec<AddressRange>, Error> {
-    let mut unwinder = Unwinder::new(memory);
-    let mut dead = Vec::new();
-    for thread in threads {
-        job.check()?;
-        dead.extend(unwinder.frames(thread).into_iter().flat_map(|frame| frame.dead));
-    }
-    Ok(AddressRange::merge(dead))
+    Ok(dead(memory, threads, job)?.slots)
 }

@@ -112,7 +112,7 @@ def waiting(program: Path, folder: Path, *functions: str) -> Frames:
     finally:
         process.end()
     memory = _native.open_file(str(core))
-    ((_, frames),) = _native.frames(memory)
+    ((_, frames, _),) = _native.frames(memory)
     own = {name: address for name, (address, _) in process.places.items()}
     return Frames(memory, frames, own.pop("lost"), own)
 
@@ -234,7 +234,7 @@ def hold_frames(core: Path, program: object, folder: Path, least: int) -> None:
     own = _native.frames(_native.open_file(str(core)))
     assert len(own) == len(said)
     count = 0
-    for _, frames in own:
+    for _, frames, _ in own:
         if frames:
             rows = [(frame.pc, frame.cfa) for frame in frames]
             count += len(rows)
@@ -312,7 +312,7 @@ def test_no_variable_that_gdb_knows_is_dead(fixture: str, request: Any, tmp_path
         process = start(fixture)
         program, core = process.path, cores.gcore(process.pid, tmp_path / "core")
     own = _native.frames(_native.open_file(str(core)))
-    dead = [pair for _, frames in own for frame in frames for pair in frame.dead]
+    dead = [pair for _, frames, _ in own for frame in frames for pair in frame.dead]
     assert dead
     said = asked(core, program, tmp_path, "all")
     variables = [row for _, rows in said for row in rows]
@@ -369,7 +369,7 @@ def overwrite_once(pid: int) -> int:
     stop = _native.stop_process(pid)
     try:
         frames = _native.frames(_native.open_process(pid), stop.registers())
-        ranges = [pair for _, of_thread in frames for frame in of_thread for pair in frame.dead]
+        ranges = [pair for _, of_thread, _ in frames for frame in of_thread for pair in frame.dead]
         with Path(f"/proc/{pid}/mem").open("r+b", buffering=0) as memory:
             for start, end in ranges:
                 memory.seek(start)

@@ -1,0 +1,368 @@
+//! The control-flow graph of a function, and what its registers hold in each block.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::rc::Rc;
+
+use super::Unclear;
+use super::code::{Act, Flow, Op, RSP};
+use super::part::{FRAMELESS, Part};
+use super::places::{self, Access, Sink, State, Table};
+use super::rules::{Cfa, Row};
+
+/// Blocks, entries of one table, rounds of tables, and visits of a block on average, beyond
+/// which a function is not believed.
+const MOST_BLOCKS: usize = 1 << 15;
+const MOST_ENTRIES: u64 = 1 << 12;
+const MOST_ROUNDS: usize = 24;
+const MOST_VISITS: usize = 48;
+
+/// An instruction: the number of its part, and its own there.
+pub(super) type Place = (usize, usize);
+
+/// How a block ends that leads out of the function.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum End {
+    /// It leads to other blocks, if anywhere.
+    Inside,
+    /// It returns.
+    Return,
+    /// It jumps to another function, without a frame.
+    Tail,
+}
+
+/// Instructions that are run one after the other.
+#[derive(Debug)]
+pub(super) struct Block {
+    pub(super) part: usize,
+    /// The numbers of its instructions.
+    pub(super) from: usize,
+    pub(super) to: usize,
+    pub(super) next: Vec<usize>,
+    /// Where exceptions in it lead.
+    pub(super) landings: Vec<usize>,
+    pub(super) end: End,
+    /// What registers hold where it starts; `None` where nothing leads there.
+    pub(super) state: Option<State>,
+}
+
+/// The blocks of a function.
+#[derive(Default, Debug)]
+pub(super) struct Graph {
+    pub(super) parts: Vec<Rc<Part>>,
+    pub(super) blocks: Vec<Block>,
+    by_place: BTreeMap<Place, usize>,
+}
+
+/// What a graph needs of the target.
+pub(super) trait Target {
+    /// The address in an entry of a table.
+    fn entry(&mut self, table: Table, index: u64) -> Option<u64>;
+
+    /// Whether another part has an instruction there, with the frame at `cfa`.
+    fn continues(&mut self, address: u64, cfa: Cfa) -> bool;
+}
+
+/// Why a graph could not be made.
+pub(super) enum Missing {
+    /// The part at that address is a part of the function.
+    Part(u64),
+    Unclear(Unclear),
+}
+
+impl From<Unclear> for Missing {
+    fn from(unclear: Unclear) -> Self {
+        Self::Unclear(unclear)
+    }
+}
+
+/// Takes only what makes a frame unclear.
+struct Only(Option<Unclear>);
+
+impl Sink for Only {
+    fn access(&mut self, _: Access) {}
+
+    fn unclear(&mut self, unclear: Unclear) {
+        self.0 = self.0.or(Some(unclear));
+    }
+}
+
+/// The tables that jumps go by, by the places of the jumps.
+type Tables = BTreeMap<Place, (Table, Vec<Place>)>;
+
+impl Graph {
+    /// The graph of these parts, which are in address order.
+    pub(super) fn new(parts: Vec<Rc<Part>>, target: &mut dyn Target) -> Result<Self, Missing> {
+        let mut tables = Tables::new();
+        let mut graph = Self { parts, ..Self::default() };
+        for _ in 0..MOST_ROUNDS {
+            graph.cut(&tables)?;
+            if !graph.run(&mut tables, target)? {
+                graph.reached()?;
+                return Ok(graph);
+            }
+        }
+        Err(Unclear::Bound.into())
+    }
+
+    pub(super) fn op(&self, (part, index): Place) -> Option<&Op> {
+        self.parts.get(part)?.code.ops.get(index)
+    }
+
+    pub(super) fn row(&self, place: Place) -> Option<&Row> {
+        let op = self.op(place)?;
+        self.parts.get(place.0)?.rules.rows.get(op.row as usize)
+    }
+
+    fn cfa(&self, place: Place) -> Cfa {
+        self.row(place).map_or(Cfa::Elsewhere, |row| row.cfa)
+    }
+
+    /// The instruction that starts at `address`.
+    pub(super) fn place(&self, address: u64) -> Option<Place> {
+        let number = self.parts.iter().position(|part| part.rules.range.contains(address))?;
+        Some((number, self.parts.get(number)?.code.place(address)?))
+    }
+
+    /// The block that an instruction belongs to.
+    pub(super) fn block(&self, place: Place) -> Option<usize> {
+        let (_, number) = self.by_place.range(..=place).next_back()?;
+        let block = self.blocks.get(*number)?;
+        (block.part == place.0 && place.1 < block.to).then_some(*number)
+    }
+
+    /// Cuts the code into blocks.
+    fn cut(&mut self, tables: &Tables) -> Result<(), Missing> {
+        let mut starts: BTreeSet<Place> = BTreeSet::new();
+        for (number, part) in self.parts.iter().enumerate() {
+            starts.insert((number, 0));
+            for (index, op) in part.code.ops.iter().enumerate() {
+                if let Flow::Jump(to) | Flow::Branch(to) = op.flow {
+                    starts.extend(self.place(to));
+                }
+                if op.flow != Flow::Next || op.act == Act::Call {
+                    starts.insert((number, index.saturating_add(1)));
+                }
+            }
+            for site in &part.sites {
+                for address in [site.range.start(), site.range.end(), site.landing] {
+                    starts.extend(self.place(address));
+                }
+            }
+        }
+        starts.extend(tables.values().flat_map(|(_, places)| places));
+        starts.retain(|place| self.op(*place).is_some());
+        if starts.len() > MOST_BLOCKS {
+            return Err(Unclear::Bound.into());
+        }
+        self.by_place = starts.iter().enumerate().map(|(number, place)| (*place, number)).collect();
+        let order: Vec<Place> = starts.into_iter().collect();
+        self.blocks.clear();
+        for (number, (part, from)) in order.iter().copied().enumerate() {
+            let behind = order.get(number.saturating_add(1)).filter(|(other, _)| *other == part);
+            let length = self.parts.get(part).map_or(0, |part| part.code.ops.len());
+            let to = behind.map_or(length, |(_, from)| *from);
+            let mut block = Block {
+                part,
+                from,
+                to,
+                next: Vec::new(),
+                landings: Vec::new(),
+                end: End::Inside,
+                state: None,
+            };
+            self.lead(&mut block, tables)?;
+            self.blocks.push(block);
+        }
+        Ok(())
+    }
+
+    /// Finds where a block leads.
+    fn lead(&self, block: &mut Block, tables: &Tables) -> Result<(), Missing> {
+        let last = (block.part, block.to.saturating_sub(1));
+        let Some(op) = self.op(last) else { return Ok(()) };
+        let (cfa, behind) = (self.cfa(last), (block.part, block.to));
+        let mut aims: Vec<Place> = Vec::new();
+        let mut on = false;
+        match op.flow {
+            Flow::Next => on = true,
+            Flow::Jump(to) | Flow::Branch(to) => {
+                on = matches!(op.flow, Flow::Branch(_));
+                match self.place(to) {
+                    Some(place) => aims.push(place),
+                    None if cfa == FRAMELESS => block.end = End::Tail,
+                    // It is looked at when something leads here.
+                    None => {}
+                }
+            }
+            Flow::Indirect if cfa == FRAMELESS => block.end = End::Tail,
+            Flow::Indirect => aims.extend(tables.get(&last).into_iter().flat_map(|(_, places)| places)),
+            Flow::Return => block.end = End::Return,
+            Flow::Stop => {}
+        }
+        if on && (op.act != Act::Call || self.goes_on(last, behind)) {
+            aims.push(behind);
+        }
+        block.next = aims.iter().filter_map(|place| self.by_place.get(place).copied()).collect();
+        block.next.sort_unstable();
+        block.next.dedup();
+        let Some(part) = self.parts.get(block.part) else { return Ok(()) };
+        let start = self.op((block.part, block.from)).map_or(0, |op| op.at);
+        for site in part.sites.iter().filter(|site| site.range.contains(start)) {
+            let Some(place) = self.place(site.landing) else {
+                let known = self.parts.iter().any(|part| part.rules.range.contains(site.landing));
+                return Err(if known { Unclear::Code.into() } else { Missing::Part(site.landing) });
+            };
+            block.landings.extend(self.by_place.get(&place));
+        }
+        Ok(())
+    }
+
+    /// Whether the code behind a call is where it returns to: it has the same rules.
+    fn goes_on(&self, call: Place, behind: Place) -> bool {
+        match (self.row(call), self.row(behind)) {
+            (Some(one), Some(other)) => one.alike(other),
+            _ => false,
+        }
+    }
+
+    /// Finds what registers hold in each block; returns whether a table was new.
+    fn run(&mut self, tables: &mut Tables, target: &mut dyn Target) -> Result<bool, Missing> {
+        let mut queue: VecDeque<usize> = VecDeque::new();
+        for number in 0..self.parts.len() {
+            let entry = (number, 0);
+            // gcc puts a nop before a part that starts with a landing, whose distance must not be
+            // zero; it has the row of a function's start.
+            let room = self.op(entry).is_some_and(|op| op.nop) && self.cfa((number, 1)) != FRAMELESS;
+            if self.cfa(entry) == FRAMELESS && !room {
+                if let Some(block) = self.by_place.get(&entry).copied() {
+                    self.flow_into(block, &places::entered(), &mut queue);
+                }
+            }
+        }
+        if queue.is_empty() {
+            return Err(Unclear::Entry.into());
+        }
+        let mut left = self.blocks.len().saturating_mul(MOST_VISITS);
+        let mut found = false;
+        while let Some(number) = queue.pop_front() {
+            left = left.checked_sub(1).ok_or(Unclear::Bound)?;
+            let Some(block) = self.blocks.get(number) else { continue };
+            let Some(mut state) = block.state else { continue };
+            let mut sink = Only(None);
+            let (part, from, to) = (block.part, block.from, block.to);
+            let code = self.parts.get(part).map(|part| part.clone()).ok_or(Unclear::Code)?;
+            for index in from..to {
+                let Some(op) = code.code.ops.get(index) else { break };
+                if !places::holds(&state, self.cfa((part, index))) {
+                    return Err(Unclear::Rules.into());
+                }
+                if op.flow == Flow::Indirect && self.cfa((part, index)) != FRAMELESS {
+                    found |= self.resolve((part, index), &state, tables, target)?;
+                }
+                places::run(&mut state, &code.code, op, &mut sink);
+                if let Some(unclear) = sink.0 {
+                    return Err(unclear.into());
+                }
+            }
+            self.leave(number, &state, &mut queue)?;
+        }
+        Ok(found)
+    }
+
+    /// Hands what registers hold on to where a block leads.
+    fn leave(&mut self, number: usize, state: &State, queue: &mut VecDeque<usize>) -> Result<(), Missing> {
+        let Some(block) = self.blocks.get(number) else { return Ok(()) };
+        let last = (block.part, block.to.saturating_sub(1));
+        let Some(op) = self.op(last) else { return Ok(()) };
+        let calls = op.act == Act::Call;
+        if let Flow::Jump(to) | Flow::Branch(to) = op.flow {
+            if block.end != End::Tail && self.place(to).is_none() {
+                let known = self.parts.iter().any(|part| part.rules.range.contains(to));
+                return Err(if known { Unclear::Code.into() } else { Missing::Part(to) });
+            }
+        }
+        let runs_out = op.flow == Flow::Next && !calls || matches!(op.flow, Flow::Branch(_));
+        if runs_out && self.op((block.part, block.to)).is_none() {
+            return Err(Unclear::Jump.into());
+        }
+        let (next, landings) = (block.next.clone(), block.landings.clone());
+        for to in next {
+            self.flow_into(to, state, queue);
+        }
+        for to in landings.into_iter().filter(|_| calls) {
+            let mut state = *state;
+            let start = self.blocks.get(to).map(|block| (block.part, block.from));
+            if let Some(Cfa::Rsp(depth)) = start.map(|start| self.cfa(start)) {
+                places::set(&mut state, RSP, places::Value::Frame(depth.saturating_neg()));
+            }
+            self.flow_into(to, &state, queue);
+        }
+        Ok(())
+    }
+
+    fn flow_into(&mut self, number: usize, state: &State, queue: &mut VecDeque<usize>) {
+        let Some(block) = self.blocks.get_mut(number) else { return };
+        let changed = match &mut block.state {
+            Some(own) => places::join(own, state),
+            none => {
+                *none = Some(*state);
+                true
+            }
+        };
+        if changed && !queue.contains(&number) {
+            queue.push_back(number);
+        }
+    }
+
+    /// Finds where a jump by a table leads; returns whether that is new.
+    fn resolve(
+        &self,
+        place: Place,
+        state: &State,
+        tables: &mut Tables,
+        target: &mut dyn Target,
+    ) -> Result<bool, Missing> {
+        let (Some(part), Some(op)) = (self.parts.get(place.0), self.op(place)) else {
+            return Err(Unclear::Code.into());
+        };
+        let table = places::table(state, &part.code, op).ok_or(Unclear::Jump)?;
+        if let Some((known, _)) = tables.get(&place) {
+            return if *known == table { Ok(false) } else { Err(Unclear::Jump.into()) };
+        }
+        let cfa = self.cfa(place);
+        let mut aims = Vec::new();
+        // It ends where an entry leads to no code of the function, or later: what is read
+        // beyond only adds ways that are never taken.
+        for index in 0..MOST_ENTRIES {
+            let Some(address) = target.entry(table, index) else { break };
+            match self.place(address) {
+                Some(aim) if self.cfa(aim) == cfa => aims.push(aim),
+                Some(_) => break,
+                None if self.parts.iter().any(|part| part.rules.range.contains(address)) => break,
+                None if target.continues(address, cfa) => return Err(Missing::Part(address)),
+                None => break,
+            }
+        }
+        if aims.is_empty() {
+            return Err(Unclear::Jump.into());
+        }
+        aims.sort_unstable();
+        aims.dedup();
+        tables.insert(place, (table, aims));
+        Ok(true)
+    }
+
+    /// Fails where some code has a frame, and nothing that is known leads there.
+    fn reached(&self) -> Result<(), Missing> {
+        for block in self.blocks.iter().filter(|block| block.state.is_none()) {
+            let framed = |index: usize| {
+                let place = (block.part, index);
+                self.op(place).is_some_and(|op| !op.nop) && self.cfa(place) != FRAMELESS
+            };
+            if (block.from..block.to).any(framed) {
+                return Err(Unclear::Entry.into());
+            }
+        }
+        Ok(())
+    }
+}
