@@ -557,13 +557,18 @@ class Reference:
 
 @final
 class Frame:
-    """A call that has not returned, and the words of its frame that nobody will read."""
+    """A call that has not returned, and the words of its frame that nothing reads again.
+
+    ``escaped`` says that an address of its locals escaped: only words that were never written
+    and saved registers are dead then. ``unclear`` says why all of it counts as alive.
+    """
 
     pc: Final[int]
     stack_pointer: Final[int]
     cfa: Final[int]
     dead: Final[list[tuple[int, int]]]
     unclear: Final[Optional[str]]
+    escaped: Final[bool]
 
 def frames(
     memory: Memory,

@@ -1,41 +1,48 @@
-//! Which words of a stack that is alive nobody will read again.
+//! Which words of live frames, and which registers, nothing reads again.
 //!
 //! A stack is alive from the stack pointer on, but not every word of it. Compilers align
-//! frames, and leave out of them what they did not need in the end: such words are written by
-//! nobody, and hold what earlier calls left there. valgrind knows that they are undefined; a
-//! scan for pointers takes what is left for pointers.
+//! frames, keep room for paths that were not taken, and leave what is not needed any more. Such
+//! words hold what earlier calls left there; a scan for pointers takes that for pointers.
 //!
-//! [`dead_slots`] unwinds each thread by the rules in `.eh_frame`, decodes all instructions of
-//! the functions that it meets, and hands out the aligned words of each frame that no
-//! instruction of the frame's function touches. Why nothing that runs can read such a word:
+//! [`dead`] unwinds each thread by the rules in `.eh_frame` and builds the control-flow graph of
+//! each function that it meets, with the landings of exceptions and the tables of jumps. A word
+//! of a frame is dead if data flow proves one of these:
 //!
-//! - **The function itself** reads its frame by addresses that are made of its stack pointer or
-//!   frame pointer. Every instruction that uses one of them is known to be an access at a
-//!   constant place (that word is touched, and alive) or a change by a constant. Of whatever
-//!   else uses them (the address of a variable, an index, a frame of variable size) nothing is
-//!   concluded: the whole frame is alive. This goes for all code that runs while the frame
-//!   exists, before and after: parts of the function that lie elsewhere, which jumps and
-//!   exceptions lead to, are looked at too. Where a jump's aim is not known the whole frame is
-//!   alive, and so it is where the code that made the frame is not among these parts (the
-//!   frame of a cold part that does not lead back), or where some code has a frame and nothing
-//!   leads there.
-//! - **A function that it called** reaches its caller's frame by an address that it was given,
-//!   which needs one to be made (see above), or as its arguments. Those the caller wrote. Where
-//!   the function itself touches the words of its arguments, these are alive too.
-//! - **A function that called it** has no way into the frame that does not hold for its callers;
-//!   after the return the frame is below the stack pointer.
-//! - **Unwinding** (exceptions, cancellation, `longjmp`) reads saved registers and return
-//!   addresses. Those count as touched.
-//! - **A signal's handler** runs below the stack pointer, and above it unwinding stops.
+//! 1. No path from where the function is reads the word before it writes it.
+//! 2. No path from the function's entry to there has written the word.
 //!
-//! This rests on what compilers and the ABI promise, and on rules that describe the code. The
-//! rules are tested: each instruction that changes the stack pointer is held against the rules
-//! before and behind it, each jump against those at its aim, and each return address must
-//! stand behind a call. What is not tested: that a function makes its frame in one place, and
-//! that no function reads its caller's frame through the frame pointer, as code written by hand
-//! could. `tests/gdb/test_dead_slots.py` overwrites what is dead in programs that run on.
+//! Why nothing that runs can read such a word:
 //!
-//! x86-64 only; on other machines nothing is dead.
+//! - **The function itself** reads its frame by addresses that are made of its stack pointer.
+//!   They are followed through registers (`places.rs`): an access at a constant distance from the
+//!   CFA is one to that word, any other counts as one to all locals. An address that leaves the
+//!   registers escapes. From there on all locals are alive and may have been written; before,
+//!   the escape counts as a read of all of them. Slots of saved registers are not locals: no
+//!   object includes them. Where the graph is not known (a jump to an unknown target, code with
+//!   a frame that nothing leads to, a frame of variable size, `setjmp`) the whole frame is alive.
+//! - **A function that it called** reaches the frame by an escaped address, or as its arguments:
+//!   words that its own data flow reads are alive in the caller's frame too. Words that the
+//!   caller itself never reads by name count as arguments of each later call.
+//! - **A function that called it** needs the registers that calls preserve. Saving one does not
+//!   read it: the slot, or the register where it was not saved, is alive if the caller reads
+//!   the register where it goes on, or its own callers do. Of a caller that is not known all are.
+//! - **Unwinding** (exceptions, cancellation, `longjmp`) reads return addresses, the frame pointer
+//!   where it gives the CFA, and saved registers that a caller or a landing reads.
+//! - **A signal's handler** runs below the stack pointer; above its frame unwinding stops.
+//!
+//! At a call that does not return the first rule does not count: what the frame holds remains a
+//! root, as for valgrind. The exception is in `frames.rs`.
+//!
+//! Two designs were weighed. Extending the scan over all instructions by ranges of code in which
+//! a slot is used is cheaper, but cannot say that a path was not taken, which is what stale
+//! spills are about. Sets of bits over the words that a function names need one pass per block
+//! and a few rounds, and give both rules.
+//!
+//! This rests on what compilers and the ABI promise, and on rules that describe the code: at
+//! each instruction that is reached the CFA by the rules is held against what is known of the
+//! registers, and each return address must be after a call. `tests/gdb/test_dead_slots.py`
+//! overwrites what is dead in programs that run on. x86-64 only; on other machines nothing is
+//! dead.
 
 mod bits;
 mod code;

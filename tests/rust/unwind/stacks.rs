@@ -111,7 +111,7 @@ impl World {
 
     fn unclear(&self) -> Option<Unclear> {
         let memory = memory(&image(&self.parts), &self.stack.words);
-        let frames = Unwinder::new(&memory).frames(&self.thread);
+        let frames = Unwinder::new(&memory).frames(&self.thread).frames;
         assert_eq!(frames.len(), 2);
         frames[1].unclear
     }
@@ -133,7 +133,7 @@ fn words_that_a_frame_does_not_use_are_dead() {
 fn frames_are_told_from_the_innermost_on() {
     let world = plain();
     let memory = memory(&image(&world.parts), &world.stack.words);
-    let frames = Unwinder::new(&memory).frames(&world.thread);
+    let frames = Unwinder::new(&memory).frames(&world.thread).frames;
     let told: Vec<(u64, u64, u64)> =
         frames.iter().map(|frame| (frame.pc, frame.stack_pointer, frame.cfa)).collect();
     let (low, high) = (world.frame - 16, world.frame + 48);
@@ -283,7 +283,7 @@ fn a_table_of_exceptions_that_cannot_be_read_keeps_the_frame() {
     // The encoding of its numbers.
     bytes[0x4000 + 0x40 + 2] = 0x50;
     let memory = memory(&bytes, &world.stack.words);
-    let frames = Unwinder::new(&memory).frames(&world.thread);
+    let frames = Unwinder::new(&memory).frames(&world.thread).frames;
     assert_eq!(frames[1].unclear, Some(Unclear::Jump));
 }
 
@@ -341,7 +341,7 @@ fn a_chain_of_frames_that_does_not_end_is_left() {
     let memory = memory(&image(&world.parts), &world.stack.words);
     // Each frame needs room: the stack of 64 words ends before any limit.
     for pointer in (0..64).map(|word| STACK + 8 * word) {
-        let frames = Unwinder::new(&memory).frames(&thread(at(1) + 5, pointer, pointer));
+        let frames = Unwinder::new(&memory).frames(&thread(at(1) + 5, pointer, pointer)).frames;
         assert!(frames.len() < 64);
     }
 }
@@ -352,11 +352,11 @@ fn threads_of_other_machines_have_no_frames() {
     let memory = memory(&image(&world.parts), &world.stack.words);
     let mut thread = world.thread.clone();
     thread.registers.general[0].name = "pc".into();
-    assert_eq!(Unwinder::new(&memory).frames(&thread), []);
+    assert_eq!(Unwinder::new(&memory).frames(&thread).frames, []);
     let mut bytes = image(&world.parts);
     bytes[18] = 183;
     let memory = crate::module::memory(&bytes, &world.stack.words);
-    assert_eq!(Unwinder::new(&memory).frames(&world.thread), []);
+    assert_eq!(Unwinder::new(&memory).frames(&world.thread).frames, []);
 }
 
 proptest! {
