@@ -134,7 +134,7 @@ impl<'m> Functions<'m> {
                     return Flow::new(graph);
                 }
                 Err(Missing::Unclear(unclear)) => return Err(unclear),
-                Err(Missing::Part(address)) if parts.len() < MOST_PARTS => {
+                Err(Missing::Part(address)) if parts.len() <= MOST_PARTS => {
                     let part = self.part(address).ok_or(Unclear::Code)?;
                     if part.code.place(address).is_none() {
                         return Err(Unclear::Code);
