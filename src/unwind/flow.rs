@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use super::Unclear;
 use super::bits::Bits;
 use super::code::{ARGUMENTS, Act, Op, RBP, RSP, SCRATCH, bit};
-use super::graph::{Block, End, Graph, Place};
+use super::graph::{Block, End, Graph};
 use super::places::{self, Access, Area, LOCALS, PASSED, Sink, WORD};
 
 /// Bits of all sets of one kind together beyond which a function is not believed.
@@ -19,11 +19,11 @@ const MOST_VISITS: usize = 64;
 
 /// Numbers of bits behind those of the registers.
 const REST: usize = 16;
-const ESCAPED: usize = 18;
+pub(super) const ESCAPED: usize = 18;
 const FIRST: usize = 20;
 
 /// The bit of an area among two.
-fn of_area(first: usize, area: Area) -> impl Iterator<Item = usize> {
+pub(super) fn of_area(first: usize, area: Area) -> impl Iterator<Item = usize> {
     [(LOCALS, 0), (PASSED, 1)]
         .into_iter()
         .filter(move |(one, _)| area & one != 0)
@@ -44,42 +44,32 @@ struct Span {
 
 /// What an instruction does with the frame.
 #[derive(Clone, Copy, Default, Debug)]
-struct Effect {
+pub(super) struct Effect {
     spans: (u32, u32),
     escape: Area,
     /// Of a call: the bit of the lowest word that may be an argument.
     floor: u32,
 }
 
-/// What holds at a point of a function.
-#[derive(Debug)]
-pub(super) struct Point<'f> {
-    flow: &'f Flow,
-    live: Bits,
-    written: Bits,
-    /// What was written on all ways there; where that is known.
-    sure: Option<Bits>,
-}
-
 /// The data flow of a function.
 #[derive(Debug)]
 pub(super) struct Flow {
-    graph: Graph,
+    pub(super) graph: Graph,
     /// The words that instructions name, as distances from the CFA in words, in order.
     words: Vec<i64>,
     /// Those of them where the rules say that registers are saved.
     saves: BTreeSet<i64>,
     spans: Vec<Span>,
     /// Of each block, of each instruction.
-    effects: Vec<Vec<Effect>>,
+    pub(super) effects: Vec<Vec<Effect>>,
     /// The words of the locals, and of what was passed.
     areas: [Bits; 2],
     /// Words that nothing reads by name: they may be arguments of calls.
     outgoing: Bits,
     /// What is live where blocks start, and what was written.
-    live: Vec<Bits>,
-    written: Vec<Bits>,
-    sure: Option<Vec<Bits>>,
+    pub(super) live: Vec<Bits>,
+    pub(super) written: Vec<Bits>,
+    pub(super) sure: Option<Vec<Bits>>,
 }
 
 /// Takes the accesses of one instruction.
@@ -144,7 +134,7 @@ impl Flow {
     }
 
     /// The bit of a word; that of all others where nothing names it.
-    fn bit(&self, word: i64) -> usize {
+    pub(super) fn bit(&self, word: i64) -> usize {
         match self.words.binary_search(&word) {
             Ok(index) => index.saturating_add(FIRST),
             Err(_) if word < 0 => REST,
@@ -245,7 +235,7 @@ impl Flow {
     }
 
     /// What is live before an instruction, from what is live after it.
-    fn before(&self, op: &Op, effect: &Effect, live: &mut Bits) {
+    pub(super) fn before(&self, op: &Op, effect: &Effect, live: &mut Bits) {
         let spans = self.spans(effect);
         // A register that is only put elsewhere is read if it is read there.
         match (op.act, spans) {
@@ -308,7 +298,7 @@ impl Flow {
     }
 
     /// What is written, and what escapes, by an instruction.
-    fn after(&self, effect: &Effect, written: &mut Bits, sure: bool) {
+    pub(super) fn after(&self, effect: &Effect, written: &mut Bits, sure: bool) {
         for span in self.spans(effect).iter().filter(|span| span.write) {
             if span.area == 0 {
                 (span.first..=span.last).for_each(|bit| written.add(bit as usize));
@@ -323,7 +313,7 @@ impl Flow {
     }
 
     /// What is live where a block ends.
-    fn end(&self, block: &Block, starts: &[Bits]) -> Bits {
+    pub(super) fn end(&self, block: &Block, starts: &[Bits]) -> Bits {
         let mut live = Bits::new(self.width());
         for to in &block.next {
             live.unite(starts.get(*to).unwrap_or(&Bits::default()));
@@ -340,7 +330,7 @@ impl Flow {
     }
 
     /// What landings of a block read.
-    fn landings(&self, block: &Block, starts: &[Bits]) -> Option<Bits> {
+    pub(super) fn landings(&self, block: &Block, starts: &[Bits]) -> Option<Bits> {
         if block.landings.is_empty() {
             return None;
         }
@@ -351,7 +341,7 @@ impl Flow {
         Some(live)
     }
 
-    fn ops(&self, block: &Block) -> &[Op] {
+    pub(super) fn ops(&self, block: &Block) -> &[Op] {
         let part = self.graph.parts.get(block.part);
         part.and_then(|part| part.code.ops.get(block.from..block.to)).unwrap_or_default()
     }
@@ -437,34 +427,6 @@ impl Flow {
         Ok(())
     }
 
-    /// What holds at the instruction at `address`; during it, where it is a call.
-    ///
-    /// `None` where nothing that is known leads there.
-    pub(super) fn point(&self, place: Place, during: bool) -> Option<Point<'_>> {
-        let number = self.graph.block(place)?;
-        let block = self.graph.blocks.get(number)?;
-        block.state?;
-        let mut live = self.end(block, &self.live);
-        let landings = self.landings(block, &self.live);
-        let effects = self.effects.get(number)?;
-        let own = place.1.checked_sub(block.from)?;
-        for (index, (op, effect)) in self.ops(block).iter().zip(effects).enumerate().rev() {
-            if index < own || (index == own && during) {
-                break;
-            }
-            self.before(op, effect, &mut live);
-        }
-        landings.iter().for_each(|landings| _ = live.unite(landings));
-        let until = if during { own.saturating_add(1) } else { own };
-        let mut written = self.written.get(number)?.clone();
-        let mut sure = self.sure.as_ref().and_then(|sure| sure.get(number)).cloned();
-        for effect in effects.iter().take(until) {
-            self.after(effect, &mut written, false);
-            sure.iter_mut().for_each(|sure| self.after(effect, sure, true));
-        }
-        Some(Point { flow: self, live, written, sure })
-    }
-
     /// Whether a word may be among the arguments of a call.
     pub(super) fn passes(&self, word: i64) -> bool {
         let outgoing = |own: &&i64| self.outgoing.has(self.bit(**own));
@@ -479,38 +441,5 @@ impl Flow {
 
     pub(super) fn graph(&self) -> &Graph {
         &self.graph
-    }
-}
-
-impl Point<'_> {
-    /// Whether a register is read before it is written.
-    pub(super) fn register(&self, register: u8) -> bool {
-        self.live.has(register.into())
-    }
-
-    /// Whether a word is read before it is written.
-    pub(super) fn live(&self, word: i64) -> bool {
-        self.live.has(self.flow.bit(word))
-    }
-
-    /// Whether some way to here has written a word.
-    pub(super) fn written(&self, word: i64) -> bool {
-        self.written.has(self.flow.bit(word))
-    }
-
-    /// Whether all ways to here have written a word.
-    pub(super) fn surely_written(&self, word: i64) -> bool {
-        self.sure.as_ref().is_none_or(|sure| sure.has(self.flow.bit(word)))
-    }
-
-    /// Whether an address of an area escaped on some way to here.
-    pub(super) fn escaped(&self, area: Area) -> bool {
-        of_area(ESCAPED, area).any(|bit| self.written.has(bit))
-    }
-
-    /// Adds what another point has.
-    pub(super) fn unite(&mut self, other: &Self) {
-        self.live.unite(&other.live);
-        self.written.unite(&other.written);
     }
 }

@@ -9,10 +9,10 @@ use crate::word::WordFormat;
 
 use super::Unclear;
 use super::code::{RBP, RSP};
-use super::flow::Point;
 use super::functions::{Functions, Whole};
 use super::part::Part;
 use super::places::{LOCALS, PASSED, WORD};
+use super::point::Point;
 use super::rules::{Cfa, Saved};
 
 /// Frames of one thread that are looked at.

@@ -240,7 +240,7 @@ impl Graph {
             }
         }
         if queue.is_empty() {
-            return Err(Unclear::Entry.into());
+            return Err(self.outside().map_or(Unclear::Entry.into(), Missing::Part));
         }
         let mut left = self.blocks.len().saturating_mul(MOST_VISITS);
         let mut found = false;
@@ -267,6 +267,19 @@ impl Graph {
             self.leave(number, &state, &mut queue)?;
         }
         Ok(found)
+    }
+
+    /// Where a jump leads out of all parts with a frame: the part that made it may be there.
+    fn outside(&self) -> Option<u64> {
+        self.parts.iter().enumerate().find_map(|(number, part)| {
+            part.code.ops.iter().enumerate().find_map(|(index, op)| match op.flow {
+                Flow::Jump(to) | Flow::Branch(to) if self.cfa((number, index)) != FRAMELESS => {
+                    let known = self.parts.iter().any(|part| part.rules.range.contains(to));
+                    (!known).then_some(to)
+                }
+                _ => None,
+            })
+        })
     }
 
     /// Hands what registers hold on to where a block leads.

@@ -54,6 +54,7 @@ mod landing;
 mod modules;
 mod part;
 mod places;
+mod point;
 mod rules;
 mod slots;
 mod twice;
