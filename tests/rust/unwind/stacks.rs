@@ -220,7 +220,7 @@ fn a_part_that_does_not_lead_back_to_where_its_frame_was_made_keeps_the_frame() 
         = rsp+8
         c3                 ret";
     let world = super::stacks::world(Part::new(leads_back), 10, vec![Part::new(makes)]);
-    assert_eq!(world.dead(), [0, 2, 4]);
+    assert_eq!(world.dead(), [0, 1, 2, 3, 4]);
 }
 
 #[test]
