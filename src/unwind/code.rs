@@ -23,7 +23,7 @@ pub(super) type Registers = u16;
 pub(super) const ARGUMENTS: Registers = 1 << 0 | 1 << 1 | 1 << 2 | 0b11 << 6 | 0b1111 << 8;
 /// What a call need not preserve.
 pub(super) const SCRATCH: Registers = ARGUMENTS;
-/// What a system call reads (Linux, arch/x86/entry/entry_64.S).
+/// What a system call reads (Linux, `arch/x86/entry/entry_64.S`).
 const SYSTEM: Registers = 1 << 0 | 1 << 2 | 0b11 << 6 | 0b111 << 8;
 
 /// What an instruction does, where that matters more than what it reads and writes.
@@ -85,6 +85,7 @@ pub(super) enum Flow {
 
 /// An operand in memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(clippy::struct_excessive_bools)] // Each is a fact of its own about the operand.
 pub(super) struct Mem {
     pub(super) base: Option<u8>,
     pub(super) index: Option<u8>,

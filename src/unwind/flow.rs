@@ -370,7 +370,9 @@ impl Flow {
                 let effects = self.effects.get(number).map(Vec::as_slice).unwrap_or_default();
                 for (op, effect) in self.ops(block).iter().zip(effects).rev() {
                     self.before(op, effect, &mut live);
-                    landings.iter().for_each(|landings| _ = live.unite(landings));
+                    if let Some(landings) = &landings {
+                        live.unite(landings);
+                    }
                 }
                 if starts.get_mut(number).is_some_and(|own| own.unite(&live)) {
                     again = true;

@@ -18,6 +18,9 @@ use super::rules::{Cfa, Saved};
 /// Frames of one thread that are looked at.
 const MOST_FRAMES: usize = 4096;
 
+/// The bytes of a word.
+const BYTES: u64 = 8;
+
 /// The general registers, as the core and gdb call them; in the order of their numbers.
 const NAMES: [&str; 16] = [
     "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14",
@@ -156,7 +159,7 @@ impl<'m> Unwinder<'m> {
             Cfa::Rbp(distance) => frame_pointer?.checked_add_signed(distance)?,
             Cfa::Elsewhere => return None,
         };
-        let grows = cfa > state.stack_pointer && cfa <= stack.end() && cfa % WORD.unsigned_abs() == 0;
+        let grows = cfa > state.stack_pointer && cfa <= stack.end() && cfa % BYTES == 0;
         let (true, Saved::At(at)) = (grows, row.back) else { return None };
         let pc = self.functions.peek.word(cfa.checked_add_signed(at)?)?;
         let mut preserved = state.preserved;
@@ -231,15 +234,15 @@ impl Pending {
         let inside = if self.calls { self.pc.wrapping_sub(1) } else { self.pc };
         let Some(row) = self.part.rules.row(inside) else { return all(frame, Unclear::Rules) };
         // Of a function that cannot be read it is not known either what it does with its arguments.
-        let called = callee.map(|(callee, of_callee)| callee.point(of_callee));
-        if let Some(Err(Unclear::Code)) = called {
+        let inner = callee.map(|(callee, of_callee)| callee.point(of_callee));
+        if let Some(Err(Unclear::Code)) = inner {
             return all(frame, Unclear::Code);
         }
-        let reached = called.as_ref().is_some_and(|called| match called {
-            Ok(called) => called.escaped(PASSED),
+        let reached = inner.as_ref().is_some_and(|inner| match inner {
+            Ok(inner) => inner.escaped(PASSED),
             Err(_) => true,
         });
-        let called = called.and_then(Result::ok);
+        let inner = inner.and_then(Result::ok);
         // Where the caller's registers are.
         let mut alive = PRESERVED.map(|register| point.register(register));
         let mut saved: Vec<i64> = Vec::new();
@@ -247,9 +250,8 @@ impl Pending {
             match place {
                 Saved::Same => *own |= needed,
                 Saved::At(at) if needed => saved.push(at.div_euclid(WORD)),
-                Saved::At(_) => {}
                 Saved::Lost if needed => return all(frame, Unclear::Rules),
-                Saved::Lost => {}
+                Saved::At(_) | Saved::Lost => {}
             }
         }
         if let Cfa::Rbp(_) = row.cfa {
@@ -262,11 +264,11 @@ impl Pending {
         let flow = whole.flow.as_ref().ok();
         let base = self.stack_pointer.wrapping_sub(self.cfa);
         let alive_word = |word: i64, passed: i64| {
-            if saved.contains(&word) || called.as_ref().is_some_and(|called| called.live(passed)) {
+            if saved.contains(&word) || inner.as_ref().is_some_and(|inner| inner.live(passed)) {
                 return true;
             }
-            let saves = flow.is_some_and(|flow| flow.saves(word));
-            if frame.escaped && !saves {
+            let of_rules = flow.is_some_and(|flow| flow.saves(word));
+            if frame.escaped && !of_rules {
                 return true;
             }
             if !point.written(word) {
@@ -276,16 +278,16 @@ impl Pending {
             // What follows a call that does not return is no reason for a variable to be dead: the
             // frame still has it, as for valgrind.
             point.live(word)
-                || (reached && !saves)
-                || (stays && !saves && !(spare && !point.surely_written(word)))
+                || (reached && !of_rules)
+                || (stays && !of_rules && (!spare || point.surely_written(word)))
         };
-        if self.stack_pointer % WORD.unsigned_abs() == 0 {
+        if self.stack_pointer % BYTES == 0 {
             let first = i64::from_ne_bytes(base.to_ne_bytes()).div_euclid(WORD);
             // The highest word is the return address.
             let dead = (first..-1).filter(|word| !alive_word(*word, word.saturating_sub(first)));
             let ranges = dead.filter_map(|word| {
                 let at = self.cfa.checked_add_signed(word.checked_mul(WORD)?)?;
-                Some(AddressRange::saturating(at, WORD.unsigned_abs()))
+                Some(AddressRange::saturating(at, BYTES))
             });
             frame.dead = AddressRange::merge(ranges.collect());
         }

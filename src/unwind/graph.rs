@@ -250,7 +250,7 @@ impl Graph {
             let Some(mut state) = block.state else { continue };
             let mut sink = Only(None);
             let (part, from, to) = (block.part, block.from, block.to);
-            let code = self.parts.get(part).map(|part| part.clone()).ok_or(Unclear::Code)?;
+            let code = self.parts.get(part).cloned().ok_or(Unclear::Code)?;
             for index in from..to {
                 let Some(op) = code.code.ops.get(index) else { break };
                 if !places::holds(&state, self.cfa((part, index))) {
@@ -350,10 +350,9 @@ impl Graph {
             let Some(address) = target.entry(table, index) else { break };
             match self.place(address) {
                 Some(aim) if self.cfa(aim) == cfa => aims.push(aim),
-                Some(_) => break,
                 None if self.parts.iter().any(|part| part.rules.range.contains(address)) => break,
                 None if target.continues(address, cfa) => return Err(Missing::Part(address)),
-                None => break,
+                _ => break,
             }
         }
         if aims.is_empty() {

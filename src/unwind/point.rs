@@ -33,13 +33,17 @@ impl Flow {
             }
             self.before(op, effect, &mut live);
         }
-        landings.iter().for_each(|landings| _ = live.unite(landings));
+        if let Some(landings) = &landings {
+            live.unite(landings);
+        }
         let until = if during { own.saturating_add(1) } else { own };
         let mut written = self.written.get(number)?.clone();
         let mut sure = self.sure.as_ref().and_then(|sure| sure.get(number)).cloned();
         for effect in effects.iter().take(until) {
             self.after(effect, &mut written, false);
-            sure.iter_mut().for_each(|sure| self.after(effect, sure, true));
+            if let Some(sure) = &mut sure {
+                self.after(effect, sure, true);
+            }
         }
         Some(Point { flow: self, live, written, sure })
     }

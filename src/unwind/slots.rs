@@ -67,8 +67,8 @@ impl Slots {
         let flow = self.flow.as_ref()?;
         let place = flow.graph().place(self.part.rules.range.start().checked_add(offset)?)?;
         let point = flow.point(place, false)?;
-        let dead = |word: &&i64| !point.escaped(LOCALS) && !(point.written(**word) && point.live(**word));
-        Some(flow.words().iter().filter(dead).copied().collect())
+        let alive = |word: i64| point.escaped(LOCALS) || (point.written(word) && point.live(word));
+        Some(flow.words().iter().copied().filter(|word| !alive(*word)).collect())
     }
 
     /// Whether an instruction starts so many bytes from the start of the part.

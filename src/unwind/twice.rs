@@ -16,7 +16,7 @@ const LONGEST: usize = 15;
 
 /// Whether the function at `address` may return twice.
 pub(super) fn returns_twice(peek: &mut Peek<'_>, address: u64) -> bool {
-    let (mut at, mut jumps) = (address, 0);
+    let (mut at, mut jumps) = (address, 0_usize);
     let mut stored = 0_u32;
     for _ in 0..MOST {
         let bytes = (1..=LONGEST).rev().find_map(|length| Some(peek.bytes(at, length)?.to_vec()));
@@ -37,13 +37,13 @@ pub(super) fn returns_twice(peek: &mut Peek<'_>, address: u64) -> bool {
                 Some(instruction.next_ip())
             }
             FlowControl::UnconditionalBranch if instruction.op0_kind() == OpKind::NearBranch64 => {
-                jumps += 1;
+                jumps = jumps.saturating_add(1);
                 Some(instruction.near_branch_target())
             }
             // The entry of a procedure linkage table. One that was never used leads back into
             // the table, and no call by it was made.
             FlowControl::IndirectBranch if instruction.is_ip_rel_memory_operand() => {
-                jumps += 1;
+                jumps = jumps.saturating_add(1);
                 peek.word(instruction.ip_rel_memory_address())
             }
             _ => None,
