@@ -180,6 +180,124 @@ fn an_address_that_leaves_the_registers_escapes() {
     assert_eq!((local.touched, local.escapes), (vec![-3], false));
 }
 
+/// Whether the word at `rsp+8`, that was written, is dead before the listing is run.
+///
+/// Of a frame that is alive as a whole it is not.
+fn dead_before(text: &str) -> bool {
+    let found = in_frame(&format!("48897c2408 mov qword ptr [rsp+8],rdi\n{text}"));
+    found.dead(9).is_some_and(|dead| dead.contains(&-3))
+}
+
+/// As `dead_before`, of the word at `rbp-0x10` in a frame with a frame pointer.
+fn dead_below_frame_pointer(text: &str) -> bool {
+    let found = with_frame_pointer(&format!("48897df0 mov qword ptr [rbp-0x10],rdi\n{text}"));
+    found.dead(17).is_some_and(|dead| dead.contains(&-4))
+}
+
+#[test]
+fn an_access_at_a_place_that_only_the_program_knows_reads_all_locals() {
+    for elsewhere in ["488b07 mov rax,qword ptr [rdi]", "488b0424 mov rax,qword ptr [rsp]"] {
+        assert!(dead_before(elsewhere), "{elsewhere}");
+    }
+    for place in [
+        "488b04fc mov rax,qword ptr [rsp+rdi*8]",
+        "8b44bc20 mov eax,dword ptr [rsp+rdi*4+0x20]",
+        "67488b442408 mov rax,qword ptr [esp+8]",
+        "67488b0424 mov rax,qword ptr [esp]",
+        "64488b0424 mov rax,qword ptr fs:[rsp]",
+        "65488b442410 mov rax,qword ptr gs:[rsp+0x10]",
+        "480fa33c24 bt qword ptr [rsp],rdi",
+        "480fab3c24 bts qword ptr [rsp],rdi",
+        "c4e2ed9304cc vgatherqpd ymm0,qword ptr [rsp+ymm1*8],ymm2",
+        "488d3424 lea rsi,[rsp]\nf3a4 rep movsb",
+        "488d3424 lea rsi,[rsp]\n48ad lodsq",
+        "488d3424 lea rsi,[rsp]\n4801fe add rsi,rdi\n488b06 mov rax,qword ptr [rsi]",
+        "4889e6 mov rsi,rsp\n4883e6f0 and rsi,-16\n488b06 mov rax,qword ptr [rsi]",
+        "89e5 mov ebp,esp\n488b4500 mov rax,qword ptr [rbp]",
+    ] {
+        assert!(!dead_before(place), "{place}");
+    }
+    assert!(dead_below_frame_pointer("488b07 mov rax,qword ptr [rdi]"));
+    for place in [
+        "488b0428 mov rax,qword ptr [rax+rbp]",
+        "488b04e8 mov rax,qword ptr [rax+rbp*8]",
+        "8b44bdf0 mov eax,dword ptr [rbp+rdi*4-0x10]",
+        "67488b45f8 mov rax,qword ptr [ebp-8]",
+        "64488b45f8 mov rax,qword ptr fs:[rbp-8]",
+        "488d0428 lea rax,[rax+rbp]\n488b00 mov rax,qword ptr [rax]",
+    ] {
+        assert!(!dead_below_frame_pointer(place), "{place}");
+    }
+}
+
+#[test]
+fn a_write_at_a_place_that_only_the_program_knows_writes_all_locals_and_kills_none() {
+    for place in [
+        "488904fc mov qword ptr [rsp+rdi*8],rax",
+        "674889442408 mov qword ptr [esp+8],rax",
+        "6448890424 mov qword ptr fs:[rsp],rax",
+        "8f442408 pop qword ptr [rsp+8]",
+    ] {
+        let found = in_frame(&format!("{place}\n488b442408 mov rax,qword ptr [rsp+8]"));
+        let bytes = place.split(' ').next().unwrap().len() as u64 / 2;
+        match found.unclear {
+            None => assert_eq!(found.dead(4 + bytes), Some(vec![]), "{place}"),
+            // The listing's rules do not follow the pop.
+            Some(unclear) => assert_eq!(unclear, Unclear::Rules, "{place}"),
+        }
+        // What was written before may remain.
+        assert!(!dead_before(&format!("{place}\n488b442408 mov rax,qword ptr [rsp+8]")), "{place}");
+    }
+    // All states of the processor: nobody knows how many bytes.
+    assert!(!dead_before("0fae2424 xsave [rsp]\n488b442408 mov rax,qword ptr [rsp+8]"));
+}
+
+#[test]
+fn one_bit_at_a_constant_place_touches_the_word_that_it_is_in() {
+    assert_eq!(touched(&in_frame("480fba2c2403 bts qword ptr [rsp],3")), [-4]);
+}
+
+#[test]
+fn an_address_that_is_taken_and_called_with_escapes() {
+    for taken in [
+        "488d442408 lea rax,[rsp+8]",
+        "488d2c24 lea rbp,[rsp]\n4889e8 mov rax,rbp",
+        "4889e0 mov rax,rsp",
+        "89e0 mov eax,esp",
+        "4801e0 add rax,rsp",
+        "4809e0 or rax,rsp",
+        "4889e0 mov rax,rsp\n4883e8f8 sub rax,-8",
+        "4889e0 mov rax,rsp\n4887c7 xchg rdi,rax",
+        "4889e1 mov rcx,rsp\n480f44c1 cmove rax,rcx",
+    ] {
+        let found = in_frame(&format!("{taken}\ne8fb0f0000 call .+0x1000"));
+        assert_eq!((found.unclear, found.escapes), (None, true), "{taken}");
+    }
+    for taken in [
+        "488d45f8 lea rax,[rbp-8]",
+        "4889e8 mov rax,rbp",
+        "488d0428 lea rax,[rax+rbp]",
+        "4801e8 add rax,rbp",
+        "0f47c5 cmova eax,ebp",
+    ] {
+        let found = with_frame_pointer(&format!("{taken}\ne8fb0f0000 call .+0x1000"));
+        assert_eq!((found.unclear, found.escapes), (None, true), "{taken}");
+    }
+    assert!(with_frame_pointer("48896df8 mov qword ptr [rbp-8],rbp").escapes);
+}
+
+#[test]
+fn what_moves_the_stack_pointer_in_ways_that_are_not_followed_keeps_the_frame() {
+    for moves in ["c8080000 enter 8,0", "9c pushfq", "c9 leave", "4887e0 xchg rax,rsp"] {
+        let unclear = in_frame(moves).unclear;
+        assert!(unclear.is_some(), "{moves}");
+    }
+    for moves in ["488b6df8 mov rbp,qword ptr [rbp-8]", "4883c508 add rbp,8", "55 push rbp"] {
+        let found = with_frame_pointer(moves);
+        assert!(found.unclear.is_some() || found.escapes, "{moves}");
+    }
+}
+
 #[test]
 fn a_frame_of_variable_size_is_alive() {
     for size in
