@@ -23,6 +23,8 @@ pub(super) type Registers = u16;
 pub(super) const ARGUMENTS: Registers = 1 << 0 | 1 << 1 | 1 << 2 | 0b11 << 6 | 0b1111 << 8;
 /// What a call need not preserve.
 pub(super) const SCRATCH: Registers = ARGUMENTS;
+/// What a call preserves, beside the stack pointer.
+pub(super) const PRESERVED: Registers = 1 << 3 | 1 << RBP | 0b1111 << 12;
 /// What a system call reads (Linux, `arch/x86/entry/entry_64.S`).
 const SYSTEM: Registers = 1 << 0 | 1 << 2 | 0b11 << 6 | 0b111 << 8;
 

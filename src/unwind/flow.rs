@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use super::Unclear;
 use super::bits::Bits;
-use super::code::{ARGUMENTS, Act, Op, RBP, RSP, SCRATCH, bit};
+use super::code::{ARGUMENTS, Act, Op, PRESERVED, RBP, RSP, Registers, SCRATCH, bit};
 use super::graph::{Block, End, Graph};
 use super::places::{self, Access, Area, LOCALS, PASSED, Sink, WORD};
 
@@ -68,6 +68,8 @@ pub(super) struct Flow {
     outgoing: Bits,
     /// What is live where blocks start, and what was written.
     pub(super) live: Vec<Bits>,
+    /// The same where a return reads all registers that calls preserve, too.
+    pub(super) handed: Vec<Bits>,
     pub(super) written: Vec<Bits>,
     pub(super) sure: Option<Vec<Bits>>,
 }
@@ -101,6 +103,7 @@ impl Flow {
             areas: [Bits::default(), Bits::default()],
             outgoing: Bits::default(),
             live: Vec::new(),
+            handed: Vec::new(),
             written: Vec::new(),
             sure: None,
         };
@@ -109,7 +112,8 @@ impl Flow {
         if bits > MOST_BITS {
             return Err(Unclear::Bound);
         }
-        own.solve_live()?;
+        own.live = own.solve_live(SCRATCH)?;
+        own.handed = own.solve_live(SCRATCH | PRESERVED)?;
         own.solve_written()?;
         Ok(own)
     }
@@ -312,17 +316,17 @@ impl Flow {
         }
     }
 
-    /// What is live where a block ends.
-    pub(super) fn end(&self, block: &Block, starts: &[Bits]) -> Bits {
+    /// What is live where a block ends, if a return reads these registers.
+    pub(super) fn end(&self, block: &Block, starts: &[Bits], returned: Registers) -> Bits {
         let mut live = Bits::new(self.width());
         for to in &block.next {
             live.unite(starts.get(*to).unwrap_or(&Bits::default()));
         }
         match block.end {
             End::Inside => {}
-            End::Return => live.add_low(SCRATCH),
+            End::Return => live.add_low(returned),
             End::Tail => {
-                live.add_low(SCRATCH);
+                live.add_low(returned);
                 self.add_area(PASSED, &mut live);
             }
         }
@@ -346,7 +350,8 @@ impl Flow {
         part.and_then(|part| part.code.ops.get(block.from..block.to)).unwrap_or_default()
     }
 
-    fn solve_live(&mut self) -> Result<(), Unclear> {
+    /// What is live where blocks start, if a return reads these registers.
+    fn solve_live(&self, returned: Registers) -> Result<Vec<Bits>, Unclear> {
         let count = self.graph.blocks.len();
         let mut before: Vec<Vec<usize>> = vec![Vec::new(); count];
         for (number, block) in self.graph.blocks.iter().enumerate() {
@@ -365,7 +370,7 @@ impl Flow {
                     continue;
                 }
                 left = left.checked_sub(1).ok_or(Unclear::Bound)?;
-                let mut live = self.end(block, &starts);
+                let mut live = self.end(block, &starts, returned);
                 let landings = self.landings(block, &starts);
                 let effects = self.effects.get(number).map(Vec::as_slice).unwrap_or_default();
                 for (op, effect) in self.ops(block).iter().zip(effects).rev() {
@@ -382,8 +387,7 @@ impl Flow {
                 }
             }
         }
-        self.live = starts;
-        Ok(())
+        Ok(starts)
     }
 
     fn solve_written(&mut self) -> Result<(), Unclear> {

@@ -246,7 +246,11 @@ impl Pending {
         // Where the caller's registers are.
         let mut alive = PRESERVED.map(|register| point.register(register));
         let mut saved: Vec<i64> = Vec::new();
-        for ((own, needed), place) in alive.iter_mut().zip(needed).zip(row.saved) {
+        // Where a register was restored already, or was saved but the rules say so only later,
+        // its value is at both places.
+        let handed = PRESERVED.map(|register| point.hands(register));
+        for (((own, needed), place), handed) in alive.iter_mut().zip(needed).zip(row.saved).zip(handed) {
+            *own |= needed && handed;
             match place {
                 Saved::Same => *own |= needed,
                 Saved::At(at) if needed => saved.push(at.div_euclid(WORD)),
@@ -263,7 +267,15 @@ impl Pending {
         let spare = stays && whole.crowded && !whole.returns;
         let flow = whole.flow.as_ref().ok();
         let base = self.stack_pointer.wrapping_sub(self.cfa);
+        let ruled = |word: i64| {
+            let at = |place: &Saved| matches!(place, Saved::At(at) if at.div_euclid(WORD) == word);
+            row.saved.iter().any(at)
+        };
+        let unruled = needed.contains(&true);
         let alive_word = |word: i64, passed: i64| {
+            if unruled && !ruled(word) && point.written(word) && point.hands_word(word) {
+                return true;
+            }
             if saved.contains(&word) || inner.as_ref().is_some_and(|inner| inner.live(passed)) {
                 return true;
             }
@@ -305,7 +317,7 @@ impl Pending {
         let Ok(point) = self.point(whole) else { return Vec::new() };
         let live = |register: u8| match PRESERVED.iter().position(|own| *own == register) {
             Some(index) => alive.get(index).copied().unwrap_or(true),
-            None => register == RSP || point.register(register),
+            None => register == RSP || point.hands(register),
         };
         let dead = (0_u8..).zip(NAMES).filter(|(register, _)| !live(*register));
         dead.map(|(_, name)| name).collect()

@@ -1,6 +1,7 @@
 //! What holds at one instruction of a function.
 
 use super::bits::Bits;
+use super::code::{PRESERVED, SCRATCH};
 use super::flow::{ESCAPED, Flow, of_area};
 use super::graph::Place;
 use super::places::Area;
@@ -10,6 +11,8 @@ use super::places::Area;
 pub(super) struct Point<'f> {
     flow: &'f Flow,
     live: Bits,
+    /// What is read before it is written where the caller reads all that calls preserve.
+    handed: Bits,
     written: Bits,
     /// What was written on all ways there; where that is known.
     sure: Option<Bits>,
@@ -23,19 +26,22 @@ impl Flow {
         let number = self.graph.block(place)?;
         let block = self.graph.blocks.get(number)?;
         block.state?;
-        let mut live = self.end(block, &self.live);
-        let landings = self.landings(block, &self.live);
         let effects = self.effects.get(number)?;
         let own = place.1.checked_sub(block.from)?;
-        for (index, (op, effect)) in self.ops(block).iter().zip(effects).enumerate().rev() {
-            if index < own || (index == own && during) {
-                break;
+        let read = |starts: &[Bits], returned| {
+            let mut live = self.end(block, starts, returned);
+            for (index, (op, effect)) in self.ops(block).iter().zip(effects).enumerate().rev() {
+                if index < own || (index == own && during) {
+                    break;
+                }
+                self.before(op, effect, &mut live);
             }
-            self.before(op, effect, &mut live);
-        }
-        if let Some(landings) = &landings {
-            live.unite(landings);
-        }
+            if let Some(landings) = self.landings(block, starts) {
+                live.unite(&landings);
+            }
+            live
+        };
+        let (live, handed) = (read(&self.live, SCRATCH), read(&self.handed, SCRATCH | PRESERVED));
         let until = if during { own.saturating_add(1) } else { own };
         let mut written = self.written.get(number)?.clone();
         let mut sure = self.sure.as_ref().and_then(|sure| sure.get(number)).cloned();
@@ -45,7 +51,7 @@ impl Flow {
                 self.after(effect, sure, true);
             }
         }
-        Some(Point { flow: self, live, written, sure })
+        Some(Point { flow: self, live, handed, written, sure })
     }
 }
 
@@ -58,6 +64,18 @@ impl Point<'_> {
     /// Whether a word is read before it is written.
     pub(super) fn live(&self, word: i64) -> bool {
         self.live.has(self.flow.bit(word))
+    }
+
+    /// Whether a register's value is read, or may be what a preserved one has at a return.
+    ///
+    /// Rules go on to name the slot of a register that was restored already.
+    pub(super) fn hands(&self, register: u8) -> bool {
+        self.handed.has(register.into())
+    }
+
+    /// Whether a word is read, or may be what a preserved register has at a return.
+    pub(super) fn hands_word(&self, word: i64) -> bool {
+        self.handed.has(self.flow.bit(word))
     }
 
     /// Whether some way to here has written a word.
@@ -78,6 +96,7 @@ impl Point<'_> {
     /// Adds what another point has.
     pub(super) fn unite(&mut self, other: &Self) {
         self.live.unite(&other.live);
+        self.handed.unite(&other.handed);
         self.written.unite(&other.written);
     }
 }
