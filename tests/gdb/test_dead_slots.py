@@ -1,7 +1,7 @@
 """Words of live frames that no code touches: none that anybody reads, and those that are left over.
 
 What is held against: what the program knows of its pointers, gdb's frames and variables, and
-programs that run on after all words said to be dead were overwritten.
+programs that run on after all words and registers said to be dead were overwritten.
 """
 
 import json
@@ -13,12 +13,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from gdb_leak import _native
 from gdb_leak.errors import ProcessError
-from harness import ROOT, cores
+from harness import ROOT, cores, tracer
 from harness.debuggers import gdb
 from harness.processes import Program, compile_fixture
 
@@ -324,47 +324,58 @@ threads = [threading.Thread(target=work, args=(4000,)) for _ in range(3)]
 [thread.join() for thread in threads]
 print(sorted(map(str, range(30000)), key=lambda text: text[::-1])[:9])
 """
-_POISON = struct.pack("<Q", 0x5A5A5A5A5A5A5A5A)
+_POISON = 0x5A5A5A5A5A5A5A5A
 
 
-def overwritten(words: tuple[str, ...], stops: int, seed: int) -> int:
-    """Run a program, overwrite all that is dead each time that it is held; return how many words.
+class Overwritten(NamedTuple):
+    """How many words and registers were overwritten."""
+
+    words: int = 0
+    registers: int = 0
+
+
+def overwritten(words: tuple[str, ...], stops: int = 60) -> Overwritten:
+    """Run a program, as often as asked for, and overwrite all that is dead each time it is held.
 
     Fails unless it prints what it prints otherwise, and ends as it does.
     """
     began = time.monotonic()
     expected = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, check=True)
     lasts = time.monotonic() - began
-    count = 0
-    with subprocess.Popen(
-        words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
-        for index in range(stops):
-            # Not in step with what the program does.
-            time.sleep((index * 0.618 + seed * 0.37) % 1 * lasts / stops)
+    counts = []
+    for seed in range(SOAK):
+        with subprocess.Popen(
+            words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as process:
+            for index in range(stops):
+                # Not in step with what the program does.
+                time.sleep((index * 0.618 + seed * 0.37) % 1 * lasts / stops)
+                try:
+                    counts.append(overwrite_once(process.pid))
+                except (ProcessError, OSError):
+                    # It came to its end.
+                    break
             try:
-                count += overwrite_once(process.pid)
-            except (ProcessError, OSError):
-                # It came to its end.
-                break
-        printed, complained = process.communicate(timeout=120)
-    assert (process.returncode, printed, complained) == (0, expected.stdout, expected.stderr)
-    return count
+                printed, complained = process.communicate(timeout=60)
+            finally:
+                process.kill()
+        assert (process.returncode, printed, complained) == (0, expected.stdout, expected.stderr)
+    return Overwritten(*map(sum, zip(*counts)))
 
 
-def overwrite_once(pid: int) -> int:
-    """Hold a process, overwrite all that is dead in it; return how many words."""
-    stop = _native.stop_process(pid)
-    try:
-        frames = _native.frames(_native.open_process(pid), stop.registers())
-        ranges = [pair for _, of_thread, _ in frames for frame in of_thread for pair in frame.dead]
+def overwrite_once(pid: int) -> Overwritten:
+    """Hold a process, overwrite all that is dead in it, and say how much that was."""
+    with tracer.held(pid) as stopped:
+        found = _native.frames(_native.open_process(pid), stopped.registers())
+        ranges = [pair for _, frames, _ in found for frame in frames for pair in frame.dead]
         with Path(f"/proc/{pid}/mem").open("r+b", buffering=0) as memory:
             for start, end in ranges:
                 memory.seek(start)
-                memory.write(_POISON * ((end - start) // 8))
-    finally:
-        stop.release()
-    return sum(end - start for start, end in ranges) // 8
+                memory.write(struct.pack("<Q", _POISON) * ((end - start) // 8))
+        for thread, _, dead in found:
+            stopped.poke(thread, dict.fromkeys(dead, _POISON))
+    words = sum(end - start for start, end in ranges) // 8
+    return Overwritten(words, sum(len(dead) for _, _, dead in found))
 
 
 @pytest.mark.parametrize("flags", [("-O0",), ("-O2",), ("-O2", "-fno-omit-frame-pointer")])
@@ -373,16 +384,18 @@ def test_exceptions_find_their_way_over_frames_whose_dead_words_were_overwritten
 ) -> None:
     source, program = ROOT / "tests/fixtures/unwound.cc", tmp_path / "unwound"
     subprocess.run(["g++", *flags, "-o", str(program), str(source)], check=True)
-    count = sum(overwritten((str(program),), 60, seed) for seed in range(SOAK))
-    assert count > 20
+    count = overwritten((str(program),))
+    assert count.words > 20
+    assert count.registers > 20
 
 
-def test_python_runs_on_where_dead_words_were_overwritten() -> None:
-    count = sum(overwritten((sys.executable, "-c", WORK), 60, seed) for seed in range(SOAK))
-    assert count > 500
+def test_python_runs_on_where_what_is_dead_was_overwritten() -> None:
+    count = overwritten((sys.executable, "-c", WORK))
+    assert count.words > 500
+    assert count.registers > 50
 
 
-def test_a_compiler_runs_on_where_dead_words_were_overwritten(tmp_path: Path) -> None:
+def test_a_compiler_runs_on_where_what_is_dead_was_overwritten(tmp_path: Path) -> None:
     # The compiler itself: gcc only waits for it.
     (cc1,) = subprocess.run(
         ["gcc", "-print-prog-name=cc1"], capture_output=True, text=True, check=True
@@ -390,5 +403,30 @@ def test_a_compiler_runs_on_where_dead_words_were_overwritten(tmp_path: Path) ->
     source = tmp_path / "source.i"
     preprocessed = ["gcc", "-E", str(ROOT / "tests/fixtures/heap_traffic.c"), "-o", str(source)]
     subprocess.run(preprocessed, check=True)
-    words = (cc1, "-quiet", "-O2", str(source), "-o", "-")
-    assert sum(overwritten(words, 60, seed) for seed in range(SOAK)) > 50
+    count = overwritten((cc1, "-quiet", "-O2", str(source), "-o", "-"))
+    assert count.words > 50
+    assert count.registers > 20
+
+
+SHELL = """
+declare -A seen
+for i in {1..6000}; do
+    word=${RANDOM:+w}$((i * 7919 % 997)); seen[$word]+="$i "; text=${seen[$word]//1/one}
+    case $text in *one*) ((count++)) ;; esac
+done
+echo $count ${#seen[@]} ${seen[w5]}
+"""
+
+
+def test_a_shell_runs_on_where_what_is_dead_was_overwritten() -> None:
+    count = overwritten(("bash", "-c", SHELL))
+    assert count.words > 50
+    assert count.registers > 20
+
+
+def test_sort_runs_on_where_what_is_dead_was_overwritten(tmp_path: Path) -> None:
+    lines = tmp_path / "lines"
+    lines.write_text("".join(f"{i * 7919 % 200003} {i % 17}\n" for i in range(200000)))
+    count = overwritten(("sort", "--parallel=2", "-k2n", "-k1", str(lines)))
+    assert count.words > 20
+    assert count.registers > 20
