@@ -143,6 +143,35 @@ fn frames_are_told_from_the_innermost_on() {
 }
 
 #[test]
+fn a_register_that_was_restored_and_a_slot_that_no_rule_names_yet_are_alive() {
+    // The rule of rbx holds from the last row on, where it is in its register again.
+    const SAVES: &str = "
+        53                 push rbx
+        = rsp+16
+        89fb               mov ebx,edi
+        89d8               mov eax,ebx
+        5b                 pop rbx
+        = rsp+8
+        @ -16
+        c3                 ret";
+    let found = |offset: u64, popped: u64| {
+        let mut world = plain();
+        world.parts[0] = Part::new(SAVES);
+        let pointer = world.stack.pointer();
+        world.thread = thread(at(0) + offset, pointer + popped, 0);
+        let memory = memory(&image(&world.parts), &world.stack.words);
+        let found = Unwinder::new(&memory).frames(&world.thread);
+        assert_eq!((found.frames.len(), found.frames[0].unclear), (2, None), "{offset}");
+        let slot = found.frames[0].dead.iter().any(|range| range.contains(pointer));
+        (found.dead.contains(&"rbx"), slot)
+    };
+    // Saved, but by no rule yet.
+    assert_eq!(found(1, 0), (false, false));
+    // Restored; the slot is not of the frame any more.
+    assert_eq!(found(6, 8), (false, false));
+}
+
+#[test]
 fn a_frame_whose_caller_is_not_known_is_alive() {
     let mut world = plain();
     let top = world.stack.words.len() - 5;
