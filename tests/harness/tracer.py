@@ -4,7 +4,7 @@ import ctypes
 import os
 import struct
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from gdb_leak.target import ThreadRegisters
@@ -28,12 +28,13 @@ class Held:
 
     def __init__(self, pid: int) -> None:
         """Stop the process; raises ProcessLookupError where it has ended."""
+        self._leader = pid
         self._threads: list[int] = []
         seen: set[int] = set()
         # A thread that is not stopped yet may start others.
         while new := {int(entry.name) for entry in Path(f"/proc/{pid}/task").iterdir()} - seen:
             seen |= new
-            self._threads += [thread for thread in sorted(new) if _stop(thread)]
+            self._threads += [thread for thread in sorted(new) if _stop(thread, pid)]
         if pid not in self._threads:
             self.let_go()
             raise ProcessLookupError(pid)
@@ -53,7 +54,9 @@ class Held:
             try:
                 _request(_DETACH, thread)
             except ProcessLookupError:
-                continue
+                # It was ended meanwhile: the process does not go before this is waited for.
+                if thread != self._leader:
+                    os.waitpid(thread, _WALL)
 
 
 @contextmanager
@@ -72,24 +75,30 @@ def _request(request: int, thread: int, place: int = 0, data: int = 0) -> None:
         raise OSError(number, os.strerror(number), str(thread))
 
 
-def _stop(thread: int) -> bool:
+def _stop(thread: int, leader: int) -> bool:
     """Seize a thread and wait until it stopped; False where it has ended."""
     try:
         _request(_SEIZE, thread)
-        _request(_INTERRUPT, thread)
-        while True:
-            # Whoever started it waits for its end, too: that is left in place.
-            looked = os.WSTOPPED | os.WEXITED | os.WNOWAIT | _WALL
-            found = os.waitid(os.P_PID, thread, looked)
-            if found is None or found.si_code in (os.CLD_EXITED, os.CLD_KILLED, os.CLD_DUMPED):
-                return False
-            _, status = os.waitpid(thread, _WALL)
-            if status >> 16 == _EVENT_STOP:
-                return True
-            # A signal came first: it is handed on, and the stop is still to come.
-            _request(_CONT, thread, 0, os.WSTOPSIG(status))
-    except (ProcessLookupError, PermissionError, ChildProcessError):
+    except (ProcessLookupError, PermissionError):
         return False
+    # One that is ending cannot be stopped, but it is waited for.
+    with suppress(ProcessLookupError):
+        _request(_INTERRUPT, thread)
+    while True:
+        looked = os.WSTOPPED | os.WEXITED | os.WNOWAIT | _WALL
+        found = os.waitid(os.P_PID, thread, looked)
+        ended = found is None or found.si_code in (os.CLD_EXITED, os.CLD_KILLED, os.CLD_DUMPED)
+        if ended and thread == leader:
+            # Its parent waits for it.
+            return False
+        _, status = os.waitpid(thread, _WALL)
+        if ended:
+            return False
+        if status >> 16 == _EVENT_STOP:
+            return True
+        # A signal came first: it is handed on, and the stop is still to come.
+        with suppress(ProcessLookupError):
+            _request(_CONT, thread, 0, os.WSTOPSIG(status))
 
 
 def _registers(thread: int) -> ThreadRegisters:
