@@ -93,9 +93,8 @@ impl Scene<'_> {
             let ends = [unit.range.end(), unit.range.start().saturating_add(said)];
             let both = if ends.first() == ends.last() { 1 } else { 2 };
             for end in ends.into_iter().take(both) {
-                if self.cut(unit, end) {
-                    return Ok(());
-                }
+                // What a block held before may look like a cut.
+                self.cut(unit, end);
                 self.shrunk(unit, end)?;
             }
         }
@@ -175,15 +174,21 @@ impl Scene<'_> {
         let (memory, rules) = (self.memory, Rules { machine, main });
         let stop = top.unwrap_or(limit);
         let seek = Seek { memory, rules, top, limit: stop, avoid: rest, known: Known::NONE, job: self.job };
-        let Some(next) = seek.next(rest.saturating_add(machine.smallest()))? else { return Ok(()) };
-        let Some(chunk) = Chunk::read(&mut self.peek, next) else { return Ok(()) };
-        let size = next.saturating_sub(rest);
-        let other = if main { 0 } else { NON_MAIN_ARENA };
-        let told = format!("the block before {rest:#x} is made smaller");
-        let head = (rest.saturating_add(machine.word), size | PREV_INUSE | other);
-        // A free chunk behind it may have been taken in first.
-        let foot = if chunk.previous_in_use() { chunk.previous } else { size };
-        self.guess(arena, told, [head, (next, foot)]);
+        let found = seek.next(rest.saturating_add(machine.smallest()))?;
+        // What a block held before may lead to the same chunks from within: where the walk went on counts too.
+        let blocks = &self.attempt.reading.blocks;
+        let behind = blocks.unit_from(rest).filter(|unit| unit.state == State::Damaged);
+        let behind = behind.map(|unit| unit.range.end()).filter(|end| Some(*end) != found);
+        for next in behind.into_iter().chain(found) {
+            let Some(chunk) = Chunk::read(&mut self.peek, next) else { continue };
+            let size = next.saturating_sub(rest);
+            let other = if main { 0 } else { NON_MAIN_ARENA };
+            let told = format!("the block before {rest:#x} is made smaller");
+            let head = (rest.saturating_add(machine.word), size | PREV_INUSE | other);
+            // A free chunk behind it may have been taken in first.
+            let foot = if chunk.previous_in_use() { chunk.previous } else { size };
+            self.guess(arena, told, [head, (next, foot)]);
+        }
         Ok(())
     }
 }
