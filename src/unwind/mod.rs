@@ -26,6 +26,8 @@
 //! - **A function that called it** needs the registers that calls preserve. Saving one does not
 //!   read it: the slot, or the register where it was not saved, is alive if the caller reads
 //!   the register where it goes on, or its own callers do. Of a caller that is not known all are.
+//!   In prologues and epilogues the value may be at both places, whatever the rules name: a second
+//!   pass, in which returns read all of them, tells which registers and words carry one.
 //! - **Unwinding** (exceptions, cancellation, `longjmp`) reads return addresses, the frame pointer
 //!   where it gives the CFA, and saved registers that a caller or a landing reads.
 //! - **A signal's handler** runs below the stack pointer; above its frame unwinding stops.
