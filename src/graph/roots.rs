@@ -176,11 +176,8 @@ impl Roots {
         choice: Choice,
         job: &Job,
     ) -> Result<Self, Error> {
-        let (mut roots, dead) = Self::made(memory, Some(heap), threads, choice.red_zone, true, job)?;
-        let alive = |own: &RegisterRoot| {
-            !dead.iter().any(|(thread, name)| *thread == own.thread && *name == own.name)
-        };
-        let registers = threads.iter().flat_map(|thread| registers(thread, choice.vector)).filter(alive);
+        let mut roots = Self::made(memory, Some(heap), threads, choice.red_zone, true, job)?;
+        let registers = threads.iter().flat_map(|thread| registers(thread, choice.vector));
         roots.registers.extend(registers);
         Ok(roots)
     }
@@ -198,10 +195,10 @@ impl Roots {
         threads: &[Thread],
         job: &Job,
     ) -> Result<Self, Error> {
-        Self::made(memory, heap, threads, 0, false, job).map(|(roots, _)| roots)
+        Self::made(memory, heap, threads, 0, false, job)
     }
 
-    /// The roots in memory, and the dead registers where `frames` asks for what frames leave dead.
+    /// The roots in memory; without the dead words of live frames where `frames` asks for that.
     fn made(
         memory: &dyn Memory,
         heap: Option<&dyn Allocator>,
@@ -209,7 +206,7 @@ impl Roots {
         red_zone: u64,
         frames: bool,
         job: &Job,
-    ) -> Result<(Self, Vec<(i32, &'static str)>), Error> {
+    ) -> Result<Self, Error> {
         let Plain { stretches: plain, recorder } = places::plain(memory, heap, job)?;
         let anonymous =
             plain.iter().filter(|stretch| matches!(stretch.kind, RootKind::Anon | RootKind::Stack));
@@ -218,16 +215,14 @@ impl Roots {
         if frames {
             stacks.cut_frames(memory, threads, job)?;
         }
-        let dead = std::mem::take(&mut stacks.registers);
-        let roots = Self {
+        Ok(Self {
             stretches: places::owned(plain, &stacks),
             registers: Vec::new(),
             recorder,
             ended: stacks.ended,
             untouched: stacks.untouched,
             notes: stacks.notes,
-        };
-        Ok((roots, dead))
+        })
     }
 
     /// Hands every word that points at a block in use to `take`: the kind of its root, and how.

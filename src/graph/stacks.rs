@@ -39,8 +39,6 @@ pub(super) struct Stacks {
     pub ended: (u64, u64),
     /// How many bytes of these are in frames that are alive.
     pub untouched: u64,
-    /// Registers that nothing reads again, each with the number of its thread.
-    pub registers: Vec<(i32, &'static str)>,
     pub notes: Vec<String>,
 }
 
@@ -188,7 +186,6 @@ impl Stacks {
         let dead = unwind::dead(memory, threads, job)?;
         self.untouched = dead.slots.iter().map(|range| range.len()).sum();
         self.dead.extend(dead.slots);
-        self.registers = dead.registers;
         self.dead = AddressRange::merge(std::mem::take(&mut self.dead));
         Ok(())
     }
