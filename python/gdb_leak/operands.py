@@ -81,7 +81,7 @@ def prepared_place(request: Request, default: str) -> Place:
     if target.memory.source in ("snapshot", "maps"):
         raise RequestError(f"{target.path} lists regions and holds no byte of them")
     where = place(request, request.parsed.word("in"), default)
-    # What allocators own is told from all writable memory.
+    # Finding what allocators own takes all writable memory.
     request.session.prepare("writable" if where == "heap" else where)
     return where
 

@@ -191,7 +191,7 @@ fn loaders(memory: &dyn Memory, roots: &Roots) -> Vec<AddressRange> {
 
 /// Anonymous memory that merged with the data of a module before it.
 ///
-/// Folklore: the kernel makes one mapping of neighbours with the same rights. Seen: programs
+/// Observed: the kernel makes one mapping of neighbours with the same rights. Seen: programs
 /// that map memory at an address of their choice; the heap of `brk` without randomisation.
 fn beyond_modules(memory: &dyn Memory) -> Vec<AddressRange> {
     const LARGE: u64 = 1 << 20;

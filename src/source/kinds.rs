@@ -136,7 +136,7 @@ fn bss(memory: &dyn Memory, found: &mut [Finding]) {
 
 /// Data of a module that was copied to anonymous memory in its place.
 ///
-/// Folklore: programs do so to have their code and data in huge pages, and a core shows that
+/// Observed: programs do so to have their code and data in huge pages, and a core shows that
 /// memory where the heap is expected, right behind the program's own. Seen: libhugetlbfs
 /// (elflink.c, `remap_segments`) and the like.
 fn remapped(memory: &dyn Memory, found: &mut [Finding]) {

@@ -132,7 +132,7 @@ fn once(pid: i32, usage: bool) -> Result<Target, Error> {
     let findings = kinds::classify(&process, &clues);
     for (region, finding) in process.regions.iter_mut().zip(findings) {
         region.kind = finding.kind;
-        // Folklore: reading a reserve makes the kernel map pages of zeros there, which then
+        // Observed: reading a reserve makes the kernel map pages of zeros there, which then
         // look like touched ones. Seen: gdb's gcore, Linux 6.18.
         if finding.inaccessible && region.permissions.none() {
             region.saved = 0;
@@ -273,7 +273,7 @@ impl Process {
 
     /// Whether the memory that was opened is still there, and that of the process.
     ///
-    /// Folklore: an open `/proc/PID/mem` stays with the memory that the process had when it
+    /// Observed: an open `/proc/PID/mem` stays with the memory that the process had when it
     /// was opened, and reads as an empty file once no process uses that; it never shows the
     /// memory of the next program, nor of the next process with this number. Seen: Linux
     /// 6.18, fs/proc/base.c, `mem_rw`: no user of the memory, no byte. Where a child shares

@@ -133,7 +133,7 @@ fn links(seen: &Seen<'_>, inside: &mut Vec<(Option<u64>, String)>) -> Check {
     let mut listed = Count::default();
     let on_list = |state: State| state.free() && state != State::Unlisted;
     seen.tally.arenas.iter().for_each(|states| listed.merge(states.sum(on_list)));
-    // Folklore: a chunk is taken off its list before it is marked as used, and marked as free
+    // Observed: a chunk is taken off its list before it is marked as used, and marked as free
     // before it is put on one; nothing but its own place shows that a call has it in hand.
     let few = |states: &States| states.of(State::Unlisted).blocks <= MERGED;
     let in_hand = seen.tally.arenas.iter().all(few);
@@ -180,7 +180,7 @@ fn counts(seen: &Seen<'_>, inside: &mut Vec<(Option<u64>, String)>) -> Result<Ch
     };
     let number = counted(caches.found.len() as u64, "cache");
     let followed = seen.followed;
-    // Folklore: a list and its count are written one after the other, without a lock.
+    // Observed: a list and its count are written one after the other, without a lock.
     // glibc 2.26 to 2.43, malloc/malloc.c, `tcache_put`, `tcache_get`.
     let holds = followed.one_off == followed.miscounted;
     let detail = match &followed.first {

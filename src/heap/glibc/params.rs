@@ -56,7 +56,7 @@ pub(super) fn find(memory: &dyn Memory, layout: StateLayout, state: u64, top: u6
         if !memory.region_at(base).is_some_and(|region| region.permissions.writable()) {
             continue;
         }
-        // Folklore: a call counts a mapped chunk first, then the most there were, then its bytes: in
+        // Observed: a call counts a mapped chunk first, then the most there were, then its bytes: in
         // the middle of it the numbers do not agree. So only where they would be malloc's otherwise.
         let exact =
             FORMS.iter().filter_map(|form| read(&mut peek, format, at, base, (layout.fast, true), *form));

@@ -217,7 +217,7 @@ pub(super) fn unknown_permissions(regions: &[Region]) -> Option<String> {
     })
 }
 
-/// Says how much memory was saved although its flags let nobody read it.
+/// Says how much memory was saved although its flags do not let it be read.
 pub(super) fn unreadable(regions: &[Region]) -> Option<String> {
     let flagged = |region: &&Region| {
         let readable =

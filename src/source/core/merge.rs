@@ -98,7 +98,7 @@ fn extent(segment: &Segment, length: u64, merged: &mut Merged) -> Option<Extent>
         merged.cut.0 = merged.cut.0.saturating_add(1);
         merged.cut.1 = merged.cut.1.saturating_add(segment.file_size.saturating_sub(there));
     }
-    // Folklore: some writers leave the size in memory at zero and mean
+    // Observed: some writers leave the size in memory at zero and mean
     // the size in the file. Seen: binutils' test suite, old FreeBSD.
     let mut size = segment.memory_size.max(segment.file_size);
     let room = u64::MAX.saturating_sub(segment.address);

@@ -77,7 +77,7 @@ pub(super) fn open(view: FileView, files: Files<'_>) -> Result<Target, Error> {
     }
     let by_gcore = layout.by_gcore || notes.by_gdb;
     if by_gcore {
-        // Folklore: gcore copies names from /proc/PID/maps with their escapes; the kernel
+        // Observed: gcore copies names from /proc/PID/maps with their escapes; the kernel
         // writes the names themselves. Seen: gdb 13.1.
         for file in &mut notes.files {
             file.path = Name::of_maps(file.path.bytes());
@@ -175,7 +175,7 @@ fn read_notes(view: &FileView, image: &Image) -> (Notes, bool) {
         let bytes = view.bytes(segment.offset, size);
         let cut = bytes.len() as u64 != segment.file_size;
         whole &= !cut;
-        // Folklore: the alignment of the segment need not be that of its notes. Seen: writers
+        // Observed: the alignment of the segment need not be that of its notes. Seen: writers
         // that align all segments alike; the kernel and gdb align notes to four bytes.
         let other = if segment.align == 8 { 4 } else { 8 };
         let broken = broken_note(&bytes, order, segment.align);

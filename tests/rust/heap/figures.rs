@@ -162,7 +162,7 @@ impl Target {
             size,
         };
         match (self.word(), self.align(), self.minor) {
-            // Up to 2.14 `next_free` was there with PER_THREAD only, which nobody set up to 2.9.
+            // Up to 2.14 `next_free` was there with PER_THREAD only, which was not set up to 2.9.
             (8, _, ..=9) => of(Some((8, 10)), 88, 96, 104, 2136, 2152, None, 2160, 2176),
             (_, 8, ..=9) => of(Some((8, 10)), 48, 52, 56, 1072, 1088, None, 1092, 1100),
             (8, _, ..=22) => of(Some((8, 10)), 88, 96, 104, 2136, 2152, None, 2168, 2184),

@@ -20,7 +20,7 @@ fn listed_behind(built: &Built, number: usize) -> Option<Chunk> {
     pairs.skip(1).map(|pair| pair[0]).find(on_list)
 }
 
-/// Whether it is told that a call was under way, and no check fails for it.
+/// Whether a note says that a call was under way, and no check fails for it.
 fn in_a_call(heap: &dyn Allocator) -> bool {
     let told = heap.notes().iter().any(|note| note.contains("in the middle of a malloc call"));
     told && heap.checks().iter().all(|check| check.holds)

@@ -1,4 +1,4 @@
-//! Versions of glibc whose heaps are not walked, told by their structures or by what names them.
+//! Versions of glibc whose heaps are not walked, known by their structures or by a name.
 
 use crate::builder::{Built, build};
 use crate::cases::plain;

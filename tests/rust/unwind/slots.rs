@@ -248,7 +248,7 @@ fn a_write_at_a_place_that_only_the_program_knows_writes_all_locals_and_kills_no
         // What was written before may remain.
         assert!(!dead_before(&format!("{place}\n488b442408 mov rax,qword ptr [rsp+8]")), "{place}");
     }
-    // All states of the processor: nobody knows how many bytes.
+    // All states of the processor: how many bytes is not known.
     assert!(!dead_before("0fae2424 xsave [rsp]\n488b442408 mov rax,qword ptr [rsp+8]"));
 }
 

@@ -36,7 +36,7 @@ impl Hints {
             let Some(counter) = counter.map(|counter| counter.value) else { continue };
             let region = memory.region_at(counter);
             let own = |ring: &Ring| region.is_some_and(|region| region.name == ring.module);
-            // Whoever waits in the system for something else is in no call of malloc: what a call
+            // A thread that waits in the system for something else is in no call of malloc: what a call
             // leaves half done while it waits for memory needs no hint.
             let waits = behind_system_call(memory, counter);
             if rings.iter().any(own) && !waits && goes_on(memory, counter, general) {
@@ -60,7 +60,7 @@ impl Hints {
     /// Whether a call is at work at the chunk at `chunk`: by a register or, where registers are not
     /// known, by the arena's lock.
     ///
-    /// Folklore: malloc that finds its heap damaged ends the program without giving its lock back.
+    /// Observed: malloc that finds its heap damaged ends the program without giving its lock back.
     /// The lock alone would excuse every damage that malloc itself has found.
     pub(super) fn busy(&self, locked: bool, chunk: u64, header: u64, others: &[u64]) -> bool {
         if self.known { self.at(chunk, header, others) } else { locked }
