@@ -200,7 +200,7 @@ impl Pmap {
             [] | ["total", ..] => Ok(None),
             [line, ..] if line.starts_with('-') => Ok(None),
             [address, size, rss, dirty, mode, ..] => {
-                let start = hex(address).ok_or_else(|| format!("{address} is no address in hex"))?;
+                let start = hex(address).ok_or_else(|| format!("{address} is not an address in hex"))?;
                 // pmap -x writes `-` where the system does not say.
                 let bytes = |number: &str| number.parse::<u64>().ok().map(|kb| kb.saturating_mul(1024));
                 let length = bytes(size).ok_or_else(|| format!("{size} is no size in KiB"))?;

@@ -1,7 +1,7 @@
 """Processes that end, or start another program, while they are read.
 
 The reader is watched, not timed: once it has the memory of the process open, the
-process is told to change. Whatever was read by then, the answer is whole or an error.
+process gets the word to change. The answer is whole or an error, however much was read by then.
 """
 
 import contextlib

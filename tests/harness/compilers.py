@@ -37,7 +37,7 @@ def compile_program(compiler: str, source: Path, out: Path, *flags: str) -> Path
     return out
 
 
-# All that the compiler is told, and every file that the source may include.
+# The compiler's whole command line, and every file that the source may include.
 def _key(line: list[str], source: Path) -> str:
     digest = hashlib.sha256("\0".join(line).encode("utf-8", "surrogateescape"))
     for folder in (source.parent, source.parent.parent):

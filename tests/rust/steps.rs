@@ -72,7 +72,7 @@ impl Run {
         held
     }
 
-    /// Holds the heap as it is to what is true at every moment; comes back with its blocks in use.
+    /// Checks the heap against what is true at every moment, and returns its blocks in use.
     fn judge(&mut self, held: &[(u64, u64)], begun: bool) -> BTreeSet<u64> {
         self.account.judged += 1;
         let threads = self.tracer.threads(self.with_registers);
