@@ -1,12 +1,11 @@
 """Fixtures for the tests in real gdbs."""
 
-import shutil
+import os
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Callable, Optional
 
 import pytest
 from harness import ambient, compilers, cores, glibc, truth
@@ -16,7 +15,6 @@ from harness.processes import Program, compile_fixture
 # Before anything is started, fixtures of a session included; in each worker of pytest-xdist.
 ambient.settle()
 
-_COMPILED = pytest.StashKey[str]()
 _WAITING = "waiting for a key"
 
 
@@ -26,20 +24,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Have one folder for what the workers of a run compile."""
-    shared = getattr(config, "workerinput", {}).get("compiled")
-    if shared is None:
-        shared = tempfile.mkdtemp(prefix="gdb-leak-compiled.")
-        config.add_cleanup(lambda: shutil.rmtree(shared))
-    config.stash[_COMPILED] = shared
-    compilers.keep_in(Path(shared))
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_configure_node(node: Any) -> None:
-    """Tell a worker of pytest-xdist which folder that is."""
-    node.workerinput["compiled"] = node.config.stash[_COMPILED]
+@pytest.fixture(scope="session", autouse=True)
+def shared_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Have one folder for what the workers of a run compile; pytest removes it with older runs'."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    compilers.keep_in(folder / "compiled")
+    yield
+    compilers.keep_in(None)
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,8 @@ _kept: Optional[Path] = None
 def keep_in(folder: Optional[Path]) -> None:
     """Keep what is compiled from now on in FOLDER, which other processes may use too."""
     global _kept
+    if folder is not None:
+        folder.mkdir(exist_ok=True)
     _kept = folder
 
 
