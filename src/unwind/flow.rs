@@ -66,6 +66,8 @@ pub(super) struct Flow {
     areas: [Bits; 2],
     /// Words that nothing reads by name: they may be arguments of calls.
     outgoing: Bits,
+    /// Those whose address escapes anywhere: other functions may read them.
+    shared: Bits,
     /// What is live where blocks start, and what was written.
     pub(super) live: Vec<Bits>,
     /// The same where a return reads all registers that calls preserve, too.
@@ -102,6 +104,7 @@ impl Flow {
             effects: Vec::new(),
             areas: [Bits::default(), Bits::default()],
             outgoing: Bits::default(),
+            shared: Bits::default(),
             live: Vec::new(),
             handed: Vec::new(),
             written: Vec::new(),
@@ -202,6 +205,10 @@ impl Flow {
             let effects: Vec<Effect> = effects.collect();
             self.effects.push(effects);
         }
+        let escaped = self.effects.iter().flatten().fold(0, |all, effect| all | effect.escape);
+        let mut shared = Bits::new(width);
+        self.add_area(escaped, &mut shared);
+        self.shared = shared;
     }
 
     fn effect(&mut self, accesses: &[Access], floor: i64) -> Effect {
@@ -253,8 +260,9 @@ impl Flow {
             (Act::Store { from } | Act::Push(Some(from)), [span])
                 if span.whole && span.first == span.last =>
             {
-                if live.has(span.first as usize) {
-                    live.remove(span.first as usize);
+                let word = span.first as usize;
+                if live.has(word) || self.shared.has(word) {
+                    live.remove(word);
                     live.add(from.into());
                 }
                 if effect.escape != 0 {

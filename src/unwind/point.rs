@@ -98,5 +98,9 @@ impl Point<'_> {
         self.live.unite(&other.live);
         self.handed.unite(&other.handed);
         self.written.unite(&other.written);
+        match (&mut self.sure, &other.sure) {
+            (Some(own), Some(other)) => drop(own.keep(other)),
+            (own, _) => *own = None,
+        }
     }
 }

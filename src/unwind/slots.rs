@@ -71,6 +71,15 @@ impl Slots {
         Some(flow.words().iter().copied().filter(|word| !alive(*word)).collect())
     }
 
+    /// Whether a register, by its number in an instruction, is read from an offset on before it is
+    /// written; `None` where no instruction that is reached starts there.
+    #[must_use]
+    pub fn reads(&self, offset: u64, register: u8) -> Option<bool> {
+        let flow = self.flow.as_ref()?;
+        let place = flow.graph().place(self.part.rules.range.start().checked_add(offset)?)?;
+        Some(flow.point(place, false)?.register(register))
+    }
+
     /// Whether an instruction starts so many bytes from the start of the part.
     #[must_use]
     pub fn starts(&self, offset: u64) -> bool {

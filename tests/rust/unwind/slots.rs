@@ -180,6 +180,27 @@ fn an_address_that_leaves_the_registers_escapes() {
     assert_eq!((local.touched, local.escapes), (vec![-3], false));
 }
 
+#[test]
+fn a_register_that_is_put_into_a_local_whose_address_escaped_is_read() {
+    const RBX: u8 = 3;
+    // rbx is the local's next value; an instruction that names the local has read it before.
+    let reads = |first: &str| {
+        let found = in_frame(&format!(
+            "
+            488b442408         mov rax,qword ptr [rsp+8]
+            {first}
+            e8fb0f0000         call .+0x1000
+            48895c2408         mov qword ptr [rsp+8],rbx
+            31db               xor ebx,ebx
+            31ff               xor edi,edi
+            e8fb0f0000         call .+0x1000"
+        ));
+        found.reads(14, RBX)
+    };
+    assert_eq!(reads("488d7c2408 lea rdi,[rsp+8]"), Some(true));
+    assert_eq!(reads("488b7c2408 mov rdi,qword ptr [rsp+8]"), Some(false));
+}
+
 /// Whether the word at `rsp+8`, that was written, is dead before the listing is run.
 ///
 /// Of a frame that is alive as a whole it is not.
