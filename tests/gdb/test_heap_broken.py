@@ -49,6 +49,7 @@ _names: Any = {"ids": lambda scenario: scenario.name, "scope": "module"}
 stop = pytest.fixture(broken, params=scenarios(*HEADERS, *LINKS), **_names)
 stop_of_a_header = pytest.fixture(broken, params=scenarios(*HEADERS), **_names)
 stop_of_a_link = pytest.fixture(broken, params=scenarios(*LINKS), **_names)
+stop_of_a_list = pytest.fixture(broken, params=scenarios("tcachecut"), **_names)
 sound = pytest.fixture(broken, params=scenarios("none"), **_names)
 
 
@@ -108,3 +109,13 @@ def test_a_broken_link_leaves_the_tiling_sound(stop_of_a_link: Stop, form: str) 
     assert checks["tiling"]
     assert checks["system-mem"]
     assert not (checks["list-links"] and checks["tcache-counts"])
+
+
+def test_a_list_that_is_one_short_is_damage_where_no_thread_is_in_a_call(
+    stop_of_a_list: Stop, form: str
+) -> None:
+    said = stop_of_a_list.heap(form)
+    checks = {check["rule"]: check["holds"] for check in said["checks"]}
+    assert [rule for rule, holds in checks.items() if not holds] == ["tcache-counts"]
+    assert not any("malloc call" in note for note in said["notes"])
+    assert not any(arena["in_call"] for arena in said["arenas"])

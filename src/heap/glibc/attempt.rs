@@ -8,6 +8,7 @@ use crate::memory::Memory;
 use crate::pass::Job;
 use crate::source::Thread;
 
+use super::at_rest::at_rest;
 use super::checks::{self, Checked};
 use super::harm::Harm;
 use super::heaps::Heaps;
@@ -43,8 +44,8 @@ impl Attempt {
     ) -> Result<Option<Self>, Error> {
         let mut harm = Harm::default();
         let heaps = Heaps::in_regions(memory);
-        let rings = rings.iter().cloned();
-        let mut libcs: Vec<Libc> = rings.map(|ring| Libc::read(memory, ring, &heaps, &mut harm)).collect();
+        let all = rings.iter().cloned();
+        let mut libcs: Vec<Libc> = all.map(|ring| Libc::read(memory, ring, &heaps, &mut harm)).collect();
         libcs.retain(|libc| !libc.states.is_empty());
         let Some(first) = libcs.first() else { return Ok(None) };
         let (layout, params) = (first.ring.layout, first.params);
@@ -64,6 +65,7 @@ impl Attempt {
             unread: &reading.unread,
             tally: &tally,
             blocks: &reading.blocks,
+            at_rest: &|| at_rest(memory, threads, rings),
         };
         let Checked { checks, notes, inside } = checks::checks(&seen);
         Ok(Some(Self { libcs, reading, harm, tally, checks, notes, inside }))

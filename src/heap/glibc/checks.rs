@@ -32,6 +32,8 @@ pub(super) struct Seen<'s> {
     pub caught: u64,
     pub tally: &'s Tally,
     pub blocks: &'s Blocks,
+    /// Whether no thread can be within a call; asked for only where a call would explain what is seen.
+    pub at_rest: &'s dyn Fn() -> bool,
 }
 
 /// What came of all checks.
@@ -71,6 +73,7 @@ pub(super) fn checks(seen: &Seen<'_>) -> Checked {
         let one_off = check.rule == "mmapped"
             && seen.params.is_some_and(|params| params.mapped.abs_diff(seen.mapped.0) == 1);
         let why = match locked {
+            _ if (seen.at_rest)() => continue,
             _ if one_off => "one off, as".to_owned(),
             0 => continue,
             _ => format!("{} locked,", counted(locked, "arena")),
@@ -136,7 +139,7 @@ fn links(seen: &Seen<'_>, inside: &mut Vec<(Option<u64>, String)>) -> Check {
     // Observed: a chunk is taken off its list before it is marked as used, and marked as free
     // before it is put on one; nothing but its own place shows that a call has it in hand.
     let few = |states: &States| states.of(State::Unlisted).blocks <= MERGED;
-    let in_hand = seen.tally.arenas.iter().all(few);
+    let in_hand = unlisted.blocks == 0 || (seen.tally.arenas.iter().all(few) && !(seen.at_rest)());
     let unread = seen.unread.lists;
     // A free block that no list leads to may be one that missing memory leads to.
     let holds = seen.links == 0 && (in_hand || unread > 0);
@@ -182,7 +185,7 @@ fn counts(seen: &Seen<'_>, inside: &mut Vec<(Option<u64>, String)>) -> Result<Ch
     let followed = seen.followed;
     // Observed: a list and its count are written one after the other, without a lock.
     // glibc 2.26 to 2.43, malloc/malloc.c, `tcache_put`, `tcache_get`.
-    let holds = followed.one_off == followed.miscounted;
+    let holds = followed.miscounted == 0 || (followed.one_off == followed.miscounted && !(seen.at_rest)());
     let detail = match &followed.first {
         None => {
             format!("{number} with {}, as their counts say", counted(followed.held.len() as u64, "block"))
@@ -215,7 +218,7 @@ fn mapped_chunks(seen: &Seen<'_>, params: Params, inside: &mut Vec<(Option<u64>,
             params.mapped_bytes
         ),
     };
-    let half_way = !holds && counting(seen, params);
+    let half_way = !holds && counting(seen, params) && !(seen.at_rest)();
     if half_way {
         inside.push((seen.states.first().map(|(_, state)| state.address), detail.clone()));
     }

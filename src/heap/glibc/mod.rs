@@ -9,6 +9,7 @@
 //! rest goes on.
 
 mod arenas;
+mod at_rest;
 mod attempt;
 mod boundary;
 mod checks;
