@@ -43,16 +43,14 @@ pub(super) fn plain(memory: &dyn Memory, heap: Option<&dyn Allocator>, job: &Job
         let left = region.range.without(region.range.among(&owned));
         stretches.extend(left.into_iter().map(|range| Stretch { range, kind, thread: None }));
     }
-    for unit in heap.into_iter().flat_map(|heap| heap.blocks().units()) {
-        if unit.index % ASK == 0 {
+    let others = |state| matches!(state, State::Foreign | State::Damaged | State::Unreadable);
+    for (number, unit) in heap.into_iter().flat_map(|heap| heap.blocks().units_that(others)).enumerate() {
+        if number % ASK == 0 {
             job.check()?;
         }
-        let kind = match unit.state {
-            State::Foreign => RootKind::Foreign,
-            // Whatever blocks are there may be held, and then so is what they hold.
-            State::Damaged | State::Unreadable => RootKind::Damaged,
-            _ => continue,
-        };
+        // Whatever blocks are where the heap is damaged may be held, and then so is what they hold.
+        let foreign = unit.state == State::Foreign;
+        let kind = if foreign { RootKind::Foreign } else { RootKind::Damaged };
         stretches.push(Stretch { range: unit.range, kind, thread: None });
     }
     stretches.sort_unstable_by_key(|stretch| stretch.range);

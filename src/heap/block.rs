@@ -470,6 +470,15 @@ impl Blocks {
         self.spans.iter().flat_map(move |span| self.units_of(span))
     }
 
+    /// The units in states that `wanted` takes, in address order.
+    ///
+    /// Of the others only the state is read, which is a byte: for states that few units have.
+    pub fn units_that<'b>(&'b self, wanted: impl Fn(State) -> bool + 'b) -> impl Iterator<Item = Unit> + 'b {
+        let states = self.states.iter().enumerate();
+        let found = states.filter(move |(_, state)| wanted(State::from_number(**state)));
+        found.filter_map(|(index, _)| self.unit(index))
+    }
+
     /// Says what a unit is.
     pub fn set_state(&mut self, index: usize, state: State) {
         if let Some(slot) = self.states.get_mut(index) {

@@ -1,6 +1,6 @@
 //! The control-flow graph of a function, and what its registers hold in each block.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use super::Unclear;
@@ -132,15 +132,15 @@ impl Graph {
 
     /// Cuts the code into blocks.
     fn cut(&mut self, tables: &Tables) -> Result<(), Missing> {
-        let mut starts: BTreeSet<Place> = BTreeSet::new();
+        let mut starts: Vec<Place> = Vec::new();
         for (number, part) in self.parts.iter().enumerate() {
-            starts.insert((number, 0));
+            starts.push((number, 0));
             for (index, op) in part.code.ops.iter().enumerate() {
                 if let Flow::Jump(to) | Flow::Branch(to) = op.flow {
                     starts.extend(self.place(to));
                 }
                 if op.flow != Flow::Next || op.act == Act::Call {
-                    starts.insert((number, index.saturating_add(1)));
+                    starts.push((number, index.saturating_add(1)));
                 }
             }
             for site in &part.sites {
@@ -150,15 +150,16 @@ impl Graph {
             }
         }
         starts.extend(tables.values().flat_map(|(_, places)| places));
+        starts.sort_unstable();
+        starts.dedup();
         starts.retain(|place| self.op(*place).is_some());
         if starts.len() > MOST_BLOCKS {
             return Err(Unclear::Bound.into());
         }
         self.by_place = starts.iter().enumerate().map(|(number, place)| (*place, number)).collect();
-        let order: Vec<Place> = starts.into_iter().collect();
         self.blocks.clear();
-        for (number, (part, from)) in order.iter().copied().enumerate() {
-            let behind = order.get(number.saturating_add(1)).filter(|(other, _)| *other == part);
+        for (number, (part, from)) in starts.iter().copied().enumerate() {
+            let behind = starts.get(number.saturating_add(1)).filter(|(other, _)| *other == part);
             let length = self.parts.get(part).map_or(0, |part| part.code.ops.len());
             let to = behind.map_or(length, |(_, from)| *from);
             let mut block = Block {

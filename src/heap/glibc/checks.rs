@@ -302,8 +302,11 @@ pub(super) fn trim(
                 }
                 run = Run::default();
             }
-            whole.extend(run.pages(head, large));
-            run = Run::default();
+            // Most units follow a used one.
+            if run.bytes > 0 {
+                whole.extend(run.pages(head, large));
+                run = Run::default();
+            }
             if unit.state.used() || unit.state == State::Tcache {
                 last_used = Some(unit.index);
             }

@@ -33,6 +33,7 @@ mod reason;
 mod statics;
 mod supported;
 mod tcache;
+mod tcache_table;
 mod unread;
 mod version;
 mod walk;

@@ -22,6 +22,7 @@ use super::free_lists::unreadable;
 use super::harm::Harm;
 use super::layout::{Machine, StateLayout, TcacheLayout};
 use super::statics;
+use super::tcache_table::{Bytes, said, table};
 
 /// How many blocks are looked at for the count that empty lists have.
 const COUNTED: usize = 1000;
@@ -31,6 +32,9 @@ const ASK: usize = 1 << 12;
 
 /// The most blocks in one list (`MAX_TCACHE_COUNT`).
 const MOST: u64 = 0xffff;
+
+/// Lists of a cache that may be damaged.
+const MOST_BAD: u64 = 2;
 
 /// The cache of one thread.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -65,32 +69,6 @@ enum Look {
     Blank,
 }
 
-/// The counts and heads of one structure.
-struct Table {
-    counts: Vec<u64>,
-    heads: Vec<u64>,
-}
-
-fn table(peek: &mut Peek<'_>, layout: TcacheLayout, machine: Machine, at: u64) -> Option<Table> {
-    let format = peek.format();
-    let length = usize::try_from(layout.size(machine)).ok()?;
-    let entries = usize::try_from(layout.entries(machine)).ok()?;
-    let count = usize::try_from(layout.count).ok()?;
-    let bins = usize::try_from(layout.bins).ok()?;
-    let bytes = peek.bytes(at, length)?;
-    let counts = bytes.chunks_exact(count).take(bins).map(|bytes| format.order.value(bytes)).collect();
-    let heads = bytes.get(entries..)?.chunks_exact(format.size).map(|word| format.read(word).unwrap_or(0));
-    Some(Table { counts, heads: heads.collect() })
-}
-
-impl Table {
-    /// How many blocks list `index` says that it has.
-    fn count(&self, layout: TcacheLayout, fill: u64, index: usize) -> Option<u64> {
-        let count = *self.counts.get(index)?;
-        if layout.down { fill.checked_sub(count) } else { Some(count) }
-    }
-}
-
 /// The chunk whose block starts at `block`, if it is one that can be on list `index`.
 fn listed(blocks: &Blocks, layout: TcacheLayout, machine: Machine, block: u64, index: u64) -> Option<Unit> {
     let unit = blocks.unit_from(block.checked_sub(machine.header())?)?;
@@ -107,21 +85,23 @@ fn look(
     fill: u64,
     at: u64,
 ) -> Option<Look> {
-    let table = table(peek, layout, machine, at)?;
+    let bytes = Bytes::read(peek, layout, machine, at)?;
     let (mut good, mut bad) = (0_u64, 0_u64);
-    for (index, head) in (0..).zip(&table.heads) {
-        let place = usize::try_from(index).ok()?;
-        let count = table.count(layout, fill, place);
-        let fine = match count {
-            Some(0) => *head == 0,
+    for (index, (count, head)) in (0..).zip(bytes.counts().zip(bytes.heads())) {
+        let fine = match said(layout, fill, count) {
+            Some(0) => head == 0,
             Some(count) => {
-                *head != 0 && count <= MOST && listed(blocks, layout, machine, *head, index).is_some()
+                head != 0 && count <= MOST && listed(blocks, layout, machine, head, index).is_some()
             }
             None => false,
         };
         if !fine {
             bad = bad.saturating_add(1);
-        } else if *head != 0 {
+            // Nearly every block of this size ends here: it is the program's.
+            if bad > MOST_BAD {
+                return None;
+            }
+        } else if head != 0 {
             good = good.saturating_add(1);
         }
     }
@@ -131,8 +111,7 @@ fn look(
         // Folklore: of a cache that had one list, damage to it leaves nothing that
         // fits; and what overruns its block hits the last list. Only a thread's
         // variable tells that it is one.
-        (_, 1 | 2) => Some(Look::Damaged),
-        _ => None,
+        _ => Some(Look::Damaged),
     }
 }
 
