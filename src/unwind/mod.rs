@@ -47,6 +47,7 @@
 //! dead.
 
 mod bits;
+mod chain;
 mod code;
 mod flow;
 mod frames;

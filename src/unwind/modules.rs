@@ -6,17 +6,26 @@ use object::elf;
 
 use crate::memory::Memory;
 use crate::peek::Peek;
-use crate::source::elf::image_at;
+use crate::source::elf::{Image, image_at};
 
+use super::chain::{self, Entry};
 use super::rules::{Left, Rules};
 
 /// Entries of a table beyond which it is not believed.
 const MOST_ENTRIES: u32 = 1 << 24;
 
+/// What leads from an address to an entry.
+#[derive(Debug)]
+enum Table {
+    Header(Header),
+    /// Of a module without a header, sorted here.
+    Chain(Vec<Entry>),
+}
+
 /// `.eh_frame_hdr` of a module, as linkers write it (Linux Standard Base 5.0, core, 10.6.2):
 /// pairs of signed 32-bit distances from its own start, to a function and to its entry.
 #[derive(Clone, Copy, Debug)]
-struct Table {
+struct Header {
     start: u64,
     /// Where the first pair is, and how many there are.
     first: u64,
@@ -40,8 +49,8 @@ impl<'m> Modules<'m> {
     pub(super) fn rules(&mut self, peek: &mut Peek<'m>, address: u64) -> Option<Rules> {
         let base = self.base(address)?;
         let memory = self.memory;
-        let table = *self.tables.entry(base).or_insert_with(|| Table::find(memory, peek, base));
-        let entry = table?.entry(peek, address)?;
+        let table = self.tables.entry(base).or_insert_with(|| Table::find(memory, peek, base));
+        let entry = table.as_ref()?.entry(peek, address)?;
         let rules = Rules::read(peek, entry, &mut self.left)?;
         rules.range.contains(address).then_some(rules)
     }
@@ -61,15 +70,34 @@ impl<'m> Modules<'m> {
 impl Table {
     /// That of the module at `base`.
     fn find(memory: &dyn Memory, peek: &mut Peek<'_>, base: u64) -> Option<Self> {
+        let image = image_at(memory, base)?;
+        if image.machine != elf::EM_X86_64.0 || image.format.size != 8 {
+            return None;
+        }
+        let header = Header::find(&image, peek, base).map(Self::Header);
+        header.or_else(|| chain::entries(memory, &image, base).map(Self::Chain))
+    }
+
+    /// The entry of the last function that starts at or before `address`.
+    fn entry(&self, peek: &mut Peek<'_>, address: u64) -> Option<u64> {
+        match self {
+            Self::Header(header) => header.entry(peek, address),
+            Self::Chain(entries) => {
+                let after = entries.partition_point(|entry| entry.start() <= address);
+                Some(entries.get(after.checked_sub(1)?)?.address)
+            }
+        }
+    }
+}
+
+impl Header {
+    /// That of the module at `base` with these headers.
+    fn find(image: &Image, peek: &mut Peek<'_>, base: u64) -> Option<Self> {
         // Version 1; how the start of .eh_frame is written; a count of 4 bytes; pairs
         // of signed 4 bytes from the table's start.
         const VERSION: u8 = 1;
         const COUNT: u8 = gimli::constants::DW_EH_PE_udata4.0;
         const PAIRS: u8 = gimli::constants::DW_EH_PE_datarel.0 | gimli::constants::DW_EH_PE_sdata4.0;
-        let image = image_at(memory, base)?;
-        if image.machine != elf::EM_X86_64.0 || image.format.size != 8 {
-            return None;
-        }
         let segment = image.segments.iter().find(|segment| segment.kind == elf::PT_GNU_EH_FRAME.0)?;
         let start = image.bias(base).wrapping_add(segment.address);
         let head: [u8; 4] = peek.bytes(start, 4)?.try_into().ok()?;

@@ -341,6 +341,72 @@ fn above_a_signal_nothing_is_dead() {
     assert_eq!(world.dead(), NOTHING);
 }
 
+/// The image of a program that is linked without a table of its entries, as gcc links static ones.
+fn without_a_table(parts: &[Part]) -> Vec<u8> {
+    let mut bytes = image(parts);
+    // The first program header's flags are those of code; the second one is PT_NULL.
+    bytes[64 + 4] = 5;
+    bytes[64 + 56..64 + 56 + 4].fill(0);
+    bytes
+}
+
+/// The dead words of part 1's frame in a program of these bytes.
+fn dead_with(world: &World, bytes: &[u8]) -> Vec<u64> {
+    let memory = memory(bytes, &world.stack.words);
+    let dead = dead_slots(&memory, std::slice::from_ref(&world.thread), &Job::default()).unwrap();
+    (0..5).filter(|word| dead.iter().any(|range| range.contains(world.frame + 8 * word))).collect()
+}
+
+#[test]
+fn entries_without_a_table_are_found_by_their_form() {
+    let world = plain();
+    let bytes = without_a_table(&world.parts);
+    assert_eq!(dead_with(&world, &bytes), [0, 2, 3, 4]);
+    // Bytes that look like the start of entries and are none.
+    let mut misled = bytes.clone();
+    misled[0xf00..0xf09].copy_from_slice(&[20, 0, 0, 0, 0, 0, 0, 0, 1]);
+    assert_eq!(dead_with(&world, &misled), [0, 2, 3, 4]);
+}
+
+#[test]
+fn records_that_are_no_whole_chain_are_no_entries() {
+    let world = plain();
+    let bytes = without_a_table(&world.parts);
+    let length = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
+    let records: Vec<usize> = std::iter::successors(Some(0x1000), |at| Some(at + 4 + length(*at)))
+        .take_while(|at| length(*at) != 0)
+        .collect();
+    assert_eq!(records.len(), 2 * world.parts.len());
+    // The last entry uses a common one that is not there.
+    let last = records[records.len() - 1];
+    let mut broken = bytes.clone();
+    broken[last + 4] ^= 4;
+    assert_eq!(dead_with(&world, &broken), NOTHING);
+    // What follows the last one is not the end.
+    let mut open = bytes.clone();
+    open[last + 4 + length(last)..0x4000].fill(0xff);
+    assert_eq!(dead_with(&world, &open), NOTHING);
+    // Nothing of it is code.
+    let mut data = bytes;
+    data[64 + 4] = 4;
+    assert_eq!(dead_with(&world, &data), NOTHING);
+}
+
+#[test]
+fn code_that_two_entries_of_a_chain_claim_has_no_rules() {
+    let mut world = plain();
+    let mut bytes = without_a_table(&world.parts);
+    assert_eq!(dead_with(&world, &bytes), [0, 2, 3, 4]);
+    world.parts.push(Part::new("c3 ret"));
+    bytes = without_a_table(&world.parts);
+    assert_eq!(dead_with(&world, &bytes), [0, 2, 3, 4]);
+    // Part 0 is said to be so long that it takes in the others.
+    let common = u32::from_le_bytes(bytes[0x1000..0x1004].try_into().unwrap()) as usize;
+    let length = 0x1000 + 4 + common + 12;
+    bytes[length..length + 4].copy_from_slice(&0x400_u32.to_le_bytes());
+    assert_eq!(dead_with(&world, &bytes), NOTHING);
+}
+
 #[test]
 fn rules_that_nobody_can_tell_end_unwinding() {
     let mut world = plain();
