@@ -14,6 +14,7 @@ use super::part::Part;
 use super::places::{LOCALS, PASSED, WORD};
 use super::point::Point;
 use super::rules::{Cfa, Saved};
+use super::signal::{self, Signal};
 
 /// Frames of one thread that are looked at.
 const MOST_FRAMES: usize = 4096;
@@ -78,6 +79,8 @@ struct Pending {
     part: Rc<Part>,
     /// Whether it waits for a call to return.
     calls: bool,
+    /// What interrupted it, if a signal did: the frame before it is the handler's.
+    signal: Option<Signal>,
 }
 
 /// What a frame means to its neighbours.
@@ -105,10 +108,12 @@ impl<'m> Unwinder<'m> {
         let mut alive = [true; 6];
         let mut dead = Vec::new();
         for (index, frame) in found.iter().enumerate().rev() {
-            let callee = index.checked_sub(1).and_then(|inner| Some((found.get(inner)?, wholes.get(inner)?)));
+            let callee = index.checked_sub(1).filter(|_| frame.signal.is_none());
+            let callee = callee.and_then(|inner| Some((found.get(inner)?, wholes.get(inner)?)));
             let Some(whole) = wholes.get(index) else { break };
             let judged = frame.judge(whole, callee, alive);
-            alive = judged.alive;
+            // The kernel saves all registers for what a signal interrupts. A handler may read those too.
+            alive = if frame.signal.is_some() { [true; 6] } else { judged.alive };
             if index == 0 && judged.frame.unclear.is_none() {
                 dead = frame.registers(whole, alive);
             }
@@ -127,13 +132,21 @@ impl<'m> Unwinder<'m> {
             return frames;
         }
         let Some(stack) = memory.region_at(state.stack_pointer) else { return frames };
-        let stack = stack.range;
+        let mut stack = stack.range;
         let mut pending: Option<Pending> = None;
+        let mut signal = None;
         while frames.len() < MOST_FRAMES {
             // A call may be the last instruction: what it would return to is after it.
             let calls = pending.is_some();
             let inside = if calls { state.pc.wrapping_sub(1) } else { state.pc };
             let Some(part) = self.functions.part(inside) else { break };
+            if part.rules.signal && calls {
+                let Some((kind, next)) = self.interrupted(&state, stack) else { break };
+                let Some(region) = memory.region_at(next.stack_pointer) else { break };
+                frames.extend(pending.take());
+                (signal, state, stack) = (Some(kind), next, region.range);
+                continue;
+            }
             let known = if calls { part.code.call(state.pc) } else { part.code.place(state.pc) };
             if known.is_none() {
                 break;
@@ -141,10 +154,23 @@ impl<'m> Unwinder<'m> {
             frames.extend(pending.take());
             let Some((cfa, next)) = self.step(&state, &part, inside, stack) else { break };
             let (pc, stack_pointer) = (state.pc, state.stack_pointer);
-            pending = Some(Pending { pc, stack_pointer, cfa, part, calls });
+            pending = Some(Pending { pc, stack_pointer, cfa, part, calls, signal: signal.take() });
             state = next;
         }
         frames
+    }
+
+    /// What a signal interrupted, where a handler returns to `state`.
+    fn interrupted(&mut self, state: &State, stack: AddressRange) -> Option<(Signal, State)> {
+        let context = state.stack_pointer;
+        let peek = &mut self.functions.peek;
+        let kind = signal::at(peek, state.pc, context)?;
+        let pc = peek.word(context.checked_add(signal::RIP)?)?;
+        let mut value = |register: u8| peek.word(context.checked_add(signal::offset(register)?)?);
+        let next = State { pc, stack_pointer: value(RSP)?, preserved: PRESERVED.map(value) };
+        // On the same stack it is above; a handler may have a stack of its own.
+        let below = stack.contains(next.stack_pointer) && next.stack_pointer <= context;
+        (!below).then_some((kind, next))
     }
 
     /// The CFA of a frame, and what its caller has.
@@ -190,7 +216,12 @@ impl State {
 impl Pending {
     /// What holds where the frame is.
     fn point<'w>(&self, whole: &'w Whole) -> Result<Point<'w>, Unclear> {
-        let flow = whole.flow.as_ref().map_err(|unclear| *unclear)?;
+        let flow = match &whole.flow {
+            // What such a function does with its arguments is not known either.
+            Err(Unclear::Code) => return Err(Unclear::Code),
+            _ if self.signal == Some(Signal::Fault) => return Err(Unclear::Fault),
+            flow => flow.as_ref().map_err(|unclear| *unclear)?,
+        };
         let address = if self.calls {
             let call = self.part.code.call(self.pc).and_then(|index| self.part.code.ops.get(index));
             call.map_or(self.pc, |op| op.at)

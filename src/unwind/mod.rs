@@ -30,7 +30,11 @@
 //!   pass, in which returns read all of them, tells which registers and words carry one.
 //! - **Unwinding** (exceptions, cancellation, `longjmp`) reads return addresses, the frame pointer
 //!   where it gives the CFA, and saved registers that a caller or a landing reads.
-//! - **A signal's handler** runs below the stack pointer; above its frame unwinding stops.
+//! - **A signal's handler** runs below the frame that it interrupted, or on another stack. The
+//!   kernel saved all registers of that frame, and restores them; what it saved is alive as a
+//!   whole. A handler may change where the frame goes on: those of faults are known to (to skip an
+//!   instruction, or for the exception of a language), so that a frame that a fault
+//!   interrupted is alive as a whole.
 //!
 //! At a call that does not return the first rule does not count: what the frame holds remains a
 //! root, as for valgrind. The exception is in `frames.rs`.
@@ -59,6 +63,7 @@ mod part;
 mod places;
 mod point;
 mod rules;
+mod signal;
 mod slots;
 mod twice;
 mod unclear;

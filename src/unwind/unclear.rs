@@ -21,6 +21,8 @@ pub enum Unclear {
     Twice,
     /// Its function is too large to be analysed.
     Bound,
+    /// A fault interrupted it: the handler may make it go on elsewhere.
+    Fault,
 }
 
 impl Unclear {
@@ -37,6 +39,7 @@ impl Unclear {
             Self::Entry => "entry",
             Self::Twice => "twice",
             Self::Bound => "bound",
+            Self::Fault => "fault",
         }
     }
 }

@@ -38,6 +38,7 @@ FLAVOURS = {
 FUNCTIONS = (
     *("plain", "in_register", "array", "by_address", "by_value", "varargs", "ten_arguments"),
     *("last_call", "variable_size", "jumps_back", "aligned", "switches", "seldom", "large"),
+    *("interrupted", "faulted"),
 )
 #: Whose frames have room that nothing touches, whatever they are compiled with.
 ROOMY = ("plain", "large")

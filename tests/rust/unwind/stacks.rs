@@ -335,9 +335,79 @@ fn what_a_function_touches_of_its_arguments_is_alive_in_its_callers_frame() {
 }
 
 #[test]
-fn above_a_signal_nothing_is_dead() {
+fn above_code_that_only_rules_call_a_signal_nothing_is_dead() {
     let mut world = plain();
     world.parts[1] = world.parts[1].clone().signal();
+    assert_eq!(world.dead(), NOTHING);
+}
+
+/// Where a handler returns to; its entry starts at the byte before.
+const RETURNS: &str = "
+    90                 nop
+    48c7c00f000000     mov rax,15
+    0f05               syscall";
+
+/// Part 1 was interrupted by a signal `past` bytes from its start, and the handler waits.
+fn interrupted(trap: u64, past: u64) -> World {
+    let mut parts = vec![Part::new(WAITS), Part::new(PLAIN), Part::new(FIRST).outermost()];
+    parts.push(Part::new(RETURNS).signal());
+    let mut stack = Stack::new();
+    let frame = stack.push(&[0, 0, 0, 0, 0, at(2) + FIRST_GOES_ON]);
+    // The context, by the kernel's structures: rsp, rip and the number of the trap.
+    let mut context = [0; 39];
+    (context[20], context[21], context[25]) = (frame, at(1) + past, trap);
+    stack.push(&context);
+    stack.push(&[0, at(3) + 1]);
+    let thread = thread(at(0) + 6, stack.pointer(), frame + 32);
+    World { stack, parts, thread, frame }
+}
+
+#[test]
+fn a_frame_that_a_signal_interrupted_has_the_dead_words_of_where_it_goes_on() {
+    const NONE: u64 = 0;
+    assert_eq!(interrupted(NONE, PLAIN_GOES_ON).dead(), [0, 2, 3, 4]);
+    // Its last read is done.
+    assert_eq!(interrupted(NONE, PLAIN_GOES_ON + 5).dead(), [0, 1, 2, 3, 4]);
+    // The word is not written yet.
+    assert_eq!(interrupted(NONE, 4).dead(), [0, 1, 2, 3, 4]);
+    // Not where an instruction starts.
+    assert_eq!(interrupted(NONE, PLAIN_GOES_ON + 1).dead(), NOTHING);
+}
+
+#[test]
+fn no_word_of_what_the_kernel_saved_is_dead() {
+    let world = interrupted(0, PLAIN_GOES_ON);
+    let memory = memory(&image(&world.parts), &world.stack.words);
+    let dead = dead_slots(&memory, std::slice::from_ref(&world.thread), &Job::default()).unwrap();
+    let saved = AddressRange::new(world.frame - 39 * 8, world.frame).unwrap();
+    assert!(dead.iter().all(|range| range.intersection(saved).is_none()), "{dead:?}");
+}
+
+#[test]
+fn a_frame_that_a_fault_interrupted_is_alive_as_a_whole() {
+    // An invalid opcode, a general protection fault, a page fault.
+    for trap in [6, 13, 14] {
+        let world = interrupted(trap, PLAIN_GOES_ON);
+        assert_eq!((world.dead(), world.unclear()), (Vec::new(), Some(Unclear::Fault)), "{trap}");
+    }
+    let divides = "
+        4883ec28           sub rsp,0x28
+        = rsp+48
+        48f7f7             div rdi
+        4883c428           add rsp,0x28
+        = rsp+8
+        c3                 ret";
+    let mut world = interrupted(0, 4);
+    world.parts[1] = Part::new(divides);
+    assert_eq!((world.dead(), world.unclear()), (Vec::new(), Some(Unclear::Fault)));
+}
+
+#[test]
+fn a_context_whose_stack_pointer_is_below_it_ends_unwinding() {
+    let mut world = interrupted(0, PLAIN_GOES_ON);
+    let place = world.stack.words.len() - 6 - 39 + 20;
+    assert_eq!(world.stack.words[place], world.frame);
+    world.stack.words[place] = world.thread.stack_pointer.unwrap();
     assert_eq!(world.dead(), NOTHING);
 }
 
