@@ -507,6 +507,7 @@ class Check:
     references: Final[int]
     own_bytes: Final[int]
     untouched: Final[int]
+    frames: Final[list[tuple[str, int]]]
     coverage: Final[Coverage]
     notes: Final[list[str]]
     def verdict(self, index: int) -> Optional[str]: ...

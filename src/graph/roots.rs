@@ -13,6 +13,7 @@ use crate::pass::{self, Chunk, Job};
 use crate::range::AddressRange;
 use crate::source::Thread;
 use crate::source::registers::Register;
+use crate::unwind::Classes;
 
 use super::heuristics::Heuristics;
 use super::index::{Cursor, Hit, Index};
@@ -130,6 +131,8 @@ pub struct Roots {
     pub ended: (u64, u64),
     /// How many bytes of frames that are alive were left out, because no code touches them.
     pub untouched: u64,
+    /// How well the words of frames that are alive are known.
+    pub classes: Classes,
     /// What could not be told, in sentences.
     pub notes: Vec<String>,
 }
@@ -221,6 +224,7 @@ impl Roots {
             recorder,
             ended: stacks.ended,
             untouched: stacks.untouched,
+            classes: stacks.classes,
             notes: stacks.notes,
         })
     }

@@ -14,7 +14,7 @@ use crate::pass::Job;
 use crate::range::AddressRange;
 use crate::source::Thread;
 use crate::source::nptl::{self, Stack};
-use crate::unwind;
+use crate::unwind::{self, Classes};
 use crate::word::ByteOrder;
 
 use super::owners::Owners;
@@ -39,6 +39,8 @@ pub(super) struct Stacks {
     pub ended: (u64, u64),
     /// How many bytes of these are in frames that are alive.
     pub untouched: u64,
+    /// How well the words of frames that are alive are known.
+    pub classes: Classes,
     pub notes: Vec<String>,
 }
 
@@ -185,6 +187,7 @@ impl Stacks {
     ) -> Result<(), Error> {
         let dead = unwind::dead(memory, threads, job)?;
         self.untouched = dead.slots.iter().map(|range| range.len()).sum();
+        self.classes = dead.classes;
         self.dead.extend(dead.slots);
         self.dead = AddressRange::merge(std::mem::take(&mut self.dead));
         Ok(())

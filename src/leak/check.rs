@@ -17,6 +17,7 @@ use crate::heap::recorded::Recorded;
 use crate::memory::Memory;
 use crate::pass::Job;
 use crate::source::Thread;
+use crate::unwind::Classes;
 
 use super::verdict::Verdict;
 
@@ -86,6 +87,8 @@ pub struct Check {
     pub missing: (u64, u64),
     /// Bytes of frames that are alive and that do not count, because no code touches them.
     pub untouched: u64,
+    /// How well the words of frames that are alive are known.
+    pub classes: Classes,
     /// How much of the writable memory was judged.
     pub coverage: Coverage,
     /// Sentences on what may make verdicts wrong, and in which direction.
@@ -145,6 +148,7 @@ impl Check {
             own_bytes,
             missing,
             untouched: roots.untouched,
+            classes: roots.classes,
             coverage,
             notes,
         };

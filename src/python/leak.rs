@@ -12,6 +12,7 @@ use crate::heap::allocator::Count;
 use crate::heap::block::{State, Unit};
 use crate::leak::{Account, Check as Checked, Options, Records as Recorded, Verdict};
 use crate::recording::Estimate;
+use crate::unwind::Class;
 
 use super::call;
 use super::heap::{Heap, unknown};
@@ -210,6 +211,12 @@ impl Check {
     #[getter]
     fn untouched(&self) -> u64 {
         self.check.untouched
+    }
+
+    /// How many frames there are of each class, the best known first.
+    #[getter]
+    fn frames(&self) -> Vec<(&'static str, u64)> {
+        Class::ALL.into_iter().map(|class| (class.name(), self.check.classes.count(class))).collect()
     }
 
     #[getter]

@@ -52,6 +52,7 @@
 
 mod bits;
 mod chain;
+mod classes;
 mod code;
 mod flow;
 mod frames;
@@ -68,6 +69,7 @@ mod slots;
 mod twice;
 mod unclear;
 
+pub use classes::{Class, Classes};
 pub use frames::{Frame, Frames, Unwinder};
 pub use rules::{Cfa, Row, Rules, Saved};
 pub use slots::Slots;
@@ -87,6 +89,8 @@ pub struct Dead {
     pub slots: Vec<AddressRange>,
     /// General registers, each with the number of its thread.
     pub registers: Vec<(i32, &'static str)>,
+    /// How well the words of the frames are known.
+    pub classes: Classes,
 }
 
 /// Finds the words of frames, and the registers, that nothing reads again.
@@ -100,6 +104,7 @@ pub fn dead(memory: &dyn Memory, threads: &[Thread], job: &Job) -> Result<Dead, 
     for thread in threads {
         job.check()?;
         let found = unwinder.frames(thread);
+        found.frames.iter().for_each(|frame| dead.classes.add(frame));
         dead.slots.extend(found.frames.into_iter().flat_map(|frame| frame.dead));
         dead.registers.extend(found.dead.into_iter().map(|name| (thread.id, name)));
     }

@@ -11,7 +11,7 @@ from harness.truth import Mapping
 
 FOLDER = ROOT / "tests" / "golden"
 #: Sizes and counts that the machine decides: its libc, its kernel.
-_OF_THE_MACHINE = ("rss", "dirty", "taken", "writable", "resident")
+_OF_THE_MACHINE = ("rss", "dirty", "taken", "writable", "resident", "frames")
 
 
 class Normal:

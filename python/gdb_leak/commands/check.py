@@ -158,6 +158,7 @@ def run(request: Request) -> Result:
             for kind, places, pointers in (check.roots if check is not None else [])
         },
         "vector_only": _only_vector(check),
+        "frames": dict(check.frames) if check is not None else {},
         "limited": records is not None and len(rows) < len(records),
     }
     if parsed.flag("list"):
