@@ -6,7 +6,8 @@ several runs, with the median and the processor time beside it: where these
 three differ much, something else ran on the machine.
 
 Heaps are counted beside other people's tools where the environment names them:
-CHAP a built chap, GEF a gef.py.
+CHAP a built chap, GEF a gef.py. BASE names the gdb-leak of another build, beside which
+checks are timed.
 
 Exit status 0 also where a goal is missed (the table says so): a figure is no
 test. Not 0 where something does not work, or an answer is wrong.
@@ -17,6 +18,7 @@ import datetime
 import sys
 from typing import TYPE_CHECKING
 
+import base_rows
 import heap_rows
 import leak_rows
 import record_rows
@@ -92,6 +94,8 @@ def _rows(gib: float, runs: int, only: str) -> "list[Row]":
     take("listing the blocks of a heap", heap_rows.heap_in_lines, runs)
     take("checking a heap", leak_rows.checking_heaps, gib, runs)
     take("checking lists", leak_rows.checking_lists, runs)
+    take("checking beside another build", base_rows.checking_beside, runs)
+    take("frames by what is known", base_rows.frames_known)
     for millions in (4, 20):
         take(f"recording {millions} million pairs", record_rows.recording, millions, runs)
     take("the recorder's own memory", record_rows.recording_memory)
