@@ -124,6 +124,8 @@ fn names(core: &Core, images: &[(u64, Image)]) -> BTreeMap<u64, Name> {
     const MOST_ENTRIES: u64 = 256;
     let mut peek = Peek::new(core);
     let mut names = BTreeMap::new();
+    // Of all lists together: the tables of many modules may lead to one long list.
+    let mut seen = BTreeSet::new();
     for (base, image) in images {
         let bias = image.bias(*base);
         let Some(table) = image.segments.iter().find(|segment| segment.dynamic()) else { continue };
@@ -135,18 +137,18 @@ fn names(core: &Core, images: &[(u64, Image)]) -> BTreeMap<u64, Name> {
         });
         let debug = entries.find(|(key, value)| *key == DT_DEBUG && *value != 0);
         let Some(mut link) = debug.and_then(|(_, debug)| peek.word_at(debug, 1)) else { continue };
-        let mut seen = BTreeSet::new();
+        // The program comes first.
+        let mut first = true;
         while link != 0 && seen.len() < MOST_MODULES && seen.insert(link) {
             let (Some(moved), Some(name), Some(next)) =
                 (peek.word_at(link, 0), peek.word_at(link, 1), peek.word_at(link, 3))
             else {
                 break;
             };
-            // The program comes first.
-            let first = seen.len() == 1;
             if let Some(name) = text(core, name).filter(|name| first || !name.is_empty()) {
                 names.entry(moved).or_insert(name);
             }
+            first = false;
             link = next;
         }
     }
