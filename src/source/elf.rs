@@ -4,7 +4,7 @@ use std::path::Path;
 
 use object::elf;
 use object::endian::Endianness;
-use object::read::elf::{FileHeader, NoteIterator, ProgramHeader};
+use object::read::elf::{FileHeader, ProgramHeader};
 use object::{FileKind, ReadCache, ReadRef};
 
 use crate::error::reason;
@@ -233,6 +233,8 @@ where
 /// One note: who wrote it, its type, its bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Note<'a> {
+    /// Where its contents are among the notes.
+    pub at: u64,
     /// The owner, `CORE` or `GNU`, without its terminator.
     pub owner: &'a [u8],
     /// The type, which means something only together with the owner.
@@ -241,54 +243,62 @@ pub struct Note<'a> {
     pub bytes: &'a [u8],
 }
 
-/// The notes in `bytes`; ends at the first one that is cut or broken.
-pub fn notes(bytes: &[u8], order: ByteOrder, align: u64) -> impl Iterator<Item = Note<'_>> {
-    let endian = match order {
-        ByteOrder::Little => Endianness::Little,
-        ByteOrder::Big => Endianness::Big,
-    };
-    // The 32-bit and the 64-bit note header are the same three 32-bit words.
-    let align = if align == 8 { 8 } else { 4 };
-    let notes = NoteIterator::<elf::FileHeader32<Endianness>>::new(endian, align, bytes).ok();
-    notes.into_iter().flatten().map_while(Result::ok).map(move |note| Note {
-        owner: note.name(),
-        kind: note.n_type(endian).0,
-        bytes: note.desc(),
-    })
+/// A note whose lengths lead beyond the end of the notes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BrokenNote {
+    /// Where its header is among the notes.
+    pub at: u64,
+    /// The length of its owner, as the header says it.
+    pub owner: u64,
+    /// The length of its contents, as the header says it.
+    pub contents: u64,
 }
 
-/// The first note in `bytes` that does not fit: where, and the lengths of its owner and contents.
+/// Returns the notes in `bytes`; ends after the first one that does not fit.
 ///
-/// A rest that is too short for a header, or all zeros, is padding.
-#[must_use]
-pub fn broken_note(bytes: &[u8], order: ByteOrder, align: u64) -> Option<(u64, u64, u64)> {
-    const HEADER: u64 = 12;
+/// A rest that is too short for a header, or starts with one that is all zeros, is padding.
+pub fn notes(
+    bytes: &[u8],
+    order: ByteOrder,
+    align: u64,
+) -> impl Iterator<Item = Result<Note<'_>, BrokenNote>> {
     let align = if align == 8 { 8 } else { 4 };
-    let end = bytes.len() as u64;
-    let mut at = 0_u64;
-    loop {
-        let rest = bytes.get(usize::try_from(at).ok()?..)?;
-        let mut words = rest.chunks_exact(4).map(|word| order.value(word));
-        let (Some(owner), Some(contents), Some(kind)) = (words.next(), words.next(), words.next()) else {
-            return None;
-        };
+    let mut next = Some(0_u64);
+    std::iter::from_fn(move || {
+        let at = next.take()?;
+        // The 32-bit and the 64-bit note header are the same three 32-bit words.
+        let mut header = slice(bytes, at, HEADER)?.chunks_exact(4).map(|word| order.value(word));
+        let (owner, contents, kind) = (header.next()?, header.next()?, header.next()?);
         if (owner, contents, kind) == (0, 0, 0) {
             return None;
         }
-        let body = at.checked_add(HEADER)?.checked_add(owner)?.checked_next_multiple_of(align)?;
-        let body_end = body.checked_add(contents)?;
-        if body_end > end {
-            return Some((at, owner, contents));
-        }
-        at = body_end.checked_next_multiple_of(align)?;
-    }
+        let broken = BrokenNote { at, owner, contents };
+        let named = at.checked_add(HEADER)?;
+        let body = named.checked_add(owner)?.checked_next_multiple_of(align)?;
+        let (Some(name), Some(held)) = (slice(bytes, named, owner), slice(bytes, body, contents)) else {
+            return Some(Err(broken));
+        };
+        next = body.checked_add(contents)?.checked_next_multiple_of(align);
+        let length = name.iter().rposition(|byte| *byte != 0).map_or(0, |last| last.saturating_add(1));
+        let name = name.get(..length).unwrap_or_default();
+        Some(Ok(Note { at: body, owner: name, kind: u32::try_from(kind).unwrap_or_default(), bytes: held }))
+    })
+}
+
+/// The length of a note's header.
+const HEADER: u64 = 12;
+
+/// The `length` bytes at `at`.
+fn slice(bytes: &[u8], at: u64, length: u64) -> Option<&[u8]> {
+    let (at, length) = (usize::try_from(at).ok()?, usize::try_from(length).ok()?);
+    bytes.get(at..)?.get(..length)
 }
 
 /// The build-id among the notes in `bytes`.
 #[must_use]
 pub fn build_id(bytes: &[u8], order: ByteOrder, align: u64) -> Option<Vec<u8>> {
     let wanted = |note: &Note<'_>| note.owner == b"GNU" && note.kind == elf::NT_GNU_BUILD_ID.0;
-    notes(bytes, order, align).find(wanted).map(|note| note.bytes.to_vec())
+    notes(bytes, order, align).map_while(Result::ok).find(wanted).map(|note| note.bytes.to_vec())
 }
 
 /// The headers of an ELF file.

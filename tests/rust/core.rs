@@ -165,6 +165,70 @@ fn a_core_with_as_many_files_as_regions_opens_in_linear_time() {
     assert!(begun.elapsed().as_secs() < 10, "{:?}", begun.elapsed());
 }
 
+/// The first bytes of a module whose table for the loader says that its list is at `debug`.
+fn module_with_list(debug: u64) -> Vec<u8> {
+    let half = |value: u16| value.to_le_bytes().to_vec();
+    let word = |value: u64| value.to_le_bytes().to_vec();
+    let header = |kind: u32, address: u64, size: u64| {
+        let flags = [kind.to_le_bytes(), 4_u32.to_le_bytes()].concat();
+        [flags, word(address), word(address), word(address), word(size), word(size), word(0x1000)].concat()
+    };
+    let mut bytes = b"\x7fELF\x02\x01\x01".to_vec();
+    bytes.resize(16, 0);
+    bytes.extend([half(3), half(62), vec![1, 0, 0, 0], word(0), word(64), word(0), vec![0; 4]].concat());
+    bytes.extend([half(64), half(56), half(2), half(64), half(0), half(0)].concat());
+    bytes.extend([header(1, 0, 0x1000), header(2, 0x200, 0x20)].concat());
+    bytes.resize(0x200, 0);
+    bytes.extend([word(21), word(debug), word(0), word(0)].concat());
+    bytes
+}
+
+#[test]
+fn one_list_of_the_loader_that_many_modules_lead_to_is_followed_once() {
+    const MODULES: u64 = 8_000;
+    const LINKS: u64 = 16_000;
+    const LIST: u64 = 0x1000_0000;
+    let link = |index: u64| LIST + 0x100 + index * 32;
+    let mut list = [0, link(0), 0, 0].map(u64::to_le_bytes).concat();
+    list.resize(0x100, 0);
+    for index in 0..LINKS {
+        let next = if index + 1 < LINKS { link(index + 1) } else { 0 };
+        list.extend([index << 20, LIST, 0, next].map(u64::to_le_bytes).concat());
+    }
+    let mut core = Builder::new(X86_64).load(LIST, 6, &list, list.len() as u64);
+    core.align = 1;
+    let module = module_with_list(LIST);
+    for index in 0..MODULES {
+        core = core.load(0x20_0000_0000 + (index << 13), 4, &module, 0x1000);
+    }
+    let core = core.build();
+    let begun = std::time::Instant::now();
+    let target = open(&core).unwrap();
+    assert!(begun.elapsed().as_secs() < 20, "{:?}", begun.elapsed());
+    let found = format!("{MODULES} modules were found by their headers");
+    assert!(target.origin.notes.iter().any(|note| note.contains(&found)), "{:?}", target.origin.notes);
+}
+
+#[test]
+fn all_that_is_wrong_with_notes_is_named_or_counted() {
+    let notes = |core: &Builder| open(&core.build()).unwrap().origin.notes;
+    let broken = (0..12).fold(small(X86_64), |core, _| core.note("CORE", 1, &[0; 4]));
+    let said = notes(&broken);
+    let named = said.iter().filter(|note| note.starts_with("NT_PRSTATUS at 0x")).count();
+    assert_eq!(named, 8, "{said:?}");
+    assert!(said.iter().any(|note| note == "4 more notes of the core break a rule"), "{said:?}");
+
+    // Pages of no size, and a mapping that ends before it starts.
+    let mut listed = [1_u64, 0, 0x3000, 0x2000, 0].map(u64::to_le_bytes).concat();
+    listed.extend(b"/a\0");
+    let said = notes(&small(X86_64).note("CORE", 0x4649_4c45, &listed));
+    let (note,) = match said.iter().filter(|note| note.starts_with("NT_FILE at 0x")).collect::<Vec<_>>()[..] {
+        [note] => (note,),
+        _ => panic!("{said:?}"),
+    };
+    assert!(note.contains("page size 0x0") && note.contains("1 of 1 mappings end before"), "{note}");
+}
+
 #[test]
 fn of_overlapping_segments_the_first_in_the_file_has_the_bytes() {
     let core = Builder::new(X86_64)

@@ -20,7 +20,7 @@ use crate::error::{Error, reason};
 use crate::memory::{Buffer, Gap, Memory, Missing, Region, View, gap_before_next_region};
 use crate::name::Name;
 use crate::range::AddressRange;
-use crate::source::elf::{Image, broken_note, file_image, notes as notes_in};
+use crate::source::elf::{BrokenNote, Image, file_image, notes as notes_in};
 use crate::source::file::FileView;
 use crate::source::kinds::{self, Clues};
 use crate::source::{Files, Origin, SourceKind, Target};
@@ -91,7 +91,7 @@ pub(super) fn open(view: FileView, files: Files<'_>) -> Result<Target, Error> {
         modules: Vec::new(),
     };
     let mut said = std::mem::take(&mut layout.notes);
-    said.append(&mut notes.faults);
+    said.extend(notes.faults.said());
     if notes.files.iter().all(|file| file.path.is_empty()) {
         notes.files = found::modules(&core, &notes, image.machine);
         said.extend(found::note(&notes.files));
@@ -178,25 +178,26 @@ fn read_notes(view: &FileView, image: &Image) -> (Notes, bool) {
         // Observed: the alignment of the segment need not be that of its notes. Seen: writers
         // that align all segments alike; the kernel and gdb align notes to four bytes.
         let other = if segment.align == 8 { 4 } else { 8 };
-        let broken = broken_note(&bytes, order, segment.align);
-        let fits_other = || broken_note(&bytes, order, other).is_none();
-        let (align, broken) =
-            if broken.is_some() && !cut && fits_other() { (other, None) } else { (segment.align, broken) };
+        let fits = |align| notes_in(&bytes, order, align).all(|note| note.is_ok());
+        let align = if !cut && !fits(segment.align) && fits(other) { other } else { segment.align };
         let listed = || notes_in(&bytes, order, align);
-        listed().for_each(|note| notes.take_layout(&note, image));
+        listed().flatten().for_each(|note| notes.take_layout(&note, image));
         for note in listed() {
-            found = true;
-            // Notes lend their bytes from the segment's.
-            let inside = (note.bytes.as_ptr() as usize).saturating_sub(bytes.as_ptr() as usize);
-            notes.take(&note, segment.offset.saturating_add(inside as u64), image);
-        }
-        if let Some((at, owner, contents)) = broken.filter(|_| !cut) {
-            whole = false;
-            let place = segment.offset.saturating_add(at);
-            notes.fault(format!(
-                "note at {place:#x} of the core: lengths {owner} and {contents} lead beyond the end of the notes; \
-                 it and what follows it are left out"
-            ));
+            match note {
+                Ok(note) => {
+                    found = true;
+                    notes.take(&note, segment.offset.saturating_add(note.at), image);
+                }
+                Err(_) if cut => {}
+                Err(BrokenNote { at, owner, contents }) => {
+                    whole = false;
+                    let place = segment.offset.saturating_add(at);
+                    notes.fault(format!(
+                        "note at {place:#x} of the core: lengths {owner} and {contents} lead beyond the end of \
+                         the notes; it and what follows it are left out"
+                    ));
+                }
+            }
         }
     }
     (notes, whole && found)

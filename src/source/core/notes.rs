@@ -49,7 +49,30 @@ pub(super) struct Notes {
     /// What notes there are that no core of a process has.
     pub machine: BTreeSet<Machine>,
     /// Notes that break a rule: the note, its place in the core, a value, the rule.
-    pub faults: Vec<String>,
+    pub faults: Faults,
+}
+
+/// What is wrong with the notes of a core: the first faults, and how many there are.
+#[derive(Default, Debug)]
+pub(super) struct Faults {
+    named: Vec<String>,
+    count: u64,
+}
+
+impl Faults {
+    /// The most broken notes that are named.
+    const MOST: usize = 8;
+
+    /// Returns a sentence for each fault that is named, and one that counts the others.
+    pub(super) fn said(&self) -> Vec<String> {
+        let more = self.count.saturating_sub(self.named.len() as u64);
+        let rest = (more > 0).then(|| {
+            let notes =
+                if more == 1 { "note of the core breaks a rule" } else { "notes of the core break a rule" };
+            format!("{more} more {notes}")
+        });
+        self.named.iter().cloned().chain(rest).collect()
+    }
 }
 
 /// What a core is of, where it is of a whole machine; the surest first.
@@ -76,9 +99,6 @@ impl Machine {
         })
     }
 }
-
-/// The most broken notes that are named.
-const MOST_FAULTS: usize = 8;
 
 impl Notes {
     /// Takes in what has to be known before the threads' own notes, but stands after them.
@@ -148,8 +168,9 @@ impl Notes {
 
     /// Keeps what is wrong with a note.
     pub(super) fn fault(&mut self, fault: String) {
-        if self.faults.len() < MOST_FAULTS {
-            self.faults.push(fault);
+        self.faults.count = self.faults.count.saturating_add(1);
+        if self.faults.named.len() < Faults::MOST {
+            self.faults.named.push(fault);
         }
     }
 
@@ -221,7 +242,7 @@ fn files(bytes: &[u8], format: WordFormat) -> Result<(Vec<FileMapping>, Option<S
         return Err(format!("count {listed} needs as many terminated names, and there are {held}"));
     }
     let usable = page.is_power_of_two() && page <= LARGEST_PAGE;
-    let fault = (!usable && count > 0).then(|| {
+    let size = (!usable && count > 0).then(|| {
         format!(
             "page size {page:#x} is not a power of two up to {LARGEST_PAGE:#x}; offsets are read in pages of \
              {USUAL_PAGE:#x}"
@@ -245,12 +266,13 @@ fn files(bytes: &[u8], format: WordFormat) -> Result<(Vec<FileMapping>, Option<S
         }
     }
     files.sort_by_key(|file| file.range);
-    let fault = fault.or_else(|| {
-        (broken > 0).then(|| {
-            format!("{broken} of {count} mappings end before they start or begin beyond any file; they are left out")
-        })
+    let dropped = (broken > 0).then(|| {
+        format!(
+            "{broken} of {count} mappings end before they start or begin beyond any file; they are left out"
+        )
     });
-    Ok((files, fault))
+    let faults: Vec<String> = size.into_iter().chain(dropped).collect();
+    Ok((files, (!faults.is_empty()).then(|| faults.join("; "))))
 }
 
 fn auxiliary(bytes: &[u8], format: WordFormat) -> Vec<(u64, u64)> {
