@@ -1,8 +1,8 @@
 //! Memory-leak hunting on live processes and core files.
 //!
 //! The floors, lowest first; a module uses lower floors only:
-//! [`error`], [`name`], [`range`], [`word`]; [`memory`], [`peek`], [`pass`], [`save`]; [`source`]; [`search`],
-//! [`inspect`], [`diff`], [`unwind`], [`recording`]; [`heap`].
+//! [`error`], [`text`], [`name`], [`range`], [`word`]; [`memory`], [`peek`], [`pass`], [`pages`], [`save`];
+//! [`source`]; [`search`], [`inspect`], [`diff`], [`unwind`], [`recording`]; [`heap`]; [`graph`]; [`leak`].
 
 pub mod diff;
 pub mod error;
@@ -22,5 +22,6 @@ pub mod recording;
 pub mod save;
 pub mod search;
 pub mod source;
+pub mod text;
 pub mod unwind;
 pub mod word;

@@ -1,10 +1,11 @@
 //! Names of regions, as the bytes that they are.
 
-use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
-use std::fmt::{self, Write};
+use std::fmt;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use crate::text;
 
 /// The path of a mapped file, or the kernel's name in brackets; empty where there is none.
 ///
@@ -73,12 +74,6 @@ impl Name {
         OsStr::from_bytes(&self.0)
     }
 
-    /// The name as text, with replacement characters for what is none.
-    #[must_use]
-    pub fn lossy(&self) -> Cow<'_, str> {
-        String::from_utf8_lossy(&self.0)
-    }
-
     /// Whether there is no name.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -122,6 +117,12 @@ impl From<Vec<u8>> for Name {
     }
 }
 
+impl From<PathBuf> for Name {
+    fn from(path: PathBuf) -> Self {
+        Self(path.into_os_string().into_vec())
+    }
+}
+
 impl From<Name> for OsString {
     fn from(name: Name) -> Self {
         Self::from_vec(name.0)
@@ -140,22 +141,17 @@ impl PartialEq<&str> for Name {
     }
 }
 
-/// Writes what is no printable text as `\xHH`, as all answers do.
+/// Escapes what is not printable as `\xHH`, tabs too: a name is one column of a table.
+///
+/// ```
+/// use gdb_leak::name::Name;
+///
+/// let name = Name::from("/a\tb\u{202e}".to_owned());
+/// assert_eq!(name.to_string(), r"/a\x09b\xe2\x80\xae");
+/// ```
 impl fmt::Display for Name {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut text = String::with_capacity(self.0.len());
-        for chunk in self.0.utf8_chunks() {
-            for character in chunk.valid().chars() {
-                if character.is_control() {
-                    let mut room = [0; 4];
-                    character.encode_utf8(&mut room).bytes().for_each(|byte| push(&mut text, byte));
-                } else {
-                    text.push(character);
-                }
-            }
-            chunk.invalid().iter().for_each(|byte| push(&mut text, *byte));
-        }
-        out.pad(&text)
+        out.pad(&text::escaped(&self.0).replace('\t', r"\x09"))
     }
 }
 
@@ -163,9 +159,4 @@ impl fmt::Debug for Name {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{:?}", self.to_string())
     }
-}
-
-fn push(text: &mut String, byte: u8) {
-    // Writing to a string does not fail.
-    let _ = write!(text, "\\x{byte:02x}");
 }

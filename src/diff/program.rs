@@ -10,9 +10,9 @@ use crate::name::Name;
 const DELETED: &[u8] = b" (deleted)";
 
 /// The file's name without its folder and the kernel's mark for a deleted file.
-pub(super) fn file_name(name: &Name) -> Vec<u8> {
-    let last = last_part(name.bytes());
-    last.strip_suffix(DELETED).unwrap_or(last).to_vec()
+pub(super) fn file_name(name: &Name) -> &[u8] {
+    let last = name.last_part();
+    last.strip_suffix(DELETED).unwrap_or(last)
 }
 
 /// Whether two names can be of one mapping.
@@ -30,15 +30,15 @@ pub(super) fn same_name(one: &Name, other: &Name) -> bool {
         return true;
     }
     let shared = |name: &Name| name.starts_with("[anon_shmem:") || file_name(name) == b"zero";
-    let segment = |name: &Name| last_part(name.bytes()).starts_with(b"SYSV");
-    if (shared(one) && shared(other)) || (segment(one) && segment(other) && one.bytes() != other.bytes()) {
+    let segment = |name: &Name| name.last_part().starts_with(b"SYSV");
+    if (shared(one) && shared(other)) || (segment(one) && segment(other)) {
         return !whole(one) || !whole(other);
     }
     let (one_spelled, other_spelled) = (spelled(one), spelled(other));
     let (one_name, other_name) = if whole(one) && whole(other) {
-        (&one_spelled[..], &other_spelled[..])
+        (one_spelled.bytes(), other_spelled.bytes())
     } else {
-        (last_part(&one_spelled), last_part(&other_spelled))
+        (one_spelled.last_part(), other_spelled.last_part())
     };
     let gone = |name: &[u8]| [name, DELETED].concat();
     let listed = !whole(one) || !whole(other);
@@ -51,13 +51,9 @@ fn whole(name: &Name) -> bool {
 }
 
 /// The name as texts of maps have it.
-fn spelled(name: &Name) -> Vec<u8> {
+fn spelled(name: &Name) -> Name {
     let lines: Vec<&[u8]> = name.bytes().split(|byte| *byte == b'\n').collect();
-    lines.join(&br"\012"[..])
-}
-
-fn last_part(name: &[u8]) -> &[u8] {
-    name.rsplit(|byte| *byte == b'/').next().unwrap_or_default()
+    Name::from(lines.join(&br"\012"[..]))
 }
 
 /// Whether both are the same but for bytes that one has as `?`.

@@ -1,6 +1,6 @@
 //! Allocators whose blocks are in no list here: told, so that nobody takes silence for an answer.
 
-use std::collections::BTreeSet;
+use memchr::memmem;
 
 use crate::memory::{Memory, RegionKind};
 use crate::peek::Peek;
@@ -19,16 +19,12 @@ pub fn others(memory: &dyn Memory) -> Vec<&'static str> {
         ("libscudo", "scudo"),
         ("ld-musl", "musl"),
     ];
-    let files: BTreeSet<String> = memory
-        .regions()
-        .iter()
-        .filter(|region| !region.anonymous())
-        .map(|region| region.name.lossy().into_owned())
-        .collect();
-    let loaded = |part: &str| files.iter().any(|path| path.rsplit('/').next().unwrap_or(path).contains(part));
+    let files = || memory.regions().iter().filter(|region| !region.anonymous()).map(|region| &region.name);
+    let has = |name: &[u8], part: &str| memmem::find(name, part.as_bytes()).is_some();
+    let loaded = |part: &str| files().any(|name| has(name.last_part(), part));
     let mut found: Vec<&str> = NAMES.iter().filter(|(part, _)| loaded(part)).map(|(_, name)| *name).collect();
     // Debian keeps it as /usr/lib/x86_64-linux-musl/libc.so.
-    let musl = files.iter().any(|path| path.contains("-musl/")) || keeps_musl(memory);
+    let musl = files().any(|name| has(name.bytes(), "-musl/")) || keeps_musl(memory);
     if musl && !found.contains(&"musl") {
         found.push("musl");
     }

@@ -42,7 +42,7 @@ pub struct Strings {
 /// The `top` most frequent strings of at least `min` characters, all where `top` is `None`.
 ///
 /// A string is as long as it can be: it ends at what is not
-/// [printable](crate::inspect::text::printable), at a gap and at the end of the
+/// [printable](crate::text::printable), at a gap and at the end of the
 /// ranges, but goes on from one region into the next where they touch and both
 /// are asked for, for nothing in memory marks that border. It is counted where
 /// it starts. Overlapping ranges count once.

@@ -6,10 +6,11 @@ use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::error::Error;
 use crate::inspect::runs::{Run, runs};
-use crate::inspect::text::{escaped, printable_length};
+use crate::inspect::text::printable_length;
 use crate::memory::{Buffer, Gap, Memory};
 use crate::pass::{self, Chunk, Job, push_gap};
 use crate::range::AddressRange;
+use crate::text::escaped;
 
 /// Bytes of a string that are shown at most.
 const SHOWN: u64 = 4096;

@@ -7,10 +7,9 @@
 //! three after it, never on what came before, so text can be looked for from
 //! any place in memory.
 
-use std::fmt::Write;
-
 use crate::memory::Memory;
 use crate::range::AddressRange;
+use crate::text::{escape, printable};
 
 /// What begins at a byte.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,46 +58,6 @@ pub(crate) const fn possible(bytes: [u8; 8]) -> u64 {
     let other = word ^ (b'\t' as u64).wrapping_mul(LOW);
     let tab = !((other & !HIGH).wrapping_add(!HIGH) | other) & HIGH;
     inked(word) | tab | wide & !alone
-}
-
-/// Whether a terminal shows the character as itself, and as nothing else.
-///
-/// Not so: control characters (Unicode's Cc, C1 included, but for tab); what
-/// turns the direction of the text, has no width or no ink of its own, and
-/// could thus make one text look like another; non-characters; private use and
-/// planes in which nothing is assigned, which in memory are mere chance.
-///
-/// ```
-/// use gdb_leak::inspect::text::printable;
-/// assert!(printable('é') && printable('\t') && printable('漢'));
-/// assert!(!printable('\u{9b}') && !printable('\u{202e}') && !printable('\u{200b}'));
-/// ```
-#[must_use]
-pub fn printable(character: char) -> bool {
-    match character {
-        '\t' | ' '..='~' => true,
-        character if character.is_control() => false,
-        '\u{ad}'
-        | '\u{34f}'
-        | '\u{61c}'
-        | '\u{115f}'..='\u{1160}'
-        | '\u{17b4}'..='\u{17b5}'
-        | '\u{180b}'..='\u{180f}'
-        | '\u{200b}'..='\u{200f}'
-        | '\u{2028}'..='\u{202e}'
-        | '\u{2060}'..='\u{206f}'
-        | '\u{3164}'
-        | '\u{e000}'..='\u{f8ff}'
-        | '\u{fdd0}'..='\u{fdef}'
-        | '\u{fe00}'..='\u{fe0f}'
-        | '\u{feff}'
-        | '\u{ffa0}'
-        | '\u{fff0}'..='\u{fffb}'
-        | '\u{1bca0}'..='\u{1bca3}'
-        | '\u{1d173}'..='\u{1d17a}'
-        | '\u{40000}'..='\u{10ffff}' => false,
-        character => u32::from(character) & 0xfffe != 0xfffe,
-    }
 }
 
 /// What begins at the first byte.
@@ -197,38 +156,11 @@ pub fn lossless(bytes: &[u8]) -> String {
     text
 }
 
-/// All bytes as text for a terminal: printable text as it is, every other byte as `\xHH`.
-///
-/// ```
-/// use gdb_leak::inspect::text::escaped;
-/// assert_eq!(escaped("é\u{1b}[2J".as_bytes()), "é\\x1b[2J");
-/// ```
-#[must_use]
-pub fn escaped(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len());
-    let mut rest = bytes;
-    while !rest.is_empty() {
-        let (printable, after) = rest.split_at(printable_length(rest));
-        text.push_str(&String::from_utf8_lossy(printable));
-        let (other, after) = after.split_at(after.len().min(1));
-        escape(other, &mut text);
-        rest = after;
-    }
-    text
-}
-
-fn escape(bytes: &[u8], text: &mut String) {
-    for byte in bytes {
-        // Writing to a String cannot go wrong.
-        let _ = write!(text, "\\x{byte:02x}");
-    }
-}
-
 /// The text at a match: its `length` bytes and the printable text after it, `most` bytes at most.
 ///
 /// Ends at the first NUL or otherwise unprintable byte after the match, or
 /// where memory does. Bytes of the match that are no UTF-8 are escaped as in
-/// [`lossless`]; what may be printed is for whoever prints, see [`escaped`].
+/// [`lossless`]; what may be printed is for whoever prints, see [`escaped`](crate::text::escaped).
 ///
 /// ```
 /// use gdb_leak::inspect::text::excerpt;

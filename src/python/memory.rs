@@ -12,6 +12,7 @@ use crate::error::Error;
 use crate::graph;
 use crate::heap;
 use crate::memory::{self, Place};
+use crate::name::Name;
 use crate::pass::Job;
 use crate::range::AddressRange;
 use crate::source::kinds::Clues;
@@ -56,13 +57,13 @@ pub(super) fn pairs<'a>(ranges: impl Iterator<Item = &'a AddressRange>) -> Vec<(
 }
 
 /// A symbol: its name, the offset in it, the module's file, the section.
-type Named = (String, u64, String, Option<String>);
+type Named = (String, u64, OsString, Option<String>);
 
 /// A call: function, source file, line, the module's file.
-type Called = (Option<String>, Option<String>, Option<u32>, Option<String>);
+type Called = (Option<String>, Option<String>, Option<u32>, Option<OsString>);
 
 fn called(lines: Vec<Line>) -> Vec<Called> {
-    let fields = |Line { function, file, line, module }| (function, file, line, module);
+    let fields = |Line { function, file, line, module }| (function, file, line, module.map(OsString::from));
     lines.into_iter().map(fields).collect()
 }
 
@@ -227,7 +228,7 @@ impl Memory {
     fn symbol(&self, py: Python<'_>, address: u64) -> Option<Named> {
         let (target, kept) = (&self.target, &self.kept);
         let found = py.detach(|| kept.symbols(target).name(target.memory.as_ref(), address));
-        found.map(|Symbol { name, offset, module, section }| (name, offset, module, section))
+        found.map(|Symbol { name, offset, module, section }| (name, offset, module.into(), section))
     }
 
     fn lines(&self, py: Python<'_>, address: u64) -> Vec<Called> {
@@ -235,9 +236,9 @@ impl Memory {
         called(py.detach(|| kept.symbols(target).lines(target.memory.as_ref(), address)))
     }
 
-    fn lines_of_file(&self, py: Python<'_>, path: &str, build_id: &[u8], address: u64) -> Vec<Called> {
-        let (target, kept) = (&self.target, &self.kept);
-        called(py.detach(|| kept.symbols(target).lines_of_file(path, build_id, address)))
+    fn lines_of_file(&self, py: Python<'_>, path: OsString, build_id: &[u8], address: u64) -> Vec<Called> {
+        let (target, kept, path) = (&self.target, &self.kept, Name::from(PathBuf::from(path)));
+        called(py.detach(|| kept.symbols(target).lines_of_file(&path, build_id, address)))
     }
 
     fn recheck(&self) -> PyResult<()> {

@@ -13,7 +13,7 @@ use super::kept::Records;
 use super::memory::{self, Memory};
 
 /// A module that was unloaded: its path, its build-id, and an address as in its file.
-type Unloaded = (String, Vec<u8>, u64);
+type Unloaded = (OsString, Vec<u8>, u64);
 
 /// What was recorded of a block: the bytes asked for, the thread, the time, the number of its stack.
 #[pyclass(frozen, get_all, module = "gdb_leak._native")]
@@ -149,7 +149,7 @@ impl Recording {
             let address = frame.address();
             let module = generation.and_then(|generation| recording.unloaded(frame, generation));
             let linked = |module: &Module| {
-                (module.path.clone(), module.build_id.clone(), address.wrapping_sub(module.bias))
+                (module.path.clone().into(), module.build_id.clone(), address.wrapping_sub(module.bias))
             };
             let function = recording.function(frame.pc);
             StackFrame { pc: frame.pc, address, unloaded: module.map(linked), function }

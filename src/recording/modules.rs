@@ -1,6 +1,7 @@
 //! Modules that stacks lead through, those that were unloaded since among them.
 
 use crate::memory::Memory;
+use crate::name::Name;
 use crate::range::AddressRange;
 
 use super::header::Area;
@@ -20,7 +21,7 @@ pub struct Module {
     /// Its addresses less those in its file.
     pub bias: u64,
     /// Its path as the loader knew it.
-    pub path: String,
+    pub path: Name,
     /// Its build-id; empty where none is known.
     pub build_id: Vec<u8>,
     /// The generations from which and before which it was there.
@@ -53,7 +54,7 @@ fn module(memory: &dyn Memory, names: &Area, bytes: &[u8]) -> Option<Module> {
     Some(Module {
         range,
         bias: u64_at(bytes, layout::MODULE_BIAS)?,
-        path: String::from_utf8_lossy(&path).into_owned(),
+        path: Name::from(path),
         build_id: build_id.and_then(|bytes| bytes.get(..known)).unwrap_or_default().to_vec(),
         since: u32_at(bytes, layout::MODULE_SINCE)?,
         until: Some(until).filter(|until| *until != layout::STILL),

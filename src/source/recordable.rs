@@ -16,6 +16,7 @@ use object::read::elf::{FileHeader, ProgramHeader, Sym};
 use object::{ReadCache, ReadRef};
 
 use crate::error::{Error, reason};
+use crate::name::Name;
 
 /// How many scripts may name one another (Linux, `fs/exec.c`, `exec_binprm`).
 const MOST_SCRIPTS: usize = 5;
@@ -179,8 +180,7 @@ fn program(path: &Path) -> Result<(), Error> {
     let length = named.p_filesz(endian).min(MOST_NAME);
     let name = data.read_bytes_at(named.p_offset(endian), length).unwrap_or_default();
     let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
-    let loader = String::from_utf8_lossy(name.rsplit(|byte| *byte == b'/').next().unwrap_or_default());
-    if loader.starts_with("ld-musl") {
+    if Name::of_file(name).last_part().starts_with(b"ld-musl") {
         return Err(refuse(path, "its C library is musl, and the recorder is for glibc's malloc"));
     }
     let sections = header.sections(endian, data).map_err(broken)?;

@@ -140,7 +140,7 @@ fn saved_region(region: &Region) -> SavedRegion {
         end: region.range.end(),
         permissions: region.permissions.to_string(),
         kind: region.kind.name().to_owned(),
-        name: region.name.lossy().into_owned(),
+        name: String::from_utf8_lossy(region.name.bytes()).into_owned(),
         name_bytes: std::str::from_utf8(region.name.bytes()).err().map(|_| hex::encode(region.name.bytes())),
         file_offset: region.file_offset,
         rss: region.rss,

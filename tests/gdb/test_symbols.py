@@ -1,5 +1,6 @@
 """The shell names the symbols that gdb names: of a process, of cores, by -exe and -sysroot."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -173,3 +174,21 @@ def test_a_name_with_escape_sequences_is_shown_escaped(tmp_path: Path) -> None:
         program.end()
     assert r"symbol   zer\x1b[31m\x0aed in section .bss" in answer.stdout
     assert "\x1b" not in answer.stdout
+
+
+def test_a_module_whose_path_is_no_text_has_its_symbols_and_every_byte_of_its_path(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / os.fsdecode(b"not \xff text")
+    folder.mkdir()
+    program = Program(build(folder), cwd=folder)
+    try:
+        program.wait_for("READY")
+        start, _ = program.places["changed"]
+        core = cores.gcore(program.pid, tmp_path / "core")
+        for target in (program.pid, core):
+            symbol = shell("whatis", target, hex(start), "-json").json()["symbol"]
+            assert symbol is not None, target
+            assert symbol["module"] == f"{tmp_path}/not \\xff text/program"
+    finally:
+        program.end()

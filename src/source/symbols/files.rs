@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use object::{Object, ReadCache, ReadRef};
 
+use crate::name::Name;
 use crate::source::elf::{Image, file_of};
 use crate::source::file::FileView;
 
@@ -16,7 +17,7 @@ use crate::source::file::FileView;
 #[derive(Debug)]
 pub(super) struct Sought {
     /// The module's file as the target calls it.
-    pub name: String,
+    pub name: Name,
     /// Where its own file may be, and what stands for `/`, the likeliest first.
     pub files: Vec<PathBuf>,
     pub roots: Vec<PathBuf>,
@@ -72,7 +73,7 @@ impl Sought {
         };
         by_build_id(&self.roots, &self.build_id).for_each(&mut add);
         for (own, link) in links {
-            let named = Path::new(self.name.as_str()).parent().map(Path::to_owned);
+            let named = self.name.path().parent().map(Path::to_owned);
             let real = own.canonicalize().ok().and_then(|path| path.parent().map(Path::to_owned));
             let here = own.parent().map(Path::to_owned);
             for folder in [here, real.clone()].into_iter().flatten() {

@@ -2,6 +2,8 @@
 
 use std::sync::OnceLock;
 
+use crate::name::Name;
+
 use super::Symbol;
 use super::contents::Contents;
 use super::files::Sought;
@@ -32,7 +34,7 @@ pub(super) struct Known {
 #[derive(Debug)]
 struct Named {
     /// The path to show; none where no file here is the module's.
-    path: Option<String>,
+    path: Option<Name>,
     contents: Option<Contents>,
 }
 
@@ -108,7 +110,7 @@ impl Known {
         calls.into_iter().map(line).collect()
     }
 
-    fn shown(&self) -> String {
+    fn shown(&self) -> Name {
         self.named().path.clone().unwrap_or_else(|| self.sought.name.clone())
     }
 
@@ -130,7 +132,7 @@ impl Known {
                 }
             }
             let shown = match path.filter(|_| self.shown_as_found) {
-                Some(path) => std::path::absolute(&path).unwrap_or(path).to_string_lossy().into_owned(),
+                Some(path) => Name::from(std::path::absolute(&path).unwrap_or(path)),
                 None => self.sought.name.clone(),
             };
             Named { path: believed.then_some(shown), contents: exported }

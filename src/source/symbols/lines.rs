@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use addr2line::Context;
 use gimli::{AbbreviationsCacheStrategy, DwLang};
 
+use crate::name::Name;
+
 use super::dwarf;
 use super::files::Sought;
 use super::reader::{Meter, Section};
@@ -31,7 +33,7 @@ pub struct Line {
     /// The line in it, from 1 up.
     pub line: Option<u32>,
     /// The file of the module: where it was found for a core, as the system calls it for a process.
-    pub module: Option<String>,
+    pub module: Option<Name>,
 }
 
 /// A call as debug information has it.

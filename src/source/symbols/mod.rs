@@ -17,7 +17,7 @@ mod reader;
 mod table;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use object::elf;
@@ -42,7 +42,7 @@ pub struct Symbol {
     /// How many bytes behind the symbol's start the address lies.
     pub offset: u64,
     /// The file of the module: where it was found for a core, as the system calls it for a process.
-    pub module: String,
+    pub module: Name,
     /// The section that holds the address, where the file lists one.
     pub section: Option<String>,
 }
@@ -59,7 +59,7 @@ enum Places {
 }
 
 /// The path and the build-id of a module.
-type NameAndId = (String, Vec<u8>);
+type NameAndId = (Name, Vec<u8>);
 
 /// The symbols of a target, read as they are asked for.
 #[derive(Debug)]
@@ -132,7 +132,7 @@ impl Symbols {
         let lines = lines.unwrap_or_default();
         let region = memory.region_at(address).filter(|region| lines.is_empty() && !region.anonymous());
         match region {
-            Some(region) => vec![Line { module: Some(region.name.lossy().into_owned()), ..Line::default() }],
+            Some(region) => vec![Line { module: Some(region.name.clone()), ..Line::default() }],
             None => lines,
         }
     }
@@ -142,9 +142,9 @@ impl Symbols {
     ///
     /// Empty where no file with that build-id is at hand, and without a build-id.
     #[must_use]
-    pub fn lines_of_file(&self, path: &str, build_id: &[u8], linked: u64) -> Vec<Line> {
+    pub fn lines_of_file(&self, path: &Name, build_id: &[u8], linked: u64) -> Vec<Line> {
         let mut unloaded = self.unloaded.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (path.to_owned(), build_id.to_vec());
+        let key = (path.clone(), build_id.to_vec());
         let make = || Arc::new(self.sought(path, None, build_id.to_vec(), None));
         let known = unloaded.entry(key).or_insert_with(make).clone();
         drop(unloaded);
@@ -234,22 +234,23 @@ impl Symbols {
         if !data.clone().all(in_place) {
             return None;
         }
-        let known = self.sought(&name.lossy(), memory.region_at(base), build_id, Some(image.clone()));
+        let known = self.sought(name, memory.region_at(base), build_id, Some(image.clone()));
         Some(Module { bias, image, known })
     }
 
     /// Where the files of the module may be that the target calls `name`; `base` is where it
     /// is mapped.
-    fn sought(&self, name: &str, base: Option<&Region>, build_id: Vec<u8>, image: Option<Image>) -> Known {
+    fn sought(&self, name: &Name, base: Option<&Region>, build_id: Vec<u8>, image: Option<Image>) -> Known {
         let (files, roots) = match &self.places {
             Places::Core { executable, sysroot } => {
                 let places = Files { executable: executable.as_deref(), sysroot: sysroot.as_deref() };
                 // Whichever module the program given is: its build-id tells.
-                let files = executable.iter().cloned().chain([places.place(Path::new(name))]).collect();
+                let files = executable.iter().cloned().chain([places.place(name.path())]).collect();
                 (files, sysroot.iter().cloned().chain([PathBuf::from("/")]).collect())
             }
             Places::Process(folder) => {
-                let name = name.strip_suffix(" (deleted)").unwrap_or(name);
+                let bytes = name.bytes();
+                let name = Name::from(bytes.strip_suffix(b" (deleted)").unwrap_or(bytes).to_vec());
                 let root = folder.join("root");
                 let mut files = Vec::new();
                 // The file itself, whatever became of its path; for root only.
@@ -257,15 +258,15 @@ impl Symbols {
                     let range = format!("{:x}-{:x}", region.range.start(), region.range.end());
                     files.push(folder.join("map_files").join(range));
                 }
-                files.push(root.join(name.trim_start_matches('/')));
-                files.push(PathBuf::from(name));
+                files.push(root.join(name.path().strip_prefix("/").unwrap_or(name.path())));
+                files.push(name.path().to_owned());
                 // The program, also where it was deleted.
                 files.push(folder.join("exe"));
                 (files, vec![root, PathBuf::from("/")])
             }
-            Places::Nowhere => (vec![PathBuf::from(name)], vec![PathBuf::from("/")]),
+            Places::Nowhere => (vec![name.path().to_owned()], vec![PathBuf::from("/")]),
         };
-        let sought = Sought { name: name.to_owned(), files, roots, build_id, image };
+        let sought = Sought { name: name.clone(), files, roots, build_id, image };
         Known::new(sought, matches!(self.places, Places::Core { .. }))
     }
 }

@@ -4,11 +4,11 @@ use std::collections::HashMap;
 
 use gdb_leak::inspect::records::{contents, contents_within};
 use gdb_leak::inspect::strings::{Bounds, strings, strings_within};
-use gdb_leak::inspect::text::printable;
 use gdb_leak::memory::{Memory, RegionKind};
 use gdb_leak::pass::Job;
 use gdb_leak::range::AddressRange;
 use gdb_leak::source::captured::Captured;
+use gdb_leak::text::printable;
 use proptest::prelude::*;
 
 use crate::layout::{Pieces, each_byte, memory, whole};

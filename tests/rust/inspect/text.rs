@@ -1,7 +1,8 @@
 //! Text.
 
-use gdb_leak::inspect::text::{escaped, excerpt, lossless, printable, printable_length};
+use gdb_leak::inspect::text::{excerpt, lossless, printable_length};
 use gdb_leak::inspect::words::{text_to_words, words_to_text};
+use gdb_leak::text::{escaped, printable};
 use gdb_leak::word::ByteOrder;
 use proptest::prelude::*;
 

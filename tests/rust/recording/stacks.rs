@@ -62,19 +62,19 @@ fn unloading() -> Plan {
     plan
 }
 
-fn path(recording: &Recording, pc: u64, generation: u32) -> Option<&str> {
+fn path(recording: &Recording, pc: u64, generation: u32) -> Option<String> {
     let module = recording.unloaded(Frame { pc, exact: false }, generation)?;
-    Some(module.path.as_str())
+    Some(module.path.to_string())
 }
 
 #[test]
 fn a_frame_lay_in_the_module_that_was_there_then() {
     let recording = unloading().read();
-    assert_eq!(path(&recording, 0x10_0010, 0), Some("/a.so"));
-    assert_eq!(path(&recording, 0x10_0010, 1), Some("/b.so"));
+    assert_eq!(path(&recording, 0x10_0010, 0), Some("/a.so".to_owned()));
+    assert_eq!(path(&recording, 0x10_0010, 1), Some("/b.so".to_owned()));
     assert_eq!(path(&recording, 0x10_0010, 2), None, "it is still there");
     // A call at the very end of a module returns behind it.
-    assert_eq!(path(&recording, 0x11_0000, 0), Some("/a.so"));
+    assert_eq!(path(&recording, 0x11_0000, 0), Some("/a.so".to_owned()));
     assert_eq!(path(&recording, 0x11_0001, 0), None);
     let module = recording.unloaded(Frame { pc: 0x10_0010, exact: true }, 0).unwrap();
     assert_eq!((module.build_id.as_slice(), module.bias), ([1, 2, 3].as_slice(), 0x10_0000));

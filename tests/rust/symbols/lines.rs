@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use gdb_leak::name::Name;
 use gdb_leak::source::symbols::{Line, Symbols};
 use gdb_leak::source::{Files, Target, open_file, process};
 use tempfile::TempDir;
@@ -54,7 +55,7 @@ impl Built {
 
     fn again_lines(&self, symbols: &Symbols, address: u64) -> Vec<Line> {
         // Under the sysroot, which is the folder.
-        symbols.lines_of_file("/program", &self.build_id(), address)
+        symbols.lines_of_file(&"/program".into(), &self.build_id(), address)
     }
 
     /// The addresses of all instructions of the program's own functions, before it is stripped.
@@ -152,7 +153,7 @@ fn agrees(built: &Built, code: &[u64], expected: &[Vec<Spelled>]) -> usize {
             expected[0].0.clone_from(&spelled(&found)[0].0);
         }
         assert_eq!(spelled(&found), expected, "{address:#x}");
-        assert!(found.iter().all(|line| line.module.as_deref() == built.program().to_str()));
+        assert!(found.iter().all(|line| line.module.as_ref().map(Name::path) == Some(&*built.program())));
     }
     compared
 }
@@ -216,7 +217,7 @@ fn return_addresses_of_a_process_lead_to_its_calls() {
     let source = format!("{}/tests/fixtures/lines.cc", env!("CARGO_MANIFEST_DIR"));
     for line in found.iter().flatten() {
         assert_eq!(line.file.as_ref(), Some(&source));
-        assert_eq!(line.module.as_deref(), built.program().to_str());
+        assert_eq!(line.module.as_ref().map(Name::path), Some(&*built.program()));
     }
     let lines: Vec<u32> = found[3].iter().map(|line| line.line.unwrap()).collect();
     let text = fs::read_to_string(&source).unwrap();
@@ -238,7 +239,7 @@ fn without_debug_information_the_symbol_names_the_function() {
     let place = symbol("_Znwm");
     let expected = Line {
         function: Some("operator new(unsigned long)".to_owned()),
-        module: Some(built.program().to_str().unwrap().to_owned()),
+        module: Some(built.program().into()),
         ..Line::default()
     };
     assert_eq!(built.lines(place), std::slice::from_ref(&expected));
@@ -257,11 +258,11 @@ fn a_file_with_another_build_id_or_none_is_not_believed() {
     let built = Built::new(&["-O2", "-g"]);
     let place = inlined(&built, &built.code());
     let mut id = built.build_id();
-    let ask = |symbols: &Symbols, id: &[u8]| symbols.lines_of_file("/program", id, place);
+    let ask = |symbols: &Symbols, id: &[u8]| symbols.lines_of_file(&"/program".into(), id, place);
     id[0] ^= 1;
     assert_eq!(ask(&built.symbols, &id), []);
     assert_eq!(ask(&built.symbols, &[]), []);
-    assert_eq!(built.symbols.lines_of_file("/other", &built.build_id(), place), []);
+    assert_eq!(built.symbols.lines_of_file(&"/other".into(), &built.build_id(), place), []);
     let unnamed = Built::new(&["-O2", "-g", "-Wl,--build-id=none"]);
     assert_eq!(ask(&unnamed.symbols, &[]), []);
 }
@@ -364,14 +365,14 @@ fn a_damaged_file_is_read_as_far_as_it_makes_sense() {
         fs::write(built.program(), &bytes).unwrap();
         let symbols = built.again();
         for address in code.iter().step_by(7) {
-            assert!(!symbols.lines_of_file("/program", &build_id_of(&whole), *address).is_empty());
+            assert!(!symbols.lines_of_file(&"/program".into(), &build_id_of(&whole), *address).is_empty());
         }
     }
     for length in (start..whole.len()).step_by((whole.len() - start) / 30) {
         fs::write(built.program(), &whole[..length]).unwrap();
         let symbols = built.again();
         for address in code.iter().step_by(7) {
-            let _ = symbols.lines_of_file("/program", &build_id_of(&whole), *address);
+            let _ = symbols.lines_of_file(&"/program".into(), &build_id_of(&whole), *address);
         }
     }
 }

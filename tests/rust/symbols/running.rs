@@ -180,7 +180,7 @@ impl Named {
 }
 
 pub(crate) fn spell(symbol: &Symbol) -> String {
-    let file = symbol.module.rsplit('/').next().unwrap();
+    let file = String::from_utf8_lossy(symbol.module.last_part());
     let section = symbol.section.as_deref().unwrap_or("-");
     format!("{}+{} {section} {file}", symbol.name, symbol.offset)
 }
