@@ -5,7 +5,7 @@
 //! its texts, and the writable data of the same module leads into the memory that belongs to no
 //! known heap. One text alone says nothing: a debugger or a document may have it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use memchr::memmem::Finder;
 
@@ -120,34 +120,31 @@ fn texts(memory: &dyn Memory, job: &Job) -> Result<Vec<BTreeSet<Name>>, Error> {
     let work = |chunk: &Chunk, buffer: &mut Buffer| {
         let end = chunk.own.end().saturating_add(longest).min(chunk.run.end());
         let mut at = chunk.own.start();
-        let mut found: Vec<(usize, u64)> = Vec::new();
-        // What lies across two pieces of one chunk is met by the bytes before a piece.
-        let mut bytes: Vec<u8> = Vec::new();
+        let mut found: BTreeSet<(usize, &Name)> = BTreeSet::new();
+        // Joins the pieces of a chunk, so that a text across two pieces is found; what a gap
+        // separates is no text.
+        let mut joined: Vec<u8> = Vec::new();
         while at < end {
             let view = memory.view(AddressRange::saturating(at, end.saturating_sub(at)), buffer);
-            bytes.extend_from_slice(view.bytes);
+            joined.extend_from_slice(view.bytes);
             at = at.saturating_add(view.bytes.len() as u64);
             match view.gap {
-                Some(gap) => at = gap.range.end().max(at.saturating_add(1)),
+                Some(gap) => {
+                    found.extend(holders(memory, &finders, &joined, at));
+                    joined.clear();
+                    at = gap.range.end().max(at.saturating_add(1));
+                }
                 None if view.bytes.is_empty() => break,
                 None => {}
             }
         }
-        for (number, finder) in finders.iter().enumerate() {
-            if finder.find(&bytes).is_some() {
-                found.push((number, chunk.own.start()));
-            }
-        }
+        found.extend(holders(memory, &finders, &joined, at));
         found
     };
-    pass::in_order(&ranges, pass::CHUNK, job, work, |chunk, found| {
-        for (number, address) in found {
-            // The pieces of one module touch; another one's may be in the same chunk.
-            let end = chunk.own.end();
-            let regions = memory.regions().iter();
-            let within = regions.filter(|region| region.range.end() > address && region.range.start() < end);
+    pass::in_order(&ranges, pass::CHUNK, job, work, |_, found| {
+        for (number, name) in found {
             if let Some(names) = seen.get_mut(number) {
-                names.extend(within.map(|region| region.name.clone()).filter(|name| !name.is_empty()));
+                names.insert(name.clone());
             }
         }
         Ok(None)
@@ -157,6 +154,27 @@ fn texts(memory: &dyn Memory, job: &Job) -> Result<Vec<BTreeSet<Name>>, Error> {
         _ => BTreeSet::new(),
     });
     Ok(both.collect())
+}
+
+/// Returns which texts are in `bytes`, which end at `end`, each with the module that has all of it.
+fn holders<'m>(
+    memory: &'m dyn Memory,
+    finders: &[Finder<'_>],
+    bytes: &[u8],
+    end: u64,
+) -> BTreeSet<(usize, &'m Name)> {
+    let start = end.saturating_sub(bytes.len() as u64);
+    let mut found = BTreeSet::new();
+    for (number, finder) in finders.iter().enumerate() {
+        let length = finder.needle().len() as u64;
+        for place in finder.find_iter(bytes) {
+            let address = start.saturating_add(place as u64);
+            let name = |at| memory.region_at(at).map(|region| &region.name);
+            let last = address.saturating_add(length).saturating_sub(1);
+            found.extend(name(address).filter(|own| name(last) == Some(own)).map(|own| (number, own)));
+        }
+    }
+    found
 }
 
 /// What modules do not write to: their read-only data, and code, which may have some in it.
@@ -174,9 +192,13 @@ fn read_only(memory: &dyn Memory) -> Vec<AddressRange> {
     // Code last: it has texts only in programs that are linked without read-only segments.
     let (code, data): (Vec<&Region>, Vec<&Region>) =
         regions.iter().filter(known).partition(|region| region.permissions.executable());
-    let separate = |region: &&&Region| {
-        !data.iter().any(|other| other.name == region.name && other.file_offset > region.file_offset)
-    };
+    let mut last: BTreeMap<&Name, u64> = BTreeMap::new();
+    for region in &data {
+        let offset = last.entry(&region.name).or_default();
+        *offset = region.file_offset.max(*offset);
+    }
+    let separate =
+        |region: &&&Region| last.get(&region.name).is_none_or(|offset| *offset <= region.file_offset);
     let mut left = MOST_READ;
     let wanted = data.iter().chain(code.iter().filter(separate));
     let wanted = wanted.map(|region| {
