@@ -218,7 +218,7 @@ fn find_in(
         .filter(|region| kinds(region.kind) && region.permissions.writable() && region.anonymous());
     let mut ranges = Vec::new();
     for region in anonymous {
-        ranges.extend(region.range.without(taken));
+        ranges.extend(region.range.without(region.range.among(taken)));
     }
     // Folklore: a mapping of one chunk is several regions where the program changed a part
     // of it. Seen: numpy, which asks for huge pages inside of large arrays (madvise).

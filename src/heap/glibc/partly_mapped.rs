@@ -31,6 +31,11 @@ pub(super) fn find(
     Ok(partly.unwrap_or(found))
 }
 
+/// Returns the parts of `range` that are not in `taken`, which is in address order.
+fn free(range: AddressRange, taken: &[AddressRange]) -> Vec<AddressRange> {
+    range.without(range.among(taken))
+}
+
 /// What is looked for: chunks outside of `taken`, as many as malloc counts, with their bytes.
 struct Sought<'s> {
     memory: &'s dyn Memory,
@@ -86,7 +91,7 @@ impl Sought<'_> {
     /// All memory without a file, in order.
     fn places(&self) -> Vec<AddressRange> {
         let regions = self.memory.regions().iter().filter(|region| self.possible(region));
-        let free = regions.flat_map(|region| region.range.without(self.taken));
+        let free = regions.flat_map(|region| free(region.range, self.taken));
         AddressRange::merge(free.collect())
     }
 
@@ -122,18 +127,19 @@ impl Sought<'_> {
         };
         let plain = self.memory.regions().iter().filter(|region| self.possible(region)).filter(plain);
         let plain = AddressRange::merge(plain.map(|region| region.range).collect());
-        if plain.iter().flat_map(|range| range.without(&taken)).any(|part| part.len() >= length) {
+        if plain.iter().flat_map(|range| free(*range, &taken)).any(|part| part.len() >= length) {
             return None;
         }
         let mut starts = Vec::new();
-        for part in written.iter().flat_map(|range| range.without(&taken)) {
+        for part in written.iter().flat_map(|range| free(*range, &taken)) {
             let start = part.end().checked_sub(length).filter(|start| *start < part.start());
             let Some(start) = start else { continue };
             let lacking = AddressRange::saturating(start, part.start().saturating_sub(start));
-            let room = rooms.iter().any(|room| room.covers(AddressRange::saturating(start, length)));
+            let whole = AddressRange::saturating(start, length);
+            let room = matches!(whole.among(&rooms), [room] if room.covers(whole));
             // Any small mapping has room before it: what is there has to be the most of the chunk.
             let most = lacking.len() < part.len();
-            if room && most && lacking.without(&taken) == [lacking] && self.missing(lacking) {
+            if room && most && lacking.among(&taken).is_empty() && self.missing(lacking) {
                 starts.push(start);
             }
         }
