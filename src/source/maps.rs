@@ -151,11 +151,11 @@ fn maps_line(line: &[u8], regions: &mut [Region]) -> Result<Option<Region>, Stri
         return Ok(None);
     }
     let ends = first.split_once('-').and_then(|(start, end)| Some((hex(start)?, hex(end)?)));
-    let (start, end) = ends.ok_or_else(|| format!("{first} is no range START-END in hex"))?;
+    let (start, end) = ends.ok_or_else(|| format!("{first} is not a range START-END in hex"))?;
     let range = AddressRange::new(start, end).map_err(|error| error.to_string())?;
     let letters = words.next().unwrap_or_default();
     let permissions = Permissions::from_letters(letters)
-        .ok_or_else(|| format!("{letters:?} are no permissions like rw-p"))?;
+        .ok_or_else(|| format!("{letters:?} are not permissions like rw-p"))?;
     let offset = words.next().and_then(hex).unwrap_or(0);
     Ok(Some(region(range, permissions, offset, name_after(line, 5))))
 }
@@ -203,10 +203,10 @@ impl Pmap {
                 let start = hex(address).ok_or_else(|| format!("{address} is not an address in hex"))?;
                 // pmap -x writes `-` where the system does not say.
                 let bytes = |number: &str| number.parse::<u64>().ok().map(|kb| kb.saturating_mul(1024));
-                let length = bytes(size).ok_or_else(|| format!("{size} is no size in KiB"))?;
+                let length = bytes(size).ok_or_else(|| format!("{size} is not a size in KiB"))?;
                 let range = AddressRange::with_length(start, length).map_err(|error| error.to_string())?;
                 let permissions = Permissions::from_letters(mode)
-                    .ok_or_else(|| format!("{mode:?} are no permissions like rw---"))?;
+                    .ok_or_else(|| format!("{mode:?} are not permissions like rw---"))?;
                 let mut region = region(range, permissions, 0, self.name(line));
                 (region.rss, region.dirty) = (bytes(rss), bytes(dirty));
                 Ok(Some(region))
@@ -383,7 +383,7 @@ total kB             268      24      20
         let text =
             PMAP.replace("     132       8       8 rw---   [ anon ]", "     13x       8       8 rw---");
         let error = parse(Path::new("m"), text.as_bytes()).unwrap_err().to_string();
-        assert_eq!(error, "m: line 4: 13x is no size in KiB");
+        assert_eq!(error, "m: line 4: 13x is not a size in KiB");
     }
 
     #[test]
