@@ -6,6 +6,7 @@ use crate::figures::Kind;
 use crate::plan::{Block, Mapped, Want};
 use gdb_leak::heap::block::State;
 use gdb_leak::memory::Permissions;
+use gdb_leak::range::AddressRange;
 
 /// A heap with one large block among small ones, and a mapped block.
 fn with_large() -> Built {
@@ -62,17 +63,28 @@ fn a_mapped_block_without_its_first_page_is_rebuilt_from_what_malloc_counts() {
 
 #[test]
 fn blocks_whose_headers_are_missing_are_unreadable_and_no_damage() {
-    let mut built = with_large();
-    let large = built.chunks.iter().find(|chunk| chunk.size >= 30_000).copied().unwrap();
-    let page = large.start / PAGE * PAGE;
-    let before = built.chunks.iter().filter(|chunk| chunk.start < page).count();
+    let mut plan = plain(Kind::X86, 36);
+    let block = |steps| Block { steps, want: Want::Used };
+    // A page with the headers of whole blocks, of which there are others before and behind it.
+    plan.main[0].blocks = vec![block(3); 400];
+    let mut built = build(&plan);
+    let page = built.chunks.iter().map(|chunk| chunk.start / PAGE * PAGE).nth(300).unwrap();
+    let own = |chunk: &&crate::builder::Chunk| chunk.start / PAGE * PAGE == page;
+    let before = built.chunks.iter().filter(|chunk| chunk.start < page).copied().collect::<Vec<_>>();
+    let hidden = built.chunks.iter().filter(own).copied().collect::<Vec<_>>();
+    let after = built.chunks.iter().filter(|chunk| chunk.start >= page + PAGE).copied().collect::<Vec<_>>();
+    assert!(before.len() > 100 && hidden.len() > 50 && after.len() > 10);
     built.image.protect(page, PAGE, Permissions::new(true, true, false));
     built.image.lose(page, false);
     let heap = built.open().heap.unwrap();
     assert_eq!(heap.damages(), 0, "{:?}", heap.damage());
-    if before > 0 {
-        let hidden = heap.blocks().units().any(|unit| unit.state == State::Unreadable);
-        let rebuilt = heap.blocks().unit_from(large.start).is_some();
-        assert!(hidden || rebuilt);
+    let units: Vec<_> = heap.blocks().units().map(|unit| (unit.range, unit.state)).collect();
+    for chunk in before.iter().chain(&after) {
+        let range = AddressRange::with_length(chunk.start, chunk.size).unwrap();
+        assert!(units.contains(&(range, chunk.state)), "{chunk:x?}");
     }
+    let missing: Vec<_> = units.iter().filter(|(_, state)| *state == State::Unreadable).collect();
+    let (first, last) = (hidden.first().unwrap(), hidden.last().unwrap());
+    let all = AddressRange::new(first.start, last.end()).unwrap();
+    assert_eq!(missing, [&(all, State::Unreadable)]);
 }
