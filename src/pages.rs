@@ -6,7 +6,7 @@ use crate::pass::{self, Chunk, Job};
 use crate::range::AddressRange;
 
 /// The size of a page on the machines that are read.
-const PAGE: u64 = 4096;
+pub const PAGE: u64 = 4096;
 
 /// How much of memory the kernel is asked about at once.
 const ASKED: u64 = 1 << 30;
@@ -55,45 +55,6 @@ pub fn resident(memory: &dyn Memory, ranges: &[AddressRange], job: &Job) -> Resu
 ///
 /// [`Error::Interrupted`] when the job was stopped.
 pub fn not_zero(memory: &dyn Memory, ranges: &[AddressRange], job: &Job) -> Result<u64, Error> {
-    not_zero_until(memory, ranges, u64::MAX, job)
-}
-
-/// As [`not_zero`], but once there are more than `enough` no more are looked for.
-///
-/// # Errors
-///
-/// [`Error::Interrupted`] when the job was stopped.
-pub fn not_zero_until(
-    memory: &dyn Memory,
-    ranges: &[AddressRange],
-    enough: u64,
-    job: &Job,
-) -> Result<u64, Error> {
-    const STEP: u64 = 64 << 20;
-    if enough == u64::MAX {
-        return all_not_zero(memory, ranges, job);
-    }
-    let (mut sum, mut some, mut bytes) = (0_u64, Vec::new(), 0_u64);
-    for range in ranges {
-        let mut at = range.start();
-        while at < range.end() && sum <= enough {
-            // A region of 2^60 bytes of which a few were saved must not become 2^34 steps.
-            let step = STEP.max(range.len() / 256);
-            let length = range.end().saturating_sub(at).min(step);
-            some.push(AddressRange::saturating(at, length));
-            at = at.saturating_add(length);
-            bytes = bytes.saturating_add(length);
-            if bytes >= STEP {
-                sum = sum.saturating_add(all_not_zero(memory, &some, job)?);
-                some.clear();
-                bytes = 0;
-            }
-        }
-    }
-    Ok(if sum > enough { sum } else { sum.saturating_add(all_not_zero(memory, &some, job)?) })
-}
-
-fn all_not_zero(memory: &dyn Memory, ranges: &[AddressRange], job: &Job) -> Result<u64, Error> {
     let work = |chunk: &Chunk, buffer: &mut Buffer| {
         let (mut at, mut held, mut behind) = (chunk.own.start(), 0_u64, None);
         let end = chunk.own.end();
@@ -127,6 +88,38 @@ fn all_not_zero(memory: &dyn Memory, ranges: &[AddressRange], job: &Job) -> Resu
         Ok(behind)
     })?;
     Ok(sum.saturating_add(gap_end.saturating_sub(reached)))
+}
+
+/// As [`not_zero`], but once there are more than `enough` no more are looked for.
+///
+/// # Errors
+///
+/// [`Error::Interrupted`] when the job was stopped.
+pub fn not_zero_until(
+    memory: &dyn Memory,
+    ranges: &[AddressRange],
+    enough: u64,
+    job: &Job,
+) -> Result<u64, Error> {
+    const STEP: u64 = 64 << 20;
+    let (mut sum, mut some, mut bytes) = (0_u64, Vec::new(), 0_u64);
+    for range in ranges {
+        let mut at = range.start();
+        while at < range.end() && sum <= enough {
+            // A region of 2^60 bytes of which a few were saved must not become 2^34 steps.
+            let step = STEP.max(range.len() / 256);
+            let length = range.end().saturating_sub(at).min(step);
+            some.push(AddressRange::saturating(at, length));
+            at = at.saturating_add(length);
+            bytes = bytes.saturating_add(length);
+            if bytes >= STEP {
+                sum = sum.saturating_add(not_zero(memory, &some, job)?);
+                some.clear();
+                bytes = 0;
+            }
+        }
+    }
+    Ok(if sum > enough { sum } else { sum.saturating_add(not_zero(memory, &some, job)?) })
 }
 
 /// The bytes in pages that are not all zeros, of bytes that are read from `start` on.

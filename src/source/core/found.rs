@@ -11,6 +11,7 @@ use object::elf;
 
 use crate::memory::Memory;
 use crate::name::Name;
+use crate::pages::PAGE;
 use crate::peek::Peek;
 use crate::range::AddressRange;
 use crate::source::elf::{Image, Segment, image_at};
@@ -22,7 +23,7 @@ use super::notes::{self, FileMapping, Notes};
 const MOST_MODULES: usize = 1 << 14;
 /// The longest path (Linux, `PATH_MAX`).
 const LONGEST_NAME: usize = 4096;
-const PAGE_MASK: u64 = 0xfff;
+const PAGE_MASK: u64 = PAGE - 1;
 
 /// The mappings of the modules in `core`, as `NT_FILE` would list them, in address order.
 pub(super) fn modules(core: &Core, notes: &Notes, machine: u16) -> Vec<FileMapping> {

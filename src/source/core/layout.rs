@@ -6,7 +6,7 @@ use crate::range::AddressRange;
 use crate::source::elf::Image;
 use crate::source::kinds::Finding;
 
-use super::merge::{Merged, Part, merge};
+use super::merge::{Absurd, Merged, Part, merge};
 use super::notes::FileMapping;
 use super::{Backing, Piece};
 
@@ -38,7 +38,7 @@ impl Layout {
             parts: Vec::new(),
             end: end.unwrap_or(0),
             by_gcore,
-            whole: dropped.0 == 0 && absurd.is_none(),
+            whole: dropped.segments == 0 && absurd.is_none(),
             notes: Vec::new(),
         };
         for part in &parts {
@@ -49,19 +49,19 @@ impl Layout {
             layout.notes.push(format!(
                 "the core is cut short at {length} of {} bytes: {} bytes of {} are lost",
                 layout.end,
-                cut.1,
-                counted(cut.0, "region")
+                cut.bytes,
+                counted(cut.segments, "region")
             ));
         }
-        if dropped.0 > 0 {
+        if dropped.segments > 0 {
             layout.notes.push(format!(
                 "{} of the core overlap others that come before them in the file: {} bytes of theirs are not \
                  used, as in gdb",
-                counted(dropped.0, "segment"),
-                dropped.1
+                counted(dropped.segments, "segment"),
+                dropped.bytes
             ));
         }
-        if let Some((address, size, rule, count)) = absurd {
+        if let Some(Absurd { address, size, rule, count }) = absurd {
             let more = count.saturating_sub(1);
             let more = if more > 0 { format!(" (and {more} more like it)") } else { String::new() };
             layout.notes.push(format!(

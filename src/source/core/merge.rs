@@ -35,12 +35,28 @@ pub(super) struct Part {
 pub(super) struct Merged {
     /// In address order.
     pub parts: Vec<Part>,
-    /// How many segments saved bytes at addresses that an earlier one saved, and these bytes.
-    pub dropped: (u64, u64),
-    /// Segments whose size no address space has: address, size and rule of the first, and how many.
-    pub absurd: Option<(u64, u64, &'static str, u64)>,
-    /// How many segments the file ends in, and the bytes that it lacks.
-    pub cut: (u64, u64),
+    /// What segments saved at addresses that an earlier one saved.
+    pub dropped: Loss,
+    /// Segments whose size no address space has.
+    pub absurd: Option<Absurd>,
+    /// What segments lack because the file ends.
+    pub cut: Loss,
+}
+
+/// Bytes that are not used, and how many segments have some of them.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct Loss {
+    pub segments: u64,
+    pub bytes: u64,
+}
+
+/// The first segment of an impossible size, and how many there are.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Absurd {
+    pub address: u64,
+    pub size: u64,
+    pub rule: &'static str,
+    pub count: u64,
 }
 
 /// What one segment holds, as far as it can be believed.
@@ -87,7 +103,7 @@ pub(super) fn merge(segments: &[Segment], length: u64) -> Merged {
     for border in borders {
         sweep.cross(border, &extents, &mut merged);
     }
-    merged.dropped.0 = sweep.dropped.into_iter().filter(|dropped| *dropped).count() as u64;
+    merged.dropped.segments = sweep.dropped.into_iter().filter(|dropped| *dropped).count() as u64;
     merged
 }
 
@@ -95,8 +111,8 @@ pub(super) fn merge(segments: &[Segment], length: u64) -> Merged {
 fn extent(segment: &Segment, length: u64, merged: &mut Merged) -> Option<Extent> {
     let there = segment.file_size.min(length.saturating_sub(segment.offset));
     if there < segment.file_size {
-        merged.cut.0 = merged.cut.0.saturating_add(1);
-        merged.cut.1 = merged.cut.1.saturating_add(segment.file_size.saturating_sub(there));
+        merged.cut.segments = merged.cut.segments.saturating_add(1);
+        merged.cut.bytes = merged.cut.bytes.saturating_add(segment.file_size.saturating_sub(there));
     }
     // Observed: some writers leave the size in memory at zero and mean
     // the size in the file. Seen: binutils' test suite, old FreeBSD.
@@ -108,8 +124,9 @@ fn extent(segment: &Segment, length: u64, merged: &mut Merged) -> Option<Extent>
         } else {
             "leads beyond the end of the address space"
         };
-        let (address, first, rule, count) = merged.absurd.unwrap_or((segment.address, size, rule, 0));
-        merged.absurd = Some((address, first, rule, count.saturating_add(1)));
+        let own = Absurd { address: segment.address, size, rule, count: 0 };
+        let absurd = merged.absurd.get_or_insert(own);
+        absurd.count = absurd.count.saturating_add(1);
         // What it saved is there all the same.
         size = there;
     }
@@ -175,7 +192,7 @@ impl Sweep {
     fn take(&self, end: u64, extents: &[Extent], merged: &mut Merged) {
         let range = AddressRange::saturating(self.at, end.saturating_sub(self.at));
         let behind = self.saved.len().saturating_sub(1) as u64;
-        merged.dropped.1 = merged.dropped.1.saturating_add(range.len().saturating_mul(behind));
+        merged.dropped.bytes = merged.dropped.bytes.saturating_add(range.len().saturating_mul(behind));
         let kept = self.saved.first().copied();
         let holder = kept.or_else(|| self.extents.first().copied());
         let Some(extent) = holder.and_then(|index| extents.get(index)) else { return };

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use object::elf;
 
 use crate::name::Name;
+use crate::pages::PAGE;
 use crate::range::AddressRange;
 use crate::source::Thread;
 use crate::source::elf::{Image, Note};
@@ -225,7 +226,6 @@ fn x86_vectors(image: &Image) -> usize {
 fn files(bytes: &[u8], format: WordFormat) -> Result<(Vec<FileMapping>, Option<String>), String> {
     /// The largest page of a machine that Linux runs on has 256 KiB (Hexagon's 1 MiB).
     const LARGEST_PAGE: u64 = 1 << 20;
-    const USUAL_PAGE: u64 = 4096;
     let word = |index: usize| format.read(bytes.get(index.checked_mul(format.size)?..)?);
     let length = bytes.len();
     let (Some(listed), Some(page)) = (word(0), word(1)) else {
@@ -245,10 +245,10 @@ fn files(bytes: &[u8], format: WordFormat) -> Result<(Vec<FileMapping>, Option<S
     let size = (!usable && count > 0).then(|| {
         format!(
             "page size {page:#x} is not a power of two up to {LARGEST_PAGE:#x}; offsets are read in pages of \
-             {USUAL_PAGE:#x}"
+             {PAGE:#x}"
         )
     });
-    let page = if usable { page } else { USUAL_PAGE };
+    let page = if usable { page } else { PAGE };
     let mut broken = 0_u64;
     let mapping = |(index, name): (usize, &[u8])| {
         let at = index.checked_mul(3)?.checked_add(2)?;
