@@ -55,7 +55,8 @@ impl Change {
     /// Whether its growth is growth of writable memory.
     ///
     /// Where the permissions are not known, memory without a file counts: what a file backs is
-    /// code and constants as a rule.
+    /// code and constants as a rule. Unlike [`Region::mutable`], memory that was made inaccessible
+    /// does not count: few lists say whether it holds bytes, so it would come and go with the list.
     #[must_use]
     pub fn writable(&self) -> bool {
         let unknown = self.permissions == Permissions::Unknown;

@@ -3,7 +3,7 @@
 use crate::error::Error;
 use crate::heap::Allocator;
 use crate::memory::{Memory, Region, RegionKind};
-use crate::pages;
+use crate::pages::{self, PAGE};
 use crate::pass::Job;
 use crate::range::AddressRange;
 use crate::source::kinds;
@@ -32,7 +32,7 @@ pub struct Coverage {
     /// What was judged: heaps whose blocks got a verdict, and what is by its nature only roots:
     /// data of modules, static variables and stacks of threads, dead parts of stacks as well.
     pub judged: u64,
-    /// All writable mappings.
+    /// All mappings that the process may write to, or wrote to before it made them inaccessible.
     pub writable: u64,
     /// Their resident part, where that is known.
     pub resident: Option<u64>,
@@ -100,7 +100,7 @@ impl Coverage {
         let (mut lacked, mut heaps) = (Vec::new(), Vec::new());
         let (mut heap_bytes, mut judged) = (0_u64, 0_u64);
         for (index, region) in memory.regions().iter().enumerate() {
-            if !region.permissions.writable() {
+            if !region.mutable() {
                 continue;
             }
             job.check()?;
@@ -134,11 +134,6 @@ impl Coverage {
         }
         coverage.resident = resident.is_some().then_some(all);
         let mut sum = by_kind.iter().copied().fold(0, u64::saturating_add);
-        if sum <= LOADERS {
-            judged = judged.saturating_add(sum).min(all);
-            by_kind = [0; RegionKind::ALL.len()];
-            sum = 0;
-        }
         coverage.judged = if possible { judged } else { 0 };
         coverage.unknown = RegionKind::ALL.into_iter().zip(by_kind).filter(|(_, bytes)| *bytes > 0).collect();
         // What was mapped and never touched is no reason to distrust a verdict.
@@ -171,7 +166,6 @@ fn inside(region: &Region, ranges: &[AddressRange]) -> Vec<AddressRange> {
 /// below and may be one mapping with; and small mappings of their own.
 fn loaders(memory: &dyn Memory, roots: &Roots) -> Vec<AddressRange> {
     const SMALL: u64 = 32 << 10;
-    const PAGE: u64 = 4096;
     let statics = roots.stretches.iter().filter(|stretch| stretch.kind == RootKind::Tls);
     let behind = statics.filter_map(|stretch| {
         let region = memory.region_at(stretch.range.start())?;
@@ -202,7 +196,7 @@ fn beyond_modules(memory: &dyn Memory) -> Vec<AddressRange> {
             module = Some(&region.name);
         } else if region.kind == RegionKind::Data && region.range.len() > LARGE {
             let end = module.and_then(|name| kinds::module_end(memory, name));
-            let end = end.and_then(|end| end.checked_next_multiple_of(4096));
+            let end = end.and_then(|end| end.checked_next_multiple_of(PAGE));
             let Some(end) = end.filter(|end| region.range.contains(*end)) else { continue };
             found.push(AddressRange::saturating(end, region.range.end().saturating_sub(end)));
         }

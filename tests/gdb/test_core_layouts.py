@@ -156,6 +156,14 @@ def test_memory_that_was_made_inaccessible_after_it_was_written_is_searched(
     assert searched == sum(region["saved"] for region in regions)
 
 
+def test_memory_that_was_made_inaccessible_counts_in_coverage_as_in_the_total(
+    saved: tuple[Path, Core], tmp_path: Path
+) -> None:
+    path = VARIANTS["as it is"](saved[1]).write(tmp_path / "core")
+    answer = shell("heap", path, "-json").json()
+    assert answer["coverage"]["writable"] == answer["total"]["writable"]
+
+
 def test_a_note_that_leads_beyond_the_end_is_reported_with_its_place(
     saved: tuple[Path, Core], tmp_path: Path
 ) -> None:

@@ -22,6 +22,7 @@ WAYS: dict[str, tuple[str, ...]] = {
     "lost": (),
     "own": (),
     "blank": (),
+    "little": (),
     "linked": TEXTS,
     "named": ("-DNAMED",),
     "text": WARNING,
@@ -148,6 +149,17 @@ class TestMemoryOfNoKnownHeap:
         live = start("own", 1)
         assert check(live.pid)["judged"] == "partly"
         assert shell("check", live.pid, "-error-exitcode", LOST).status == 0
+
+    def test_a_mapping_too_large_for_the_loaders_own_is_not_judged(
+        self, start: Any, tmp_path: Path
+    ) -> None:
+        live = start("little")
+        core = cores.gcore(live.pid, tmp_path / "core")
+        for target in (live.pid, core):
+            found = check(target)
+            assert found["judged"] == "partly"
+            most = found["coverage"].get("resident", found["coverage"]["writable"])
+            assert most - found["coverage"]["judged"] >= 48 << 10
 
     def test_what_was_never_touched_counts_nowhere(self, start: Any, tmp_path: Path) -> None:
         live = start("blank", 200)
