@@ -3,6 +3,7 @@
 //! One reader for all of them, because the same text comes live from the
 //! system and saved from a person, and a mistake in it is told by its line.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::error::Error;
@@ -158,6 +159,28 @@ fn maps_line(line: &[u8], regions: &mut [Region]) -> Result<Option<Region>, Stri
         .ok_or_else(|| format!("{letters:?} are not permissions like rw-p"))?;
     let offset = words.next().and_then(hex).unwrap_or(0);
     Ok(Some(region(range, permissions, offset, name_after(line, 5))))
+}
+
+/// Returns of each region in a text of `smaps` how many of its bytes are resident or swapped out.
+pub(super) fn used(text: &[u8]) -> BTreeMap<AddressRange, u64> {
+    let mut used = BTreeMap::new();
+    let mut region = None;
+    for line in lines(text) {
+        let mut words = words(line);
+        let Some(first) = words.next() else { continue };
+        let mut bytes = || words.next()?.parse::<u64>().ok()?.checked_mul(1024);
+        if let "Rss:" | "Swap:" = first {
+            let sum: Option<&mut u64> = region.and_then(|range| used.get_mut(&range));
+            if let Some((sum, bytes)) = sum.zip(bytes()) {
+                *sum = bytes.saturating_add(*sum);
+            }
+        } else if let Some((start, end)) = first.split_once('-') {
+            let range = hex(start).zip(hex(end)).and_then(|(start, end)| AddressRange::new(start, end).ok());
+            region = range;
+            used.extend(range.map(|range| (range, 0)));
+        }
+    }
+    used
 }
 
 /// What tells pmap's own words from names of files.

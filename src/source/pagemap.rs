@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::memory::Region;
 use crate::range::AddressRange;
-use crate::source::file;
+use crate::source::{file, maps};
 use crate::word::ByteOrder;
 
 const PAGE: u64 = 4096;
@@ -23,8 +23,9 @@ const PIECE: u64 = PAGES as u64;
 /// In a smaller region the tables are there, or are nothing.
 const LARGE: u64 = 64 << 20;
 
-/// The largest region that is asked about as a whole: 8 MiB of entries.
-pub(super) const MOST_ASKED: u64 = 4 << 30;
+/// The most memory without permissions that is asked about page by page: 64 MiB of entries take
+/// 0.1 s.
+const MOST_ASKED: u64 = 32 << 30;
 
 /// One bit for each page of a piece.
 type Bits = [u64; 4];
@@ -55,13 +56,7 @@ impl Touched {
         large && self.untouched(range)
     }
 
-    /// Whether no page of the region was ever touched; false where that is not known.
-    ///
-    /// Costs 8 bytes a page: regions larger than [`MOST_ASKED`] are not asked about.
-    pub(super) fn never(&self, region: &Region) -> bool {
-        region.range.len() <= MOST_ASKED && self.untouched(region.range)
-    }
-
+    /// Whether no page of the range was ever touched; false where that is not known.
     fn untouched(&self, range: AddressRange) -> bool {
         let Some(entries) = &self.entries else { return false };
         let (mut page, end) = (range.start() / PAGE, range.end().div_ceil(PAGE));
@@ -118,6 +113,24 @@ impl Touched {
             pieces.insert(piece, bits);
         }
         touched
+    }
+}
+
+/// Says of each region how many bytes can be read: all, but none of a reserve.
+///
+/// `/proc/PID/mem` reads a reserve too, as zeros, of which none is memory of the process. Where
+/// there is too much of it for [`Touched`] (a sanitizer reserves terabytes) the kernel's own sums
+/// decide, which `smaps` gives: they take time for each page that is there.
+pub(super) fn give_saved(regions: &mut [Region], touched: &Touched, smaps: impl FnOnce() -> Vec<u8>) {
+    let closed = regions.iter().filter(|region| region.permissions.none());
+    let bytes = closed.map(|region| region.range.len()).fold(0, u64::saturating_add);
+    let used = (bytes > MOST_ASKED).then(|| maps::used(&smaps()));
+    for region in regions {
+        let unused = || match &used {
+            Some(used) => used.get(&region.range) == Some(&0),
+            None => touched.untouched(region.range),
+        };
+        region.saved = if region.permissions.none() && unused() { 0 } else { region.range.len() };
     }
 }
 
@@ -190,7 +203,6 @@ fn ask(entries: &File, piece: u64) -> Option<Bits> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::maps;
 
     #[test]
     fn a_page_that_is_touched_after_it_was_asked_for_is_found() {
@@ -213,6 +225,33 @@ mod tests {
         room[second] = 1;
         std::hint::black_box(&room);
         assert!(!touched.none(page(second), region));
+    }
+
+    #[test]
+    fn reserves_that_are_many_together_are_told_by_the_sums_of_the_kernel() {
+        let mut text = String::new();
+        for index in 0..20_u64 {
+            let start = (index + 1) << 32;
+            let (rss, swap) = if index == 3 { (0, 4) } else { (if index == 5 { 8 } else { 0 }, 0) };
+            let end = start + (2 << 30);
+            text +=
+                &format!("{start:x}-{end:x} ---p 0 00:00 0 \nRss: {rss} kB\nSwap: {swap} kB\nVmFlags: mr\n");
+        }
+        let mut regions = maps::parse(Path::new("smaps"), text.as_bytes()).unwrap().regions;
+        // Nothing says which pages were touched.
+        let touched = Touched { entries: None, pieces: Mutex::default() };
+        let mut asked = false;
+        give_saved(&mut regions, &touched, || {
+            asked = true;
+            text.clone().into_bytes()
+        });
+        assert!(asked);
+        let memory: Vec<usize> = (0..20).filter(|index| regions[*index].saved > 0).collect();
+        assert_eq!(memory, [3, 5]);
+        // Few are asked about page by page.
+        let some = &mut regions[..16];
+        give_saved(some, &touched, || panic!("asked for"));
+        assert!(some.iter().all(|region| region.saved > 0));
     }
 
     #[test]

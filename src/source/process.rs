@@ -120,7 +120,7 @@ fn once(pid: i32, usage: bool) -> Result<Target, Error> {
     }
     let mut regions = maps::parse(&folder.join("maps"), &text)?.regions;
     let touched = Touched::open(&folder);
-    give_saved(&mut regions, &touched, &folder);
+    pagemap::give_saved(&mut regions, &touched, || list(&folder, true).unwrap_or_default());
     let image = program(&folder);
     let format = image.as_ref().map_or(WordFormat::LITTLE_64, |image| image.format);
     let proc = Proc::new(pid).ok();
@@ -191,27 +191,6 @@ fn list(folder: &Path, usage: bool) -> io::Result<Vec<u8>> {
     };
     let detailed = if usage { read("smaps").ok().filter(|text| !text.is_empty()) } else { None };
     detailed.map_or_else(|| read("maps"), Ok)
-}
-
-/// Says of each region how many bytes can be read: all, but none of a reserve.
-///
-/// `/proc/PID/mem` reads a reserve too, as zeros, of which none is memory of the process.
-fn give_saved(regions: &mut [Region], touched: &Touched, folder: &Path) {
-    // A sanitizer reserves terabytes, of which only the kernel's own sums tell quickly.
-    let mut usage: Option<Vec<Region>> = None;
-    let mut resident = |region: &Region| {
-        let usage = usage.get_or_insert_with(|| {
-            let text = list(folder, true).unwrap_or_default();
-            maps::parse(folder, &text).map(|listing| listing.regions).unwrap_or_default()
-        });
-        usage.iter().find(|other| other.range == region.range).and_then(|region| region.rss)
-    };
-    for region in regions {
-        let unused = region.permissions.none()
-            && (touched.never(region)
-                || region.range.len() > pagemap::MOST_ASKED && resident(region) == Some(0));
-        region.saved = if unused { 0 } else { region.range.len() };
-    }
 }
 
 /// What a person can do about a process that cannot be opened.
