@@ -247,13 +247,7 @@ impl Memory {
 
     fn fetch(&self, place: PlaceArgument, read: &Bound<'_, PyAny>) -> PyResult<()> {
         let Some(remote) = &self.remote else { return Ok(()) };
-        let place = place.place()?;
-        let mut ranges = place.ranges(remote.as_ref());
-        if place == Place::Writable {
-            // Heaps lie in writable memory, and in what was made unwritable within.
-            ranges.extend(remote::guards(memory::Memory::regions(remote.as_ref())));
-            ranges = AddressRange::merge(ranges);
-        }
+        let ranges = remote.ranges_of(place.place()?);
         remote.fetch(&ranges, &mut |range| ask(read, range))
     }
 

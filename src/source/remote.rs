@@ -12,7 +12,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::error::{Error, reason};
 use crate::memory::{
-    Buffer, Gap, Memory, Missing, Permissions, Region, RegionKind, View, gap_before_next_region,
+    Buffer, Gap, Memory, Missing, Permissions, Place, Region, RegionKind, View, gap_before_next_region,
 };
 use crate::name::Name;
 use crate::range::AddressRange;
@@ -143,6 +143,18 @@ impl Remote {
         pages.unwrap_or_default().fill(state);
     }
 
+    /// Returns what is fetched for work on `place`, in address order.
+    ///
+    /// Heaps lie in writable memory, and in what was made unwritable within.
+    #[must_use]
+    pub fn ranges_of(&self, place: Place) -> Vec<AddressRange> {
+        let mut ranges = place.ranges(self);
+        if place == Place::Writable {
+            ranges.extend(guards(&self.regions));
+        }
+        AddressRange::merge(ranges)
+    }
+
     /// Fetches what `ranges` lack. `read` gives the bytes of a range, or nothing where it cannot.
     ///
     /// One unreadable byte spoils a whole answer of gdb's, so a range that fails
@@ -248,8 +260,7 @@ impl Remote {
 ///
 /// A program may take rights from pages of its own blocks. What has none at all and is larger
 /// than any guard is a reserve, of which nothing is fetched.
-#[must_use]
-pub fn guards(regions: &[Region]) -> Vec<AddressRange> {
+fn guards(regions: &[Region]) -> Vec<AddressRange> {
     const MOST: u64 = 1 << 20;
     let open = |region: &Region| region.permissions.writable() && region.anonymous();
     let beside = |at: usize| {
