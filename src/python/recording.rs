@@ -1,5 +1,6 @@
 //! Recordings: what is known of each block's allocation.
 
+use std::ffi::OsString;
 use std::sync::Arc;
 
 use pyo3::prelude::*;
