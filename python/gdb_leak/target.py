@@ -193,11 +193,10 @@ class Session(Protocol):
     def progress(self, verb: str) -> Optional[Progress]:
         """Return a function that shows how far VERB (``searching``) has come."""
 
-    def verify(self) -> Sequence[str]:
-        """Return no note, once it is sure that the processes that were read are still there.
+    def verify(self) -> None:
+        """Raise where a process that was read has ended or started another program.
 
-        :raises ProcessError: where one ended or started another program meanwhile, so that
-            what was read of it is worth nothing.
+        :raises ProcessError: what was read of it is worth nothing then.
         """
 
     def hold(self) -> None:
@@ -287,7 +286,7 @@ class Result:
 
     ``values`` are the keys of the JSON answer, in order, after the common
     ones; ``data`` is what the command's own text is made from; ``later`` has
-    what tells notes only when everything was made.
+    what is called when everything was made, and may return notes.
     """
 
     def __init__(
@@ -306,7 +305,7 @@ class Result:
         self.notes = list(notes)
         self.data = data
         self.word_size = word_size
-        self.later: list[Callable[[], Sequence[str]]] = []
+        self.later: list[Callable[[], Optional[Sequence[str]]]] = []
         #: What a text begins with, before all notes.
         self.heading: Optional[str] = None
         #: What the shell or gdb is to end with, where the answer asks for that.
@@ -317,5 +316,5 @@ class Result:
     def finish(self) -> None:
         """Add the notes that are known now that everything was made."""
         for tell in self.later:
-            self.notes.extend(tell())
+            self.notes.extend(tell() or ())
         self.later.clear()

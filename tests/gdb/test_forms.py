@@ -129,8 +129,9 @@ def test_a_name_is_escaped_in_one_way_in_text(forms: Forms, form: str) -> None:
     assert "not \\xff\\xfe UTF-8" in text
 
 
+@pytest.mark.parametrize("charset", ["UTF-8", "ISO-8859-1", "ASCII"])
 def test_gdbserver_lists_the_names_of_the_process(
-    programs: dict[str, Path], folder: Path, tmp_path: Path
+    programs: dict[str, Path], folder: Path, tmp_path: Path, charset: str
 ) -> None:
     names = (str(folder / os.fsdecode(name)) for name in NAMES if b"deleted" not in name)
     program = Program(programs["forms"], *names, cwd=tmp_path)
@@ -138,6 +139,7 @@ def test_gdbserver_lists_the_names_of_the_process(
         program.wait_for("READY")
         live = shell("regions", program.pid, "-json").json()["regions"]
         answer = gdb(
+            f"set host-charset {charset}",
             f"target remote | gdbserver --once --attach stdio {program.pid}",
             "leak-regions -json",
         ).json()

@@ -126,11 +126,10 @@ class GdbSession(lines.Lines):
         """Return what shows how far VERB has come."""
         return self._line.function(verb)
 
-    def verify(self) -> Sequence[str]:
-        """Return no note, once it is sure that the process that was read is still there."""
+    def verify(self) -> None:
+        """Raise where the process that was read has ended or started another program."""
         if self._current is not None and self._current.memory.source == "process":
             self._current.memory.recheck()
-        return ()
 
     def hold(self) -> None:
         """Do nothing: gdb holds the process already, and a note says where it does not."""
@@ -369,7 +368,9 @@ def _open_process(pid: int, usage: bool) -> Target:
 
 def _open_remote(inferior: gdb.Inferior) -> Target:
     numbers = (inferior.pid, *(thread.ptid[1] for thread in inferior.threads()))
-    maps, pid, notes = mappings.listed(_execute, gdb.error, numbers, _program(), _read)
+    maps, pid, notes = mappings.listed(
+        _execute, errors=gdb.error, numbers=numbers, program=_program(), read=_read
+    )
     sections: list[tuple[int, int, str, str]] = []
     stack_pointers = _of_each_thread(
         inferior.threads(), lambda _, frame: int(frame.read_register("sp"))

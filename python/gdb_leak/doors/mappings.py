@@ -1,5 +1,6 @@
 """The mappings of a remote target, as gdb or this machine lists them."""
 
+import os
 import shlex
 import tempfile
 from collections.abc import Iterable
@@ -25,6 +26,7 @@ class Mappings(NamedTuple):
 
 def listed(
     execute: Execute,
+    *,
     errors: type[Exception],
     numbers: Iterable[int],
     program: Optional[str],
@@ -59,18 +61,20 @@ def listed(
 def sections(execute: Execute) -> list[tuple[int, int, str, str]]:
     """Return the sections of all files, as :func:`gdb_says.sections` has them."""
     for argument in ("-all-objects", "ALLOBJ"):
-        found = gdb_says.sections(execute(f"maint info sections {argument}"))
+        found = gdb_says.sections(os.fsdecode(_raw(execute, f"maint info sections {argument}")))
         if found:
             return found
     return []
 
 
-# What gdb prints, as bytes: a name of a file need not be text in any charset.
+# What gdb prints, as bytes: a name of a file need not be text in any charset. gdb decodes
+# what it printed by the host's charset (gdb 13.1, gdb/python/python.c, `execute_gdb_command`),
+# and raises where it cannot; `pipe` hands on the bytes.
 def _raw(execute: Execute, command: str) -> bytes:
+    charset = gdb_says.charset(execute("show host-charset"))
     try:
-        return execute(command).encode("utf-8", "surrogateescape")
-    except UnicodeError:
-        # gdb decodes what it printed and raises where it cannot; `pipe` hands on the bytes.
+        return execute(command).encode(charset, "surrogateescape")
+    except (LookupError, UnicodeError):
         pass
     with tempfile.NamedTemporaryFile() as made:
         execute(f"pipe {command} | cat > {shlex.quote(made.name)}")

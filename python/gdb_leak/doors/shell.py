@@ -103,11 +103,10 @@ class ShellSession:
         """Take the line of progress away, before anything else is written."""
         self._line.clear()
 
-    def verify(self) -> Sequence[str]:
-        """Return no note, once it is sure that the processes that were read are still there."""
+    def verify(self) -> None:
+        """Raise where a process that was read has ended or started another program."""
         for memory in self._read:
             memory.recheck()
-        return ()
 
     def hold(self) -> None:
         """Stop the process, once it is opened, for the length of this command."""
