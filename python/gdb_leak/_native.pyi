@@ -298,7 +298,11 @@ def diff(before: Memory, after: Memory) -> Difference: ...
 
 @final
 class Arena:
-    """One arena: its own structure, what it says it has, its heaps."""
+    """One arena: its own structure, what it says it has, its heaps.
+
+    ``in_call`` says what a call of malloc that was under way left half done. ``states`` has
+    the blocks and bytes in each state.
+    """
 
     address: Final[int]
     kind: Final[str]
@@ -323,7 +327,12 @@ class Block:
 
 @final
 class HeapSummary:
-    """Where all writable bytes are."""
+    """Where all writable bytes are.
+
+    ``trim`` is how much ``malloc_trim`` could give back, of pages that are resident (of a core:
+    not all zeros); ``returned`` is the rest of the same free memory, which was given back already
+    or never touched. ``pin`` is the block that keeps the end of the main arena.
+    """
 
     arenas: Final[list[Arena]]
     mapped: Final[list[tuple[str, int, int]]]
@@ -423,8 +432,15 @@ def may_hold_blocks(
 def other_allocators(memory: Memory) -> list[str]: ...
 def linked_allocators(
     memory: Memory, places: Sequence[tuple[int, int]], progress: _Progress = None
-) -> list[str]: ...
-def refused_heap(memory: Memory, progress: _Progress = None) -> Optional[str]: ...
+) -> list[str]:
+    """Return the allocators that are part of a module of the target, besides glibc's.
+
+    :param places: memory that belongs to no known heap, as in :class:`Coverage`.
+    """
+
+def refused_heap(memory: Memory, progress: _Progress = None) -> Optional[str]:
+    """Return why the heap of a glibc is not read that is there; None where none is refused."""
+
 def heap_summary(
     memory: Memory, heap: Optional[Heap] = None, progress: _Progress = None
 ) -> HeapSummary: ...
@@ -574,6 +590,7 @@ class Frame:
     unclear: Final[Optional[str]]
     escaped: Final[bool]
 
+# Number, frames, and the general registers that nothing reads again.
 def frames(
     memory: Memory,
     threads: Optional[Sequence[_ThreadRegisters]] = None,

@@ -85,7 +85,7 @@ def of_check(
     """Return what CHECK judged of TARGET; without one, what there is that could have been."""
     if check is not None:
         return _named(request, target, check.coverage, True)
-    return _made(request, target, heap, None, False)
+    return _made(request, target, heap=heap, threads=None, possible=False)
 
 
 def of_heap(
@@ -95,12 +95,13 @@ def of_heap(
     threads: "Optional[Sequence[ThreadRegisters]]",
 ) -> Coverage:
     """Return what a check of HEAP would judge of TARGET."""
-    return _made(request, target, heap, threads, heap is not None)
+    return _made(request, target, heap=heap, threads=threads, possible=heap is not None)
 
 
 def _made(
     request: Request,
     target: Target,
+    *,
     heap: "Optional[Heap]",
     threads: "Optional[Sequence[ThreadRegisters]]",
     possible: bool,
