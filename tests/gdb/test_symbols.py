@@ -189,6 +189,7 @@ def test_a_module_whose_path_is_no_text_has_its_symbols_and_every_byte_of_its_pa
         for target in (program.pid, core):
             symbol = shell("whatis", target, hex(start), "-json").json()["symbol"]
             assert symbol is not None, target
-            assert symbol["module"] == f"{tmp_path}/not \\xff text/program"
+            assert symbol.startswith("changed in "), symbol
+            assert symbol.endswith(f"{tmp_path}/not \\xff text/program"), symbol
     finally:
         program.end()
