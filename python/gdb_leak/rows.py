@@ -44,7 +44,8 @@ def empty_place(memory: "Memory", place: Place, heap: "Optional[Heap]") -> list[
     if any(not region.reserve for region in memory.regions(place, heap)):
         return []
     named = place if isinstance(place, str) else f"{place[0]:#x},{place[1]:#x}"
-    return [f"-in {named}: no region of the target is there, so nothing was looked at"]
+    lacking = "no memory of the target is there (a reserve holds no byte), so nothing was read"
+    return [f"-in {named}: {lacking}"]
 
 
 def region_label(region: "Union[Region, Change]", word_size: int) -> str:

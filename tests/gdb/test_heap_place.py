@@ -155,15 +155,22 @@ def test_a_place_where_no_region_is_gets_a_note(
     without = core.each(lambda one: [] if one.data[:4] == b"\x7fELF" else [one])
     path = without.write(tmp_path / "core")
     answer = shell(name, path, "-json", "-in", where, "--", *operands).json()
-    assert [note for note in answer["notes"] if note.startswith(f"-in {where}: no region")]
+    assert [note for note in answer["notes"] if note.startswith(f"-in {where}: no memory")]
 
 
-def test_the_heap_of_gdb_s_door_is_the_same(sample: Any) -> None:
-    answer = gdb(
-        "leak-heap -json",
-        f'leak-find -json -in heap "{_NOTHING}"',
-        "leak-regions -json -in heap",
-        program=sample.path,
-        core=sample.after,
-    )
-    _same(*answer.all_json())
+@pytest.mark.parametrize("command", [["find", "x"], ["strings"]])
+def test_a_note_on_a_reserve_does_not_say_that_no_region_is_there(
+    start: Any, command: list[str]
+) -> None:
+    name, *operands = command
+    program = start("forms")
+    # A thread with an arena of its own.
+    program.stdin.write(b"t\n")
+    program.stdin.flush()
+    program.wait_for("READY")
+    regions = shell("regions", program.pid, "-json").json()["regions"]
+    reserve = next(one for one in regions if one["permissions"] == "---" and one["saved"] == 0)
+    where = f"{reserve['start']},{reserve['end']}"
+    notes = shell(name, program.pid, "-json", "-in", where, "--", *operands).json()["notes"]
+    assert f"-in {where}: no memory of the target is there (a reserve holds no byte)" in str(notes)
+    assert "no region" not in str(notes)
