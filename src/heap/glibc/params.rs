@@ -28,13 +28,37 @@ pub(super) struct Params {
     pub huge_pages: Option<bool>,
 }
 
-/// Where the counts lie before `mmapped_mem`, and whether `max_total_mem` follows it.
+/// One form of the structure.
+#[derive(Clone, Copy)]
+struct Form {
+    /// How far before `mmapped_mem` the counts are.
+    counts: u64,
+    /// Whether `max_total_mem` follows the bytes of mapped chunks.
+    total: bool,
+    /// Whether there are parameters for huge pages.
+    huge: bool,
+}
+
+/// What the counts of mapped chunks are held to.
+#[derive(Clone, Copy)]
+struct Rules {
+    /// Whether there are bytes only where there are chunks.
+    exact: bool,
+    /// Whether no call of malloc is in the middle of counting.
+    at_rest: bool,
+}
+
+/// All forms.
 ///
 /// glibc, malloc/malloc.c, `struct malloc_par`: `n_mmaps`, `n_mmaps_max`, `max_n_mmaps` and
 /// `no_dyn_threshold` of four bytes each, `mmapped_mem`, `max_mmapped_mem`, up to 2.23
 /// `max_total_mem`, then `sbrk_base`. Since 2.35 `hp_flags` of four bytes comes
 /// before them, which on 64-bit machines leaves four bytes of padding behind.
-const FORMS: [(u64, bool, bool); 3] = [(20, false, true), (16, false, false), (16, true, false)];
+const FORMS: [Form; 3] = [
+    Form { counts: 20, total: false, huge: true },
+    Form { counts: 16, total: false, huge: false },
+    Form { counts: 16, total: true, huge: false },
+];
 
 /// How far from the main arena the parameters may lie: both are data of malloc.c alone.
 const NEAR: u64 = 16 << 10;
@@ -58,13 +82,14 @@ pub(super) fn find(memory: &dyn Memory, layout: StateLayout, state: u64, top: u6
         }
         // Observed: a call counts a mapped chunk first, then the most there were, then its bytes: in
         // the middle of it the numbers do not agree. So only where they would be malloc's otherwise.
-        let exact =
-            FORMS.iter().filter_map(|form| read(&mut peek, format, at, base, (layout.fast, true), *form));
-        let mut forms: Vec<Params> = exact.collect();
+        let mut read_all = |at_rest: bool| -> Vec<Params> {
+            let rules = Rules { exact: layout.fast, at_rest };
+            FORMS.iter().filter_map(|form| read(&mut peek, format, at, base, rules, *form)).collect()
+        };
+        let mut forms = read_all(true);
         let agree = !forms.is_empty();
         if !agree {
-            let loose = |form: &_| read(&mut peek, format, at, base, (layout.fast, false), *form);
-            forms.extend(FORMS.iter().filter_map(loose));
+            forms = read_all(false);
         }
         let huge = forms.first().map(|first| first.huge_pages);
         if forms.iter().any(|params| Some(params.huge_pages) != huge) {
@@ -96,9 +121,11 @@ fn read(
     format: WordFormat,
     at: u64,
     base: u64,
-    (exact, at_rest): (bool, bool),
-    (counts, total, huge): (u64, bool, bool),
+    rules: Rules,
+    form: Form,
 ) -> Option<Params> {
+    let Rules { exact, at_rest } = rules;
+    let Form { counts, total, huge } = form;
     let size = format.size as u64;
     // On 32-bit machines nothing tells the first two forms apart, and nothing differs.
     let counts = if size == 4 { 16 } else { counts };
