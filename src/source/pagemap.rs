@@ -229,14 +229,12 @@ mod tests {
 
     #[test]
     fn reserves_that_are_many_together_are_told_by_the_sums_of_the_kernel() {
-        let mut text = String::new();
-        for index in 0..20_u64 {
+        let text = |index: u64| {
             let start = (index + 1) << 32;
-            let (rss, swap) = if index == 3 { (0, 4) } else { (if index == 5 { 8 } else { 0 }, 0) };
-            let end = start + (2 << 30);
-            text +=
-                &format!("{start:x}-{end:x} ---p 0 00:00 0 \nRss: {rss} kB\nSwap: {swap} kB\nVmFlags: mr\n");
-        }
+            let (rss, swap) = (if index == 5 { 8 } else { 0 }, if index == 3 { 4 } else { 0 });
+            format!("{start:x}-{:x} ---p 0 00:00 0 \nRss: {rss} kB\nSwap: {swap} kB\n", start + (2 << 30))
+        };
+        let text: String = (0..20).map(text).collect();
         let mut regions = maps::parse(Path::new("smaps"), text.as_bytes()).unwrap().regions;
         // Nothing says which pages were touched.
         let touched = Touched { entries: None, pieces: Mutex::default() };
