@@ -77,8 +77,8 @@ pub struct Difference {
     pub gone: Vec<Change>,
     /// The net growth of writable bytes.
     ///
-    /// Neither reserves nor mappings that cannot be written count: an arena grows by taking
-    /// from its reserve, and a library is no leak.
+    /// Neither reserves nor mappings that cannot be written count: an arena grows out of its
+    /// reserve, and a loaded library is not a leak.
     pub growth: i128,
     /// The net growth of reserves, in bytes of address space.
     pub reserved: i128,
@@ -93,9 +93,10 @@ pub struct Difference {
 /// Two regions correspond when they overlap and agree in permissions, kind and
 /// name. Unknown permissions agree with any. A source that only knows a region
 /// as anonymous agrees with one that knows what it is for. So a reserve that
-/// became writable makes the writable region grow and the reserve shrink. Memory without a
-/// file that cannot be written is one thing, whether it can be read or not: gcore writes
-/// what has no permissions as readable.
+/// became writable makes the writable region grow and the reserve shrink. Anonymous memory
+/// that is not writable matches whether or not it is readable, because gcore records `---`
+/// as `r--`.
+///
 /// A group that kept its size but moved is new where it came and gone where it
 /// left.
 ///

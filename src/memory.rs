@@ -477,8 +477,7 @@ impl Place {
 
     /// The addresses of the place in `memory`, in order, touching regions made one.
     ///
-    /// Reserves are left out: they are address space and not memory. A range is taken as it is: the parts of it that no region holds are
-    /// gaps to whoever reads it.
+    /// Reserves are left out. A range is used as given; parts of it that no region covers are gaps.
     #[must_use]
     pub fn ranges(self, memory: &dyn Memory) -> Vec<AddressRange> {
         if let Self::Range(range) = self {

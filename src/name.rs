@@ -9,7 +9,7 @@ use crate::text;
 
 /// The path of a mapped file, or the kernel's name in brackets; empty where there is none.
 ///
-/// A path may hold any byte but zero, and is no text. One that starts with `[` is the
+/// A path may hold any byte but zero, and is not necessarily text. One that starts with `[` is the
 /// kernel's own name: no absolute path does.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Name(Vec<u8>);
@@ -141,7 +141,7 @@ impl PartialEq<&str> for Name {
     }
 }
 
-/// Escapes what is not printable as `\xHH`, tabs too: a name is one column of a table.
+/// Escapes unprintable bytes as `\xHH`, tabs too: a name is one column of a table.
 ///
 /// ```
 /// use gdb_leak::name::Name;

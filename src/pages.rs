@@ -78,7 +78,8 @@ pub fn not_zero(memory: &dyn Memory, ranges: &[AddressRange], job: &Job) -> Resu
         }
         (held, behind)
     };
-    // Of a gap behind a chunk some chunks may be cut already and count themselves.
+    // A gap may continue into later chunks; those that were already split off count their own
+    // part.
     let (mut sum, mut reached, mut gap_end) = (0_u64, 0_u64, 0_u64);
     pass::in_order(ranges, pass::CHUNK, job, work, |chunk, (held, behind)| {
         let skipped = gap_end.min(chunk.own.start()).saturating_sub(reached);

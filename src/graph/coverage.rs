@@ -20,8 +20,8 @@ const LOADERS: u64 = 64 << 10;
 /// before a verdict on the rest must not pass for one on the program.
 const MUCH: u64 = 1 << 20;
 
-/// The other part of what has more than a tenth is less than this many times as large.
-const TENTH: u64 = 9;
+/// What is a tenth of the whole is this part of the rest.
+const REST: u64 = 9;
 
 /// How much of the writable memory was judged.
 ///
@@ -138,13 +138,13 @@ impl Coverage {
         coverage.unknown = RegionKind::ALL.into_iter().zip(by_kind).filter(|(_, bytes)| *bytes > 0).collect();
         // What was mapped and never touched is no reason to distrust a verdict.
         if sum > MUCH && resident.is_none() {
-            sum = pages::not_zero_until(memory, &lacked, MUCH.max(heap_bytes / TENTH), job)?;
-            if sum > MUCH && sum <= heap_bytes / TENTH {
-                heap_bytes = pages::not_zero_until(memory, &heaps, sum.saturating_mul(TENTH), job)?;
+            sum = pages::not_zero_until(memory, &lacked, MUCH.max(heap_bytes / REST), job)?;
+            if sum > MUCH && sum <= heap_bytes / REST {
+                heap_bytes = pages::not_zero_until(memory, &heaps, sum.saturating_mul(REST), job)?;
             }
         }
-        // More than a tenth of both is more than a ninth of the other.
-        coverage.lacking = sum > MUCH && sum > heap_bytes / TENTH;
+        // If unknown memory is more than a tenth of the whole, it is more than a ninth of the rest.
+        coverage.lacking = sum > MUCH && sum > heap_bytes / REST;
         coverage.places = if coverage.unknown.is_empty() { Vec::new() } else { AddressRange::merge(lacked) };
         Ok(coverage)
     }
@@ -162,8 +162,8 @@ fn inside(region: &Region, ranges: &[AddressRange]) -> Vec<AddressRange> {
 
 /// What looks like the loader's own memory, in address order; [`LOADERS`] bytes at the most.
 ///
-/// Its pages with the static variables of the first thread, which what is mapped later lies
-/// below and may be one mapping with; and small mappings of their own.
+/// The mapping from the page with the first thread's static variables on (the kernel may merge
+/// later mappings below it into the same one), and other small mappings.
 fn loaders(memory: &dyn Memory, roots: &Roots) -> Vec<AddressRange> {
     const SMALL: u64 = 32 << 10;
     let statics = roots.stretches.iter().filter(|stretch| stretch.kind == RootKind::Tls);

@@ -48,7 +48,7 @@ pub(super) fn plain(memory: &dyn Memory, heap: Option<&dyn Allocator>, job: &Job
         if number % ASK == 0 {
             job.check()?;
         }
-        // Whatever blocks are where the heap is damaged may be held, and then so is what they hold.
+        // Blocks where the heap is damaged may be reachable, so everything they point at is.
         let foreign = unit.state == State::Foreign;
         let kind = if foreign { RootKind::Foreign } else { RootKind::Damaged };
         stretches.push(Stretch { range: unit.range, kind, thread: None });

@@ -43,7 +43,7 @@ pub enum RootKind {
     File,
     /// What somebody else took from between the allocator's own.
     Foreign,
-    /// Memory of the heap whose blocks cannot be told any more, or whose headers are missing.
+    /// Heap memory whose blocks are unknown: damaged, or headers missing.
     Damaged,
 }
 

@@ -50,7 +50,7 @@ pub enum State {
     Overhead,
     /// What somebody else took between two parts of a heap.
     Foreign,
-    /// What cannot be told any more: the structures there are damaged.
+    /// Memory whose blocks cannot be identified because structures are damaged.
     Damaged,
     /// Blocks whose headers are not there to read.
     Unreadable,

@@ -65,7 +65,7 @@ pub fn ranges(memory: &dyn Memory, heap: Option<&dyn Allocator>, place: Place) -
     }
 }
 
-/// The regions of `place`: of what allocators own those in which `heap` has some, where it is known.
+/// Returns the regions of `place`; for `Heap` with a known heap, those that contain some of it.
 pub fn regions<'m>(
     memory: &'m dyn Memory,
     heap: Option<&dyn Allocator>,

@@ -47,7 +47,7 @@ struct SavedRegion {
     permissions: String,
     kind: String,
     name: String,
-    /// The bytes of a name that is no text, in hex.
+    /// The bytes of a name that is not UTF-8, in hex.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     name_bytes: Option<String>,
     file_offset: u64,

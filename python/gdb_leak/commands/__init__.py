@@ -42,7 +42,7 @@ class Entry(NamedTuple):
     text: Callable[[Result], Iterator[Block]]
 
     def answer(self, request: Request) -> Result:
-        """Return the answer to REQUEST, made from processes that were there all the time.
+        """Return the answer to REQUEST, or raise if a process that was read ended or changed.
 
         :raises Error: what the command raises; where a process is gone, only that it is.
         """

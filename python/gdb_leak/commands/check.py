@@ -77,14 +77,14 @@ COMMAND = Command(
         "blocks point at it, possibly lost if pointers into it are all that is left, and still "
         "reachable otherwise. Pointers count from the registers and the living stacks of all "
         "threads, their TLS, the data of all modules, and all writable memory that malloc does "
-        "not own. Lost blocks that one stack allocated, where that was recorded (gdb-leak record), "
-        "or else that are alike stand in one record, the largest last. Sizes are the bytes that "
+        "not own. Lost blocks are grouped by allocation stack if recorded (gdb-leak record), "
+        "otherwise by similarity; the largest is last. Sizes are the bytes that "
         "were asked for where they were recorded, else usable ones. The first line says how much "
         "of the writable memory was judged: a verdict is on the blocks of known heaps alone, and "
         "whatever belongs to none (memory of other allocators, and what the program mapped itself) "
-        "is only searched for pointers. With -error-exitcode more than 10% and more than 1 MiB of "
-        "it, of all resident writable memory outside of modules' data and stacks, end with "
-        "status 3."
+        "is only searched for pointers. With -error-exitcode, status 3 means that more than 10% and "
+        "more than 1 MiB of the resident writable memory outside modules' data and stacks belongs "
+        "to no known heap."
     ),
     example=("leak-check -show all -top 20", "gdb-leak check core -error-exitcode 9"),
 )

@@ -258,7 +258,7 @@ def _follow(follow: _native.Follow, watch: Watch, judge: Judge) -> Optional[int]
             signal.signal(signal.SIGINT, interrupts)
 
 
-# Of several processes: lost blocks in one count more than that another could not be judged.
+# With several processes, the status for lost blocks takes precedence over status 3.
 def _graver(asked: Optional[int], status: Optional[int], watch: Watch) -> Optional[int]:
     if status is None or (status == watch.unjudged and asked is not None):
         return asked

@@ -105,8 +105,8 @@ impl Sought<'_> {
 
     /// `found` and the one chunk that is lacking, if its header is missing and only one place fits.
     ///
-    /// What malloc counts says how long it is, and the memory behind the missing pages where it
-    /// ends; it starts in or before these.
+    /// Its length is what malloc counts beyond the chunks found. It ends where the memory after
+    /// the missing pages ends, and starts in or before the missing pages.
     fn rebuilt(&self, found: &[Mapped], over_holes: bool) -> Option<Vec<Mapped>> {
         let bytes = found.iter().map(|mapped| mapped.range.len()).fold(0, u64::saturating_add);
         let length = self.count.1.checked_sub(bytes).filter(|length| *length > 0 && length % PAGE == 0)?;

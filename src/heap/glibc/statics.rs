@@ -25,11 +25,11 @@ pub(super) fn statics(peek: &Peek<'_>, threads: &[ControlBlock]) -> BTreeMap<u64
     words
 }
 
-/// Which of these blocks threads' static variables lead to, and which threads.
+/// Returns which blocks the static variables of threads point at.
 ///
-/// The variable has one place in every thread; the place is that from which most
-/// threads lead to a block that looks like a cache, a full one first; `looks` has them by address, and
-/// whether they are full ones.
+/// `looks` yields each candidate's address and whether it looks like a cache in use. The variable
+/// has one place in every thread: the place is that from which most threads lead to a candidate,
+/// one in use first.
 pub(super) fn led_to(
     statics: &BTreeMap<u64, Vec<Place>>,
     looks: impl Iterator<Item = (u64, bool)>,

@@ -1,9 +1,9 @@
 //! Chunks whose headers are not there to read, as far as their neighbours tell of them.
 //!
 //! A core may leave out pages of a heap (`madvise` with `MADV_DONTDUMP`; gcore leaves out those
-//! that may not be read). That is no damage. The chunk before tells where the first of the
-//! chunks starts whose header is missing; the chunk after them, by `prev_size`, where the
-//! last one does, if that is free.
+//! that may not be read). This is not damage. The chunk before the gap gives the start of the
+//! first unreadable chunk. The `prev_size` of the chunk after it gives the start of the last
+//! one, if that one is free.
 
 use crate::range::AddressRange;
 
@@ -58,7 +58,7 @@ impl Unread {
         }
         if self.lists > 0 {
             notes.push(format!(
-                "{} of malloc's lists lead through memory that cannot be read: free blocks behind it count as used",
+                "{} of malloc's lists lead through memory that cannot be read; free blocks later in them count as used",
                 self.lists
             ));
         }

@@ -84,7 +84,7 @@ struct Border {
 
 /// The loaded `segments`, in the order of the file, of a core of `length` bytes.
 ///
-/// Takes time in proportion to their number, times its logarithm.
+/// Takes O(n log n) time.
 pub(super) fn merge(segments: &[Segment], length: u64) -> Merged {
     let mut merged = Merged::default();
     let extents: Vec<Extent> =
@@ -168,8 +168,8 @@ impl Sweep {
             set.remove(&index);
         }
         if saved {
-            // Only the first one's bytes are taken. All behind it were marked when they,
-            // or one that comes before them, began.
+            // Only the segment that comes first in the file is used. Later ones were marked when
+            // they began.
             let loser = first.filter(|_| begins).map(|first| first.max(index));
             if let Some(mark) = loser.and_then(|loser| self.dropped.get_mut(loser)) {
                 *mark = true;

@@ -16,7 +16,7 @@ use crate::word::WordFormat;
 // Entries of the auxiliary vector (Linux, include/uapi/linux/auxvec.h).
 /// Where the program starts.
 pub(super) const AT_ENTRY: u64 = 9;
-/// Where the path lies by which the program was executed.
+/// Address of the path that was passed to `execve`.
 pub(super) const AT_EXECFN: u64 = 31;
 /// Where sixteen random bytes lie, on the main stack.
 pub(super) const AT_RANDOM: u64 = 25;
@@ -109,7 +109,7 @@ impl Notes {
         }
     }
 
-    /// Takes one note in, which stands at `place` in the core; unknown ones are passed over.
+    /// Reads one note at file offset `place`; ignores unknown ones.
     pub(super) fn take(&mut self, note: &Note<'_>, place: u64, image: &Image) {
         let format = image.format;
         self.machine.extend(Machine::of(note.owner));
@@ -218,13 +218,13 @@ fn x86_vectors(image: &Image) -> usize {
 /// `NT_FILE` (Linux, `fs/binfmt_elf.c`, `fill_files_note`): count, page size, that many
 /// triples of start, end and offset in pages, then that many terminated paths.
 ///
-/// With what is wrong with it, where it can be used all the same.
+/// Also returns a fault that does not prevent its use.
 ///
 /// # Errors
 ///
-/// The value and the rule that it breaks, where the mappings cannot be told.
+/// Why the mappings cannot be read.
 fn files(bytes: &[u8], format: WordFormat) -> Result<(Vec<FileMapping>, Option<String>), String> {
-    /// The largest page of a machine that Linux runs on has 256 KiB (Hexagon's 1 MiB).
+    /// Largest page size of any Linux port (Hexagon: 1 MiB).
     const LARGEST_PAGE: u64 = 1 << 20;
     let word = |index: usize| format.read(bytes.get(index.checked_mul(format.size)?..)?);
     let length = bytes.len();
