@@ -3,7 +3,6 @@
 //! Knows no allocator but what [`crate::heap`] tells, and no verdict: those are
 //! [`crate::leak`]'s.
 
-mod coverage;
 mod heuristics;
 mod index;
 mod link;
@@ -18,7 +17,6 @@ mod trace;
 mod walk;
 mod words;
 
-pub use coverage::Coverage;
 pub use heuristics::{Heuristics, Look};
 pub use index::{Cursor, Hit, Index};
 pub use link::{Edge, Link, MOST_BLOCKS, Wanted};

@@ -8,7 +8,7 @@ use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterato
 
 use crate::error::Error;
 use crate::graph::{
-    Choice, Coverage, Found, Graph, Heuristics, Index, Link, Mark, Marks, RootKind, Roots, Tracer, Wanted,
+    Choice, Found, Graph, Heuristics, Index, Link, Mark, Marks, RootKind, Roots, Tracer, Wanted,
 };
 use crate::heap::Allocator;
 use crate::heap::allocator::Count;
@@ -19,6 +19,7 @@ use crate::pass::Job;
 use crate::source::Thread;
 use crate::unwind::Classes;
 
+use super::coverage::Coverage;
 use super::verdict::Verdict;
 
 /// Units that one worker counts at a time.

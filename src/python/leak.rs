@@ -5,12 +5,12 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 
 use crate::graph::{
-    Choice, Coverage as Covered, Heuristics, Index, Link, Paths, Place, Reference as Pointing,
-    Referrers as Pointings, Roots, Source, Step, Wanted,
+    Choice, Heuristics, Index, Link, Paths, Place, Reference as Pointing, Referrers as Pointings, Roots,
+    Source, Step, Wanted,
 };
 use crate::heap::allocator::Count;
 use crate::heap::block::{State, Unit};
-use crate::leak::{Account, Check as Checked, Options, Records as Recorded, Verdict};
+use crate::leak::{Account, Check as Checked, Coverage as Covered, Options, Records as Recorded, Verdict};
 use crate::recording::Estimate;
 use crate::unwind::Class;
 

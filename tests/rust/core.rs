@@ -222,10 +222,11 @@ fn all_that_is_wrong_with_notes_is_named_or_counted() {
     let mut listed = [1_u64, 0, 0x3000, 0x2000, 0].map(u64::to_le_bytes).concat();
     listed.extend(b"/a\0");
     let said = notes(&small(X86_64).note("CORE", 0x4649_4c45, &listed));
-    let (note,) = match said.iter().filter(|note| note.starts_with("NT_FILE at 0x")).collect::<Vec<_>>()[..] {
-        [note] => (note,),
-        _ => panic!("{said:?}"),
-    };
+    let (found, note) = said
+        .iter()
+        .filter(|note| note.starts_with("NT_FILE at 0x"))
+        .fold((0, ""), |(found, _), note| (found + 1, note.as_str()));
+    assert_eq!(found, 1, "{said:?}");
     assert!(note.contains("page size 0x0") && note.contains("1 of 1 mappings end before"), "{note}");
 }
 

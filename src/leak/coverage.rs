@@ -1,14 +1,13 @@
 //! How much of the writable memory a verdict rests on, and what belongs to no known heap.
 
 use crate::error::Error;
+use crate::graph::{RootKind, Roots};
 use crate::heap::Allocator;
 use crate::memory::{Memory, Region, RegionKind};
 use crate::pages::{self, PAGE};
 use crate::pass::Job;
 use crate::range::AddressRange;
 use crate::source::kinds;
-
-use super::roots::{RootKind, Roots};
 
 /// Anonymous memory of up to this many bytes in all is the loader's own, and is scanned as roots.
 ///
@@ -20,7 +19,7 @@ const LOADERS: u64 = 64 << 10;
 /// before a verdict on the rest must not pass for one on the program.
 const MUCH: u64 = 1 << 20;
 
-/// What is a tenth of the whole is this part of the rest.
+/// A tenth of the whole is a ninth of the rest.
 const REST: u64 = 9;
 
 /// How much of the writable memory was judged.
