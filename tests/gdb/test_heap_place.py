@@ -174,3 +174,14 @@ def test_a_note_on_a_reserve_does_not_say_that_no_region_is_there(
     notes = shell(name, program.pid, "-json", "-in", where, "--", *operands).json()["notes"]
     assert f"-in {where}: no memory of the target is there (a reserve holds no byte)" in str(notes)
     assert "no region" not in str(notes)
+
+
+def test_the_heap_of_gdb_s_door_is_the_same(sample: Any) -> None:
+    answer = gdb(
+        "leak-heap -json",
+        f'leak-find -json -in heap "{_NOTHING}"',
+        "leak-regions -json -in heap",
+        program=sample.path,
+        core=sample.after,
+    )
+    _same(*answer.all_json())

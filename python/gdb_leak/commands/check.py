@@ -82,9 +82,9 @@ COMMAND = Command(
         "were asked for where they were recorded, else usable ones. The first line says how much "
         "of the writable memory was judged: a verdict is on the blocks of known heaps alone, and "
         "whatever belongs to none (memory of other allocators, and what the program mapped itself) "
-        "is only searched for pointers. With -error-exitcode, status 3 means that more than 10% and "
-        "more than 1 MiB of the resident writable memory outside modules' data and stacks belongs "
-        "to no known heap."
+        "is only searched for pointers. With -error-exitcode, status 3 means that more than 10% "
+        "and more than 1 MiB of the resident writable memory outside modules' data and stacks "
+        "belongs to no known heap."
     ),
     example=("leak-check -show all -top 20", "gdb-leak check core -error-exitcode 9"),
 )
