@@ -19,6 +19,7 @@ pub mod listed;
 pub mod maps;
 pub mod nptl;
 mod pagemap;
+mod proc;
 pub mod process;
 pub mod recordable;
 pub mod registers;

@@ -6,7 +6,6 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use crate::memory::Region;
@@ -44,9 +43,9 @@ pub(super) struct Touched {
 }
 
 impl Touched {
-    /// Of the process whose folder in `/proc` this is.
-    pub(super) fn open(folder: &Path) -> Self {
-        Self { entries: File::open(folder.join("pagemap")).ok(), pieces: Mutex::default() }
+    /// Of the process whose `pagemap` this is; `None` where it may not be read.
+    pub(super) fn open(entries: Option<File>) -> Self {
+        Self { entries, pieces: Mutex::default() }
     }
 
     /// Whether the range, of a large region, is known to have no page that was ever
@@ -207,13 +206,13 @@ mod tests {
     #[test]
     fn a_page_that_is_touched_after_it_was_asked_for_is_found() {
         const LENGTH: usize = 256 << 20;
-        let own = Path::new("/proc/self");
+        let own = std::path::Path::new("/proc/self");
         let mut room = vec![0_u8; LENGTH];
         let start = room.as_ptr().addr() as u64;
         let regions = maps::parse(&own.join("maps"), &std::fs::read("/proc/self/maps").unwrap());
         let regions = regions.unwrap().regions;
         let region = regions.iter().find(|region| region.range.contains(start + (1 << 20))).unwrap();
-        let touched = Touched::open(own);
+        let touched = Touched::open(File::open(own.join("pagemap")).ok());
         let page = |at: usize| AddressRange::with_length(start + at as u64, 1).unwrap();
         // Two pages that no huge page has both.
         let (first, second) = (LENGTH / 4, LENGTH / 2);

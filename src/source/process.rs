@@ -11,15 +11,12 @@
 
 use std::fs::File;
 use std::io::{self, IoSliceMut, Read};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::errno::Errno;
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
-use procfs::process::{Process as Proc, Syscall};
-use procfs::{ProcError, ProcResult};
 
 use crate::error::{Error, reason};
 use crate::memory::{Buffer, Gap, Memory, Missing, Region, View, gap_before_next_region};
@@ -30,19 +27,14 @@ use crate::source::file;
 use crate::source::kinds::{self, Clues};
 use crate::source::maps;
 use crate::source::pagemap::{self, Touched};
-use crate::source::{Origin, SourceKind, Target, Thread};
+use crate::source::proc::Folder;
+use crate::source::{Origin, SourceKind, Target};
 use crate::word::WordFormat;
 
 const PAGE: u64 = 4096;
 
 /// Bytes read at a time: 5 GB/s in such pieces, 1.8 in pages; smaller ones gain nothing.
 const READ: u64 = 1 << 20;
-
-/// Of the kernel's own threads, and of processes that ended but were not waited for.
-pub(super) const NO_MEMORY: &str = "has no memory of its own: it ended or is a kernel thread";
-
-/// Of a process that is not there any more.
-const ENDED: &str = "ended";
 
 /// Of a process without a program yet.
 const STARTING: &str = "is about to start a program; try again";
@@ -53,13 +45,11 @@ const EXECUTED: &str = "has started another program since it was opened: the mem
 /// The memory of a process.
 #[derive(Debug)]
 struct Process {
-    pid: i32,
+    folder: Arc<Folder>,
     memory: File,
     touched: Touched,
     /// Whether its number is the same process to the system's calls as it is in /proc.
     direct: bool,
-    /// When it started, in ticks since the machine did: its number may be given away again.
-    started: Option<u64>,
     format: WordFormat,
     regions: Vec<Region>,
 }
@@ -71,63 +61,57 @@ struct Process {
 ///
 /// # Errors
 ///
-/// [`Error::Process`] when there is none or it may not be read.
+/// [`Error::Process`] when there is none, it ended meanwhile, or it may not be read.
 pub fn open(pid: i32, usage: bool) -> Result<Target, Error> {
     /// A process that starts one program after another may never be seen whole.
     const TRIES: usize = 8;
-    let mut last = None;
+    let folder = Arc::new(Folder::open(pid)?);
+    let mut last = folder.ended();
     for _ in 0..TRIES {
         // What was read of a program that gave way to another meanwhile is read again.
-        let begun = begun(&folder(pid));
-        match once(pid, usage) {
-            Ok(_) if !begun => {
-                last = Some(Error::Process { pid, problem: STARTING.to_owned() });
+        let begun = begun(&folder);
+        last = match once(&folder, usage)? {
+            None => folder.ended(),
+            Some(_) if !begun => {
                 std::thread::sleep(Duration::from_millis(1));
+                folder.refuse(STARTING)
             }
-            Ok(target) => match target.memory.recheck() {
+            Some(target) => match target.memory.recheck() {
                 Ok(()) => return Ok(target),
-                Err(error) => last = Some(error),
+                Err(error) => error,
             },
-            Err(error) if last.is_none() && !tells_no_memory(&error) => return Err(error),
-            Err(error) => last = Some(error),
-        }
+        };
     }
-    Err(last.unwrap_or_else(|| Error::Process { pid, problem: ENDED.to_owned() }))
+    Err(last)
 }
 
 /// Whether the process has its program: the kernel gives it new memory first, maps the program
 /// into that, and writes down last what the program needs to know (Linux, `fs/binfmt_elf.c`,
 /// `load_elf_binary` and `create_elf_tables`). Before that only a stack is there.
-fn begun(folder: &Path) -> bool {
+fn begun(folder: &Folder) -> bool {
     let mut first = [0; 8];
-    let read = File::open(folder.join("auxv")).and_then(|mut auxv| auxv.read(&mut first));
+    let read = folder.file("auxv").ok().and_then(|mut auxv| auxv.read(&mut first).ok());
     // Where it may not be read nothing is known, and it has begun as a rule.
-    !read.is_ok_and(|read| read > 0 && first == [0; 8])
+    !read.is_some_and(|read| read > 0 && first == [0; 8])
 }
 
-/// Whether the error may be that of a process which starts a program at this moment.
-fn tells_no_memory(error: &Error) -> bool {
-    matches!(error, Error::Process { problem, .. } if problem == NO_MEMORY)
-}
-
-fn once(pid: i32, usage: bool) -> Result<Target, Error> {
-    let folder = folder(pid);
-    let refuse = |cause: &io::Error| Error::Process { pid, problem: problem(cause) };
-    let memory = File::open(folder.join("mem")).map_err(|cause| refuse(&cause))?;
-    let text = list(&folder, usage).map_err(|cause| refuse(&cause))?;
+/// The process as it is now; `None` where it has no memory at this moment, because it is ending.
+fn once(folder: &Arc<Folder>, usage: bool) -> Result<Option<Target>, Error> {
+    let pid = folder.pid();
+    let memory = folder.file("mem")?;
+    let text = list(folder, usage)?;
     if text.is_empty() {
-        return Err(Error::Process { pid, problem: NO_MEMORY.to_owned() });
+        return Ok(None);
     }
-    let mut regions = maps::parse(&folder.join("maps"), &text)?.regions;
-    let touched = Touched::open(&folder);
-    pagemap::give_saved(&mut regions, &touched, || list(&folder, true).unwrap_or_default());
-    let image = program(&folder);
+    let mut regions = maps::parse(&listing(folder), &text)?.regions;
+    let touched = Touched::open(folder.file("pagemap").ok());
+    pagemap::give_saved(&mut regions, &touched, || list(folder, true).unwrap_or_default());
+    let image = folder.program();
     let format = image.as_ref().map_or(WordFormat::LITTLE_64, |image| image.format);
-    let proc = Proc::new(pid).ok();
-    let started = proc.as_ref().and_then(|proc| proc.stat().ok()).map(|stat| stat.starttime);
-    let mut process = Process { pid, memory, touched, direct: false, started, format, regions };
+    let folder = Arc::clone(folder);
+    let mut process = Process { folder, memory, touched, direct: false, format, regions };
     process.direct = process.same_in_calls();
-    let threads = proc.as_ref().map(threads).unwrap_or_default();
+    let threads = process.folder.threads();
     let clues = Clues { threads: &threads, ..Clues::default() };
     let findings = kinds::classify(&process, &clues);
     for (region, finding) in process.regions.iter_mut().zip(findings) {
@@ -138,96 +122,25 @@ fn once(pid: i32, usage: bool) -> Result<Target, Error> {
             region.saved = 0;
         }
     }
-    // Of a main thread that ended before the others nothing is told.
-    let shown = Proc::new_with_root(folder.clone()).ok();
-    let command = shown.as_ref().and_then(|proc| proc.cmdline().ok()).map(|words| words.join(" "));
-    let name = || shown.as_ref().and_then(|proc| proc.exe().ok()).map(|path| path.display().to_string());
     let origin = Origin {
         architecture: image.as_ref().map(Image::architecture),
-        program: command.filter(|command| !command.is_empty()).or_else(name),
+        program: process.folder.command(),
         pid: Some(pid),
         threads,
         ..Origin::new(SourceKind::Process)
     };
-    Ok(Target { memory: Arc::new(process), origin })
+    Ok(Some(Target { memory: Arc::new(process), origin }))
 }
 
-/// The folder in /proc where a process shows its memory: that of its main thread, as long as it has one.
-pub(super) fn folder(pid: i32) -> PathBuf {
-    let thread = living(pid).ok().and_then(|mut threads| threads.next()).filter(|thread| *thread != pid);
-    let folder = thread.map_or_else(String::new, |thread| format!("/task/{thread}"));
-    PathBuf::from(format!("/proc/{pid}{folder}"))
+/// The list of regions, with the usage of each where it may be had; empty of a process that ends.
+fn list(folder: &Folder, usage: bool) -> Result<Vec<u8>, Error> {
+    let detailed = if usage { folder.read("smaps").ok().filter(|text| !text.is_empty()) } else { None };
+    detailed.map_or_else(|| folder.read("maps"), Ok)
 }
 
-/// The threads of the process that have not ended; the main one is the first.
-///
-/// Folklore: a main thread that ended before the others stays listed as a zombie
-/// until they end, without memory, and nobody can trace it. The memory is that of
-/// any other thread. Seen: a main that calls `pthread_exit`.
-///
-/// # Errors
-///
-/// The system's, where there is no such process.
-pub(super) fn living(pid: i32) -> ProcResult<impl Iterator<Item = i32>> {
-    let tasks = Proc::new(pid)?.tasks()?;
-    let alive =
-        |task: &procfs::process::Task| task.stat().is_ok_and(|stat| !matches!(stat.state, 'Z' | 'X' | 'x'));
-    Ok(tasks.filter_map(Result::ok).filter(alive).map(|task| task.tid))
-}
-
-/// Who traces the process already; `None` where nobody does.
-#[must_use]
-pub fn tracer(pid: i32) -> Option<i32> {
-    let status = Proc::new(pid).and_then(|process| process.status()).ok()?;
-    Some(status.tracerpid).filter(|tracer| *tracer != 0)
-}
-
-/// The list of regions, with the usage of each where it may be had.
-fn list(folder: &Path, usage: bool) -> io::Result<Vec<u8>> {
-    let read = |name: &str| {
-        let mut bytes = Vec::new();
-        File::open(folder.join(name))?.read_to_end(&mut bytes)?;
-        Ok::<_, io::Error>(bytes)
-    };
-    let detailed = if usage { read("smaps").ok().filter(|text| !text.is_empty()) } else { None };
-    detailed.map_or_else(|| read("maps"), Ok)
-}
-
-/// What a person can do about a process that cannot be opened.
-fn problem(cause: &io::Error) -> String {
-    match cause.kind() {
-        io::ErrorKind::NotFound => "does not exist".to_owned(),
-        io::ErrorKind::PermissionDenied => {
-            "may not be read: it belongs to somebody else or tracing is restricted; try as root, or see gdb-leak doctor"
-                .to_owned()
-        }
-        // Folklore: a kernel thread's memory is there to look at and not to open.
-        // Seen: Linux 6.18, ESRCH for kthreadd.
-        _ if cause.raw_os_error() == Some(Errno::ESRCH as i32) => NO_MEMORY.to_owned(),
-        _ => reason(cause),
-    }
-}
-
-/// The headers of the program that the process runs.
-pub(super) fn program(folder: &Path) -> Option<Image> {
-    const HEADERS: u64 = 4096;
-    let mut headers = Vec::new();
-    File::open(folder.join("exe")).ok()?.take(HEADERS).read_to_end(&mut headers).ok()?;
-    Image::parse(headers.as_slice()).ok()
-}
-
-/// The threads, with the stack pointers of those that are not running.
-fn threads(process: &Proc) -> Vec<Thread> {
-    let Ok(tasks) = process.tasks() else { return Vec::new() };
-    let tasks = tasks.filter_map(Result::ok);
-    let thread = |task: procfs::process::Task| {
-        let stack_pointer = match task.syscall() {
-            Ok(Syscall::Blocked { stack_pointer, .. }) => Some(stack_pointer),
-            _ => None,
-        };
-        Thread { id: task.tid, stack_pointer, ..Thread::default() }
-    };
-    tasks.map(thread).collect()
+/// What errors call the list.
+fn listing(folder: &Folder) -> PathBuf {
+    PathBuf::from(format!("/proc/{}/maps", folder.pid()))
 }
 
 impl Process {
@@ -276,7 +189,7 @@ impl Process {
         let Some(stack) = self.regions.iter().rev().find(|region| region.name == "[stack]") else {
             return true;
         };
-        let Ok(now) = File::open(folder(self.pid).join("mem")) else { return true };
+        let Ok(now) = self.folder.file("mem") else { return true };
         let at = stack.range.end().saturating_sub(PAGE);
         let (mut one, mut other) = (vec![0; SIZE], vec![0; SIZE]);
         let read = (file::read_at(&self.memory, &mut one, at), file::read_at(&now, &mut other, at));
@@ -286,7 +199,7 @@ impl Process {
     /// How many bytes `process_vm_readv` put into `space`; none where it cannot.
     fn call(&self, space: &mut [u8], at: u64) -> Option<usize> {
         let remote = [RemoteIoVec { base: usize::try_from(at).ok()?, len: space.len() }];
-        let read = process_vm_readv(Pid::from_raw(self.pid), &mut [IoSliceMut::new(space)], &remote);
+        let read = process_vm_readv(Pid::from_raw(self.folder.pid()), &mut [IoSliceMut::new(space)], &remote);
         read.ok().filter(|read| *read > 0)
     }
 
@@ -357,9 +270,8 @@ impl Memory for Process {
     }
 
     fn resident_regions(&self) -> Option<Vec<u64>> {
-        let folder = folder(self.pid);
-        let text = list(&folder, true).ok()?;
-        let listed = maps::parse(&folder.join("smaps"), &text).ok()?.regions;
+        let text = list(&self.folder, true).ok()?;
+        let listed = maps::parse(&listing(&self.folder), &text).ok()?.regions;
         // Without smaps the list has no such number.
         if listed.iter().all(|region| region.rss.is_none()) {
             return None;
@@ -379,20 +291,20 @@ impl Memory for Process {
     }
 
     fn recheck(&self) -> Result<(), Error> {
-        let pid = self.pid;
-        let ended = || Error::Process { pid, problem: ENDED.to_owned() };
-        // First: what is found below may be of a process that has this number since.
+        // First: the process may end at any moment, also after it was seen living.
         let present = self.present();
-        let started = Proc::new(pid).and_then(|process| process.stat()).map(|stat| stat.starttime).ok();
-        if started != self.started {
-            return Err(ended());
+        if self.folder.living()?.next().is_none() {
+            return Err(self.folder.ended());
         }
-        match living(pid) {
-            Ok(mut threads) => threads.next().map(|_| ()).ok_or_else(ended)?,
-            Err(ProcError::NotFound(_)) => return Err(ended()),
-            Err(cause) => return Err(Error::Process { pid, problem: cause.to_string() }),
+        if present {
+            return Ok(());
         }
-        if present { Ok(()) } else { Err(Error::Process { pid, problem: EXECUTED.to_owned() }) }
+        // A process gives up its memory a while before it counts as ended. Seen: Linux 6.18, with
+        // much memory, in state R.
+        match self.folder.read("maps")?.as_slice() {
+            [] => Err(self.folder.ended()),
+            _ => Err(self.folder.refuse(EXECUTED)),
+        }
     }
 }
 
@@ -433,16 +345,15 @@ mod tests {
     }
 
     fn read_only(pid: i32) -> Process {
-        let folder = PathBuf::from(format!("/proc/{pid}"));
+        let folder = Arc::new(Folder::open(pid).unwrap());
         let text = list(&folder, false).unwrap();
         let mut process = Process {
-            pid,
-            memory: File::open(folder.join("mem")).unwrap(),
-            touched: Touched::open(&folder),
+            memory: folder.file("mem").unwrap(),
+            touched: Touched::open(folder.file("pagemap").ok()),
             direct: false,
-            started: None,
             format: WordFormat::LITTLE_64,
-            regions: maps::parse(&folder, &text).unwrap().regions,
+            regions: maps::parse(&listing(&folder), &text).unwrap().regions,
+            folder,
         };
         process.direct = process.same_in_calls();
         process

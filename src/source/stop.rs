@@ -1,7 +1,6 @@
 //! Holding a process: all its threads stopped by ptrace while somebody reads, then let go.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -12,7 +11,7 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 
 use crate::error::Error;
-use crate::source::process::{NO_MEMORY, living, program, tracer};
+use crate::source::proc::Folder;
 use crate::source::{Thread, held};
 
 /// How long a thread may take to stop: one that waits for a disk can take long.
@@ -39,20 +38,18 @@ impl Stop {
     /// [`Error::Process`] when there is none, it may not be traced, is traced
     /// already, or a thread does not stop in time. Nothing stays held then.
     pub fn new(pid: i32) -> Result<Self, Error> {
-        if let Some(tracer) = tracer(pid) {
+        let folder = Folder::open(pid)?;
+        if let Some(tracer) = folder.tracer() {
             let problem =
                 format!("is traced by process {tracer} already; use leak-* commands in that debugger");
-            return Err(Error::Process { pid, problem });
-        }
-        if living(pid).is_ok_and(|mut threads| threads.next().is_none()) {
-            return Err(Error::Process { pid, problem: NO_MEMORY.to_owned() });
+            return Err(folder.refuse(problem));
         }
         let since = Instant::now();
         let (told, answer) = channel();
         let (let_go, waiting) = channel();
         // Folklore: ptrace answers only the thread that holds, and lets go of all
         // that a thread holds when it ends. So a thread of its own holds them.
-        let holder = std::thread::spawn(move || hold_until(pid, &told, &waiting));
+        let holder = std::thread::spawn(move || hold_until(folder, &told, &waiting));
         let elapsed = Duration::ZERO;
         let mut stop =
             Self { threads: Vec::new(), since, elapsed, let_go: Some(let_go), holder: Some(holder) };
@@ -108,8 +105,8 @@ impl Drop for Stop {
 }
 
 /// Holds all threads of the process, tells them, and lets go once nobody waits any more.
-fn hold_until(pid: i32, told: &Sender<Result<Vec<Thread>, Error>>, waiting: &Receiver<()>) {
-    let mut held = Held { pid, threads: BTreeSet::new(), signalled: BTreeSet::new() };
+fn hold_until(folder: Folder, told: &Sender<Result<Vec<Thread>, Error>>, waiting: &Receiver<()>) {
+    let mut held = Held { folder, threads: BTreeSet::new(), signalled: BTreeSet::new() };
     let answer = held.hold_all().map(|()| held.with_registers());
     let whole = answer.is_ok();
     if told.send(answer).is_ok() && whole {
@@ -120,7 +117,7 @@ fn hold_until(pid: i32, told: &Sender<Result<Vec<Thread>, Error>>, waiting: &Rec
 
 /// The threads that this thread holds; they go on when it is dropped and the thread ends.
 struct Held {
-    pid: i32,
+    folder: Folder,
     threads: BTreeSet<i32>,
     /// Those that stand where a real-time signal reaches them, which nix has no name for.
     signalled: BTreeSet<i32>,
@@ -131,9 +128,10 @@ impl Held {
         // A thread that was not seen may start another one: look until none is new.
         loop {
             let known = |id: &i32| self.threads.contains(id) || self.signalled.contains(id);
-            let new: Vec<i32> = self.listed()?.into_iter().filter(|id| !known(id)).collect();
+            let new: Vec<i32> = self.folder.living()?.filter(|id| !known(id)).collect();
             if new.is_empty() {
-                return Ok(());
+                let any = !self.threads.is_empty() || !self.signalled.is_empty();
+                return if any { Ok(()) } else { Err(self.folder.ended()) };
             }
             for id in new {
                 self.hold(id)?;
@@ -144,21 +142,14 @@ impl Held {
     /// The threads that are held, which only this thread may ask for their registers.
     fn with_registers(&self) -> Vec<Thread> {
         let mut numbers: Vec<i32> = self.threads.iter().chain(&self.signalled).copied().collect();
-        numbers.sort_by_key(|id| (*id != self.pid, *id));
-        // A main thread that ended before the others has no program any more.
-        let first = numbers.first().map(|id| PathBuf::from(format!("/proc/{}/task/{id}", self.pid)));
-        let image = first.and_then(|folder| program(&folder));
+        numbers.sort_by_key(|id| (*id != self.folder.pid(), *id));
+        let image = self.folder.program();
         let unread = |id| Thread { id, ..Thread::default() };
         numbers.into_iter().map(|id| held::thread(id, image.as_ref()).unwrap_or_else(|| unread(id))).collect()
     }
 
     fn refuse(&self, problem: impl Into<String>) -> Error {
-        Error::Process { pid: self.pid, problem: problem.into() }
-    }
-
-    fn listed(&self) -> Result<Vec<i32>, Error> {
-        let threads = living(self.pid).map_err(|_| self.refuse("does not exist"))?;
-        Ok(threads.collect())
+        self.folder.refuse(problem)
     }
 
     fn hold(&mut self, id: i32) -> Result<(), Error> {
@@ -167,6 +158,8 @@ impl Held {
             Ok(()) => {}
             // The thread ended since it was listed.
             Err(Errno::ESRCH) => return Ok(()),
+            // So it has, but is listed still (Linux 6.18, kernel/ptrace.c, ptrace_attach).
+            Err(Errno::EPERM) if !self.folder.lives(id) => return Ok(()),
             Err(Errno::EPERM) => {
                 return Err(self.refuse(
                     "may not be stopped: it belongs to somebody else or tracing is restricted; \

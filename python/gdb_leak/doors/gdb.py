@@ -209,10 +209,15 @@ class GdbSession(lines.Lines):
 
     def _kept_or(self, inferior: gdb.Inferior, key: object, opened: Callable[[], Target]) -> Target:
         kept = self._kept.get(inferior.num)
-        if kept is not None and kept[0] == key and _still_there(kept[1]):
+        gone = _gone(kept[1]) if kept is not None and kept[0] == key else None
+        if kept is not None and kept[0] == key and gone is None:
             return kept[1]
         self._kept.pop(inferior.num, None)
-        target = opened()
+        try:
+            target = opened()
+        except Error as error:
+            # What was there before has ended, and is not a process that never existed.
+            raise gone or error from None
         self._kept[inferior.num] = (key, target)
         return target
 
@@ -315,15 +320,16 @@ def _connection(inferior: gdb.Inferior) -> Optional[str]:
     return gdb_says.connection(stack, str(connection.type) if connection is not None else None)
 
 
-# What ended is opened anew, and says so itself; of a core the error is the answer.
-def _still_there(target: Target) -> bool:
+# Why a process that was read before cannot be read any more, None where it can. It may have
+# another program, and is opened anew; of a core the error is the answer.
+def _gone(target: Target) -> Optional[Error]:
     try:
         target.memory.recheck()
-    except Error:
+    except Error as error:
         if target.memory.source == "process":
-            return False
+            return error
         raise
-    return True
+    return None
 
 
 def _running() -> bool:

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::source::{Thread, held, process};
+use crate::source::{Thread, held, proc};
 
 /// The entry of the auxiliary vector with the program's first instruction (`AT_ENTRY`).
 const AT_ENTRY: u64 = 9;
@@ -42,7 +42,7 @@ pub(super) fn with_registers(process: i32, threads: impl Iterator<Item = i32>) -
     numbers.sort_by_key(|id| (*id != process, *id));
     // A main thread that ended before the others has no program any more.
     let first = numbers.first().map(|id| PathBuf::from(format!("/proc/{process}/task/{id}")));
-    let image = first.and_then(|folder| process::program(&folder));
+    let image = first.and_then(|folder| proc::image(std::fs::File::open(folder.join("exe")).ok()?));
     let unread = |id| Thread { id, ..Thread::default() };
     numbers.into_iter().map(|id| held::thread(id, image.as_ref()).unwrap_or_else(|| unread(id))).collect()
 }

@@ -25,7 +25,7 @@ use object::elf;
 use crate::memory::{Memory, Region};
 use crate::name::Name;
 use crate::source::elf::{Image, Segment, loaded};
-use crate::source::{Files, SourceKind, Target, process};
+use crate::source::{Files, SourceKind, Target, proc};
 
 use files::Sought;
 use known::Known;
@@ -92,7 +92,7 @@ impl Symbols {
             (SourceKind::Core, _) => {
                 Places::Core { executable: origin.executable.clone(), sysroot: origin.sysroot.clone() }
             }
-            (SourceKind::Process, Some(pid)) => Places::Process(process::folder(pid)),
+            (SourceKind::Process, Some(pid)) => Places::Process(proc::path(pid)),
             _ => Places::Nowhere,
         };
         let mut named = Vec::new();
