@@ -290,7 +290,7 @@ fn arenas(memory: &dyn Memory, found: &mut [Finding]) {
             }
         }
         let unnamed = region.name.is_empty() || region.name.starts_with("[anon") || region.huge_pages();
-        if finding.kind != RegionKind::Anon || !unnamed || !region.permissions.writable() {
+        if finding.kind != RegionKind::Anon || !unnamed || !region.mutable() {
             continue;
         }
         let mut at = region.range.start().checked_next_multiple_of(step);

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,48 @@ def test_an_unusual_core_has_the_bytes_that_gdb_reads_and_the_same_verdicts(
     assert _verdicts(answer) == {"definitely_lost": LOST, "still_reachable": HELD}
     found = shell("find", path, "-json", "-in", "heap", "LAYOUT-").json()
     assert found["count"] == LOST + HELD - 1
+
+
+def test_a_heap_all_of_which_was_made_inaccessible_is_read(
+    saved: tuple[Path, Core], tmp_path: Path
+) -> None:
+    whole = VARIANTS["as it is"](saved[1]).write(tmp_path / "whole")
+    regions = shell("regions", whole, "-json").json()["regions"]
+    heaps = {
+        int(region["start"], 16)
+        for region in regions
+        if region["kind"] in ("heap", "arena", "anon") and region["permissions"] == "rw-"
+    }
+    path = (
+        saved[1]
+        .each(lambda one: [replace(one, flags=0)] if one.address in heaps else [one])
+        .write(tmp_path / "core")
+    )
+    hidden = shell("regions", path, "-json").json()
+    assert sum(region["permissions"] == "---" for region in hidden["regions"]) > len(heaps)
+    found, before = (shell("check", file, "-list", "-json").json() for file in (path, whole))
+    assert _verdicts(found) == {"definitely_lost": LOST, "still_reachable": HELD}
+    assert found["judged"] == "all"
+    # What the arena keeps in reserve was never written.
+    assert found["coverage"] == before["coverage"]
+
+
+def test_permissions_that_no_segment_has_are_those_of_the_modules_headers(
+    saved: tuple[Path, Core], tmp_path: Path
+) -> None:
+    told = []
+    for name in ("as it is", "no flags"):
+        path = VARIANTS[name](saved[1]).write(tmp_path / f"core.{len(told)}")
+        answer = shell("regions", path, "-json").json()
+        files = {
+            region["start"]: region["permissions"]
+            for region in answer["regions"]
+            if region["name"].startswith("/")
+        }
+        told.append(files)
+    assert told[0] == told[1]
+    (note,) = (note for note in answer["notes"] if "flagged writable" in note)
+    assert note.startswith("no segment of the core is flagged writable")
 
 
 @pytest.mark.parametrize(

@@ -162,6 +162,10 @@ def _flagged(segment: Segment) -> list[Segment]:
     return [replace(segment, flags=flags | 0x70)]
 
 
+def _with_flags(flags: int) -> Callable[[Segment], list[Segment]]:
+    return lambda segment: [replace(segment, flags=flags)]
+
+
 def _overlapping(segment: Segment) -> list[Segment]:
     if not (segment.writable and segment.whole and segment.size >= 4 * PAGE):
         return [segment]
@@ -230,6 +234,13 @@ VARIANTS: dict[str, Callable[[Core], Core]] = {
     ),
     "cut at odd addresses": lambda core: core.each(_cut),
     "the kernel's flags": lambda core: core.each(_flagged),
+    "no flags": lambda core: core.each(_with_flags(0)),
+    "no flags, no NT_FILE": lambda core: core.each(_with_flags(0)).without_notes(FILE),
+    "no flags, no NT_FILE, no NT_AUXV": lambda core: core.each(_with_flags(0)).without_notes(
+        FILE, AUXV
+    ),
+    "all flagged r--": lambda core: core.each(_with_flags(4)),
+    "all flagged r-x": lambda core: core.each(_with_flags(5)),
     "size in memory 0": lambda core: core.each(
         lambda one: [replace(one, size=0) if one.data else one]
     ),

@@ -256,7 +256,7 @@ impl Ground<'_> {
         let regions = self.memory.regions();
         let anonymous = regions.iter().filter(|region| {
             let kind = !matches!(region.kind, RegionKind::Stack | RegionKind::Special);
-            kind && region.permissions.writable() && region.anonymous()
+            kind && region.mutable() && region.anonymous()
         });
         for run in AddressRange::merge(anonymous.map(|region| region.range).collect()) {
             let taken = self.parts.iter().map(Part::range).filter(|range| run.intersection(*range).is_some());

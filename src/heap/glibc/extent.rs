@@ -78,17 +78,16 @@ fn ends_there(memory: &dyn Memory, top: u64, end: u64) -> Option<u64> {
 pub(super) fn run_of(memory: &dyn Memory, address: u64) -> Option<AddressRange> {
     let regions = memory.regions();
     let at = regions.partition_point(|region| region.range.end() <= address);
-    let region =
-        regions.get(at).filter(|region| region.range.contains(address) && region.permissions.writable())?;
+    let region = regions.get(at).filter(|region| region.range.contains(address) && region.mutable())?;
     let (mut start, mut end) = (region.range.start(), region.range.end());
     for region in regions.get(at.saturating_add(1)..).unwrap_or_default() {
-        if region.range.start() != end || !region.permissions.writable() || !region.anonymous() {
+        if region.range.start() != end || !region.mutable() || !region.anonymous() {
             break;
         }
         end = region.range.end();
     }
     for region in regions.get(..at).unwrap_or_default().iter().rev() {
-        if region.range.end() != start || !region.permissions.writable() || !region.anonymous() {
+        if region.range.end() != start || !region.mutable() || !region.anonymous() {
             break;
         }
         start = region.range.start();

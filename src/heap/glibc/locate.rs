@@ -89,7 +89,7 @@ fn main_first(peek: &mut Peek<'_>, mut ring: Ring) -> Ring {
 /// Folklore: such a core cannot tell data from the rest. Seen: qemu-user 10.0,
 /// which writes no `NT_FILE`.
 fn unnamed(regions: &[Region]) -> Data {
-    let writable = regions.iter().filter(|region| region.permissions.writable());
+    let writable = regions.iter().filter(|region| region.mutable());
     Data { module: Name::default(), ranges: writable.map(|region| region.range).collect() }
 }
 
@@ -122,7 +122,7 @@ fn module_data(regions: &[Region]) -> Vec<Data> {
 // The data of a program that was linked statically may end in it.
 fn holds_data(region: &Region) -> bool {
     let data = region.kind == RegionKind::Data || (region.kind == RegionKind::File && !region.anonymous());
-    data && region.permissions.writable()
+    data && region.mutable()
 }
 
 /// Groups of places where an empty list's head lies, in address order.

@@ -212,10 +212,8 @@ fn find_in(
     kinds: impl Fn(RegionKind) -> bool,
     job: &Job,
 ) -> Result<Vec<Mapped>, Error> {
-    let anonymous = memory
-        .regions()
-        .iter()
-        .filter(|region| kinds(region.kind) && region.permissions.writable() && region.anonymous());
+    let anonymous =
+        memory.regions().iter().filter(|region| kinds(region.kind) && region.mutable() && region.anonymous());
     let mut ranges = Vec::new();
     for region in anonymous {
         ranges.extend(region.range.without(region.range.among(taken)));

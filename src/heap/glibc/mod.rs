@@ -101,7 +101,7 @@ pub fn outside(memory: &dyn Memory, job: &Job) -> Result<Outside, Error> {
         if main.is_some_and(|main| main.scattered) {
             // It lives in whatever mappings it was given.
             let given = memory.regions().iter().filter(|region| region.anonymous());
-            let given = given.filter(|region| region.permissions.writable());
+            let given = given.filter(|region| region.mutable());
             found.main.extend(given.map(|region| region.range));
         }
         let ends = main.map(|main| main.top).into_iter().chain(libc.params.map(|params| params.base));

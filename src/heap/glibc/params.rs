@@ -4,7 +4,7 @@
 //! address where malloc's memory starts, right behind counts and sums that have
 //! to agree with each other.
 
-use crate::memory::Memory;
+use crate::memory::{Memory, Region};
 use crate::peek::Peek;
 use crate::range::AddressRange;
 use crate::word::WordFormat;
@@ -77,7 +77,7 @@ pub(super) fn find(memory: &dyn Memory, layout: StateLayout, state: u64, top: u6
         let Some(base) = peek.word(at) else { continue };
         // Folklore: it is no aligned address where a program called sbrk before its
         // first malloc. Seen: tests/fixtures/heap_foreign.c.
-        if !memory.region_at(base).is_some_and(|region| region.permissions.writable()) {
+        if !memory.region_at(base).is_some_and(Region::mutable) {
             continue;
         }
         // Observed: a call counts a mapped chunk first, then the most there were, then its bytes: in

@@ -80,7 +80,7 @@ fn has_page_size(memory: &dyn Memory, libc: &Libc) -> bool {
 /// Something, where `sbrk_base` of such parameters lies at `at`.
 fn is_base(memory: &dyn Memory, peek: &mut Peek<'_>, word: u64, at: u64) -> Option<()> {
     let base = peek.word(at)?;
-    memory.region_at(base).filter(|region| region.permissions.writable())?;
+    memory.region_at(base).filter(|region| region.mutable())?;
     // mmapped_mem, max_mmapped_mem, max_total_mem, which only a libc without threads counts.
     let sums = at.checked_sub(word.checked_mul(3)?)?;
     let (bytes, most_bytes) = peek.two(sums)?;

@@ -9,6 +9,7 @@ mod layout;
 mod merge;
 mod modules;
 mod notes;
+mod rights;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -105,6 +106,7 @@ pub(super) fn open(view: FileView, files: Files<'_>) -> Result<Target, Error> {
                 .to_owned(),
         );
     }
+    said.extend(rights::complete(&mut core, &notes.files, notes.auxiliary(notes::AT_SYSINFO_EHDR)));
     let entry = notes.auxiliary(notes::AT_ENTRY);
     said.extend(modules::attach(&mut core, &notes.files, files, entry));
     let clues = Clues {
