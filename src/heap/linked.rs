@@ -1,9 +1,10 @@
 //! Allocators that are part of a module: named, so that memory of no known heap has an explanation.
 //!
-//! No verdict depends on this. A name is given where two signs agree: the symbols of the
+//! No verdict on a block depends on this. A name is given where signs agree: the symbols of the
 //! program have two of the allocator's functions; or the read-only data of a module has two of
 //! its texts, and the writable data of the same module leads into the memory that belongs to no
-//! known heap. One text alone says nothing: a debugger or a document may have it.
+//! known heap; or that data leads to a table as only that allocator keeps it ([`tables`]). One
+//! text alone says nothing: a debugger or a document may have it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,6 +16,8 @@ use crate::name::Name;
 use crate::pass::{self, Chunk, Job};
 use crate::range::AddressRange;
 use crate::source::symbols::Symbols;
+
+use super::tables;
 
 /// What is known of one allocator.
 struct Known {
@@ -71,6 +74,9 @@ const MOST_READ: u64 = 256 << 20;
 /// More writable data of a module than this is not gone over.
 const MOST_DATA: u64 = 64 << 20;
 
+/// More words of the data of modules are not tried as the starts of tables.
+const MOST_WORDS: usize = 1 << 17;
+
 /// The allocators that a module of the target contains, beside glibc's.
 ///
 /// `places` is the memory that belongs to no known heap.
@@ -94,6 +100,12 @@ pub fn linked(
             }
         }
     }
+    let mut words = BTreeSet::new();
+    words_into(memory, None, places, job, &mut |word| {
+        words.insert(word);
+        words.len() < MOST_WORDS
+    })?;
+    names.extend(tables::kept(memory, &words, places, job)?);
     let wanted: Vec<&str> =
         KNOWN.iter().flat_map(|known| known.functions.iter().flatten().copied()).collect();
     let mut defined = symbols.defined(memory, &wanted).into_iter();
@@ -211,17 +223,30 @@ fn read_only(memory: &dyn Memory) -> Vec<AddressRange> {
 
 /// Whether a word in the writable data of the module, its bss included, leads into `places`.
 fn leads(memory: &dyn Memory, module: &Name, places: &[AddressRange], job: &Job) -> Result<bool, Error> {
+    let mut found = false;
+    words_into(memory, Some(module), places, job, &mut |_| {
+        found = true;
+        false
+    })?;
+    Ok(found)
+}
+
+/// Hands the words in the writable data of one module, or of all, that lead into `places` to
+/// `take`, until that says that it has enough.
+fn words_into(
+    memory: &dyn Memory,
+    module: Option<&Name>,
+    places: &[AddressRange],
+    job: &Job,
+    take: &mut dyn FnMut(u64) -> bool,
+) -> Result<(), Error> {
     let format = memory.word_format();
     let mut touching = None;
     let mut left = MOST_DATA;
     let mut buffer = Buffer::default();
-    let inside = |value: u64| {
-        let after = places.partition_point(|place| place.start() <= value);
-        after.checked_sub(1).and_then(|at| places.get(at)).is_some_and(|place| place.contains(value))
-    };
     for region in memory.regions().iter().filter(|region| region.kind == RegionKind::Data) {
         let behind = region.anonymous() && touching == Some(region.range.start());
-        if region.name != *module && !behind {
+        if module.is_some_and(|module| region.name != *module) && !behind {
             continue;
         }
         touching = Some(region.range.end());
@@ -238,10 +263,12 @@ fn leads(memory: &dyn Memory, module: &Name, places: &[AddressRange], job: &Job)
             }
             let view = memory.view(range, &mut buffer);
             let words = view.bytes.chunks_exact(format.size).filter_map(|word| format.read(word));
-            if words.into_iter().any(|word| word != 0 && inside(word)) {
-                return Ok(true);
+            for word in words.filter(|word| *word != 0 && tables::inside(places, *word)) {
+                if !take(word) {
+                    return Ok(());
+                }
             }
         }
     }
-    Ok(false)
+    Ok(())
 }

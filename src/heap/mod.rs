@@ -9,6 +9,7 @@ mod linked;
 mod others;
 pub mod recorded;
 pub mod summary;
+mod tables;
 
 use std::sync::Arc;
 

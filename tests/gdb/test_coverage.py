@@ -248,6 +248,100 @@ class TestAllocatorsThatAreLinkedIn:
             live.end()
 
 
+#: By allocator: Debian's library, and a function of it that gives out blocks.
+LIBRARIES = {
+    "mimalloc": ("libmimalloc.so.2.0", "mi_malloc"),
+    "jemalloc": ("libjemalloc.so.2", "malloc"),
+    "tcmalloc": ("libtcmalloc_minimal.so.4", "malloc"),
+}
+#: What tells them by their texts.
+NAMES = (b"mimalloc: ", b"<jemalloc>", b"malloc.conf", b"Bytes in use by", b"Bytes in central")
+
+
+def without_names(found: Path, path: Path) -> Path:
+    """Copy the file FOUND to PATH with other texts in the place of its allocator's."""
+    contents = found.read_bytes()
+    for name in NAMES:
+        contents = contents.replace(name, b"x" * len(name))
+    path.write_bytes(contents)
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture(scope="module")
+def beside(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compile_fixture("beside", tmp_path_factory.mktemp("beside") / "beside", "-ldl")
+
+
+class TestAllocatorsWithoutNames:
+    """Stripped, without a text of theirs, under another name: their tables show them."""
+
+    # So few blocks that what they are in is no more than a buffer might be.
+    @pytest.mark.parametrize("blocks", [300, 4000])
+    @pytest.mark.parametrize("name", LIBRARIES)
+    def test_one_beside_glibc_is_named_and_never_passes(
+        self, beside: Path, tmp_path: Path, name: str, blocks: int
+    ) -> None:
+        file, function = LIBRARIES[name]
+        library = Path("/usr/lib/x86_64-linux-gnu") / file
+        if not library.exists():
+            pytest.skip(f"{file} is not installed")
+        copy = without_names(library, tmp_path / "own.so")
+        # jemalloc wants static storage for each thread, of which the loader keeps little.
+        room = {"GLIBC_TUNABLES": "glibc.rtld.optional_static_tls=65536"}
+        words = (str(copy), function, str(blocks))
+        live = Program(beside, *words, cwd=tmp_path, environment=room)
+        try:
+            live.wait_for("READY")
+            core = cores.gcore(live.pid, tmp_path / "core")
+            for target in (live.pid, core):
+                found = check(target)
+                assert found["judged"] == "partly"
+                (note,) = (note for note in found["notes"] if "belong to no known heap" in note)
+                assert note.endswith(f"({name} is linked into the program)")
+                answer = shell("check", target, "-error-exitcode", LOST)
+                # The loader has an inner pointer only to what it knows of a library of which
+                # others hold the start: possibly lost for valgrind too.
+                lost = found["summary"]["possibly_lost"]["blocks"] > 0
+                assert answer.status == (LOST if lost else UNJUDGED), answer.stdout
+        finally:
+            live.end()
+
+    @pytest.mark.parametrize(
+        ("name", "library"), [("jemalloc", "libjemalloc.a"), ("tcmalloc", "libtcmalloc_minimal.a")]
+    )
+    def test_one_in_the_place_of_glibc_s_is_named(
+        self, tmp_path: Path, name: str, library: str
+    ) -> None:
+        found = subprocess.run(
+            ["gcc", f"-print-file-name={library}"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        if not Path(found).is_absolute():
+            pytest.skip(f"{library} is not installed")
+        linked, path = tmp_path / "linked", tmp_path / "covered"
+        line = ["gcc", "-pthread", "-s", "-o", linked, ROOT / "tests" / "fixtures" / "covered.c"]
+        line += ["-Wl,--whole-archive", found, "-Wl,--no-whole-archive", "-lstdc++", "-lm"]
+        subprocess.run(line, check=True)
+        live = Program(without_names(linked, path), "plain", "8", cwd=tmp_path)
+        try:
+            live.wait_for("READY")
+            first = shell("check", live.pid).stdout.splitlines()[0]
+            assert f"({name} is linked into the program)" in first
+            assert shell("check", live.pid, "-error-exitcode", LOST).status == UNJUDGED
+        finally:
+            live.end()
+
+    def test_tables_of_pointers_are_no_allocator_s(self, tmp_path: Path) -> None:
+        path = compile_fixture("pointers", tmp_path / "pointers")
+        live = Program(path, cwd=tmp_path)
+        try:
+            live.wait_for("READY")
+            first = shell("check", live.pid).stdout.splitlines()[0]
+            assert first.endswith("belong to no known heap"), first
+        finally:
+            live.end()
+
+
 class TestRun:
     """A program that is run to be judged does not pass unjudged."""
 
