@@ -256,9 +256,18 @@ impl Ground<'_> {
         let regions = self.memory.regions();
         let anonymous = regions.iter().filter(|region| {
             let kind = !matches!(region.kind, RegionKind::Stack | RegionKind::Special);
-            kind && region.mutable() && region.anonymous()
+            kind && region.anonymous()
         });
-        for run in AddressRange::merge(anonymous.map(|region| region.range).collect()) {
+        // A page within a block may have been made read-only, or is shown so by gcore where
+        // nothing may read it: memory goes on over it.
+        let (open, closed): (Vec<_>, Vec<_>) = anonymous.partition(|region| region.mutable());
+        let written = closed.iter().filter(|region| region.saved > 0).map(|region| region.range);
+        let starts: BTreeSet<u64> = open.iter().map(|region| region.range.start()).collect();
+        let ends: BTreeSet<u64> = open.iter().map(|region| region.range.end()).collect();
+        let between = AddressRange::merge(written.collect()).into_iter();
+        let between = between.filter(|range| ends.contains(&range.start()) && starts.contains(&range.end()));
+        let open = open.iter().map(|region| region.range);
+        for run in AddressRange::merge(open.chain(between).collect()) {
             let taken = self.parts.iter().map(Part::range).filter(|range| run.intersection(*range).is_some());
             let taken = AddressRange::merge(taken.collect());
             for free in run.without(&taken) {

@@ -75,22 +75,30 @@ fn ends_there(memory: &dyn Memory, top: u64, end: u64) -> Option<u64> {
 }
 
 /// The writable memory around `address` that has no hole.
+///
+/// It goes on over anonymous memory that was written and may only be read, where there is
+/// writable memory behind that: a page within a block, which gcore shows so where nothing may read it.
 pub(super) fn run_of(memory: &dyn Memory, address: u64) -> Option<AddressRange> {
     let regions = memory.regions();
     let at = regions.partition_point(|region| region.range.end() <= address);
     let region = regions.get(at).filter(|region| region.range.contains(address) && region.mutable())?;
     let (mut start, mut end) = (region.range.start(), region.range.end());
+    let goes_on = |region: &Region| region.anonymous() && (region.mutable() || region.saved > 0);
+    let mut reached = end;
     for region in regions.get(at.saturating_add(1)..).unwrap_or_default() {
-        if region.range.start() != end || !region.mutable() || !region.anonymous() {
+        if region.range.start() != reached || !goes_on(region) {
             break;
         }
-        end = region.range.end();
+        reached = region.range.end();
+        end = if region.mutable() { reached } else { end };
     }
+    reached = start;
     for region in regions.get(..at).unwrap_or_default().iter().rev() {
-        if region.range.end() != start || !region.mutable() || !region.anonymous() {
+        if region.range.end() != reached || !goes_on(region) {
             break;
         }
-        start = region.range.start();
+        reached = region.range.start();
+        start = if region.mutable() { reached } else { start };
     }
     AddressRange::new(start, end).ok()
 }
