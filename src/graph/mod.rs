@@ -24,5 +24,5 @@ pub use path::{Paths, Step};
 pub use places::relocated;
 pub use references::Graph;
 pub use referrers::{Reference, Referrers, Source};
-pub use roots::{Choice, Found, Place, Pointer, RegisterRoot, RootKind, Roots, Stretch};
+pub use roots::{Choice, Dead, Found, Place, Pointer, RegisterRoot, RootKind, Roots, Stretch};
 pub use trace::{Mark, Marks, Tracer};

@@ -1,10 +1,10 @@
 //! The places outside of the heap from which a pointer counts.
 //!
 //! Whatever a program can write to counts, unless it is known not to: the allocator's own
-//! structures, its free memory, and the dead part of stacks. So a root that nobody thought
-//! of holds too much rather than too little.
+//! structures, its free memory, the dead part of stacks, and dead registers. So a root that
+//! nobody thought of holds too much rather than too little.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::Error;
 use crate::heap::Allocator;
@@ -118,6 +118,15 @@ pub struct RegisterRoot {
     pub kind: RootKind,
 }
 
+/// Words of live frames, and registers, that nothing reads again; they hold nothing.
+#[derive(Clone, Default, Debug)]
+pub struct Dead {
+    /// In address order.
+    pub words: Vec<Stretch>,
+    /// General registers.
+    pub registers: Vec<RegisterRoot>,
+}
+
 /// All roots of a target.
 #[derive(Clone, Default, Debug)]
 pub struct Roots {
@@ -129,8 +138,8 @@ pub struct Roots {
     pub registers: Vec<RegisterRoot>,
     /// How many stacks of ended threads were left out, and their bytes.
     pub ended: (u64, u64),
-    /// How many bytes of frames that are alive were left out, because no code touches them.
-    pub untouched: u64,
+    /// Words of live frames, and registers, that were left out because they are dead.
+    pub dead: Dead,
     /// How well the words of frames that are alive are known.
     pub classes: Classes,
     /// What could not be told, in sentences.
@@ -179,10 +188,15 @@ impl Roots {
         choice: Choice,
         job: &Job,
     ) -> Result<Self, Error> {
-        let mut roots = Self::made(memory, Some(heap), threads, choice.red_zone, true, job)?;
-        let registers = threads.iter().flat_map(|thread| registers(thread, choice.vector));
-        roots.registers.extend(registers);
-        Ok(roots)
+        Self::made(memory, Some(heap), threads, Some(choice), job)
+    }
+
+    /// What the dead words and registers would be as roots.
+    ///
+    /// For naming what points at a block without holding it.
+    #[must_use]
+    pub fn left_over(&self) -> Self {
+        Self { stretches: self.dead.words.clone(), registers: self.dead.registers.clone(), ..Self::default() }
     }
 
     /// Where roots lie in memory, beside the blocks of a heap if there is one.
@@ -198,33 +212,50 @@ impl Roots {
         threads: &[Thread],
         job: &Job,
     ) -> Result<Self, Error> {
-        Self::made(memory, heap, threads, 0, false, job)
+        Self::made(memory, heap, threads, None, job)
     }
 
-    /// The roots in memory; without the dead words of live frames where `frames` asks for that.
+    /// The roots in memory; with a choice also registers, and without what data flow shows dead.
     fn made(
         memory: &dyn Memory,
         heap: Option<&dyn Allocator>,
         threads: &[Thread],
-        red_zone: u64,
-        frames: bool,
+        choice: Option<Choice>,
         job: &Job,
     ) -> Result<Self, Error> {
         let Plain { stretches: plain, recorder } = places::plain(memory, heap, job)?;
         let anonymous =
             plain.iter().filter(|stretch| matches!(stretch.kind, RootKind::Anon | RootKind::Stack));
         let anonymous = AddressRange::merge(anonymous.map(|stretch| stretch.range).collect());
+        let red_zone = choice.map_or(0, |choice| choice.red_zone);
         let mut stacks = stacks::stacks(memory, threads, &anonymous, red_zone, job)?;
-        if frames {
+        if choice.is_some() {
             stacks.cut_frames(memory, threads, job)?;
         }
+        let all = choice
+            .into_iter()
+            .flat_map(|choice| threads.iter().flat_map(move |thread| registers(thread, choice.vector)));
+        let dead: BTreeSet<(i32, &str)> = stacks.registers.iter().copied().collect();
+        let (dead, alive) =
+            all.partition(|register| dead.contains(&(register.thread, register.name.as_str())));
+        // Words of a stack that is a block of the heap count with the block.
+        let cut = |range: AddressRange| {
+            let after = plain.partition_point(|stretch| stretch.range.end() <= range.start());
+            plain.get(after).is_some_and(|stretch| {
+                matches!(stretch.kind, RootKind::Stack | RootKind::Anon) && stretch.range.covers(range)
+            })
+        };
+        let words = stacks.words.iter().filter(|(range, _)| cut(*range));
+        let words = words
+            .map(|(range, thread)| Stretch { range: *range, kind: RootKind::Stack, thread: *thread })
+            .collect();
         Ok(Self {
             stretches: places::owned(plain, &stacks),
-            registers: Vec::new(),
+            registers: alive,
             recorder,
             ended: stacks.ended,
-            untouched: stacks.untouched,
             classes: stacks.classes,
+            dead: Dead { words, registers: dead },
             notes: stacks.notes,
         })
     }

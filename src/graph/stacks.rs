@@ -1,6 +1,6 @@
 //! Which part of each thread's stack is alive.
 //!
-//! A stack is alive from the stack pointer to its end, but for words that no code touches
+//! A stack is alive from the stack pointer to its end, but for words that are dead by data flow
 //! ([`crate::unwind`]). What lies below was used by calls that returned. The stacks of threads
 //! that ended are kept by glibc for the next ones, with all that stood in them: they are
 //! dead where the thread's control block shows that it ended. Whatever cannot be told counts
@@ -37,8 +37,10 @@ pub(super) struct Stacks {
     pub dead: Vec<AddressRange>,
     /// How many stacks of ended threads are among these, and their bytes.
     pub ended: (u64, u64),
-    /// How many bytes of these are in frames that are alive.
-    pub untouched: u64,
+    /// Words of these that are in frames that are alive, with the number of their thread.
+    pub words: Vec<(AddressRange, Option<i32>)>,
+    /// General registers that are dead, each with the number of its thread.
+    pub registers: Vec<(i32, &'static str)>,
     /// How well the words of frames that are alive are known.
     pub classes: Classes,
     pub notes: Vec<String>,
@@ -174,7 +176,7 @@ fn alternate(memory: &dyn Memory, pointer: u64) -> bool {
 }
 
 impl Stacks {
-    /// Takes words of frames that are alive for dead where no code touches them.
+    /// Adds the words of live frames, and the registers, that are dead by data flow.
     ///
     /// # Errors
     ///
@@ -186,11 +188,18 @@ impl Stacks {
         job: &Job,
     ) -> Result<(), Error> {
         let dead = unwind::dead(memory, threads, job)?;
-        self.untouched = dead.slots.iter().map(|range| range.len()).sum();
+        self.words = dead.slots.iter().map(|range| (*range, self.thread_at(range.start()))).collect();
         self.classes = dead.classes;
         self.dead.extend(dead.slots);
+        self.registers = dead.registers;
         self.dead = AddressRange::merge(std::mem::take(&mut self.dead));
         Ok(())
+    }
+
+    /// The number of the thread that owns an address.
+    fn thread_at(&self, address: u64) -> Option<i32> {
+        let after = self.owned.partition_point(|(range, ..)| range.end() <= address);
+        self.owned.get(after).filter(|(range, ..)| range.contains(address)).map(|(.., thread)| *thread)
     }
 
     fn own(&mut self, range: AddressRange, part: Part, thread: i32) {

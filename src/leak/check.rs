@@ -86,7 +86,7 @@ pub struct Check {
     pub own_bytes: u64,
     /// Bytes of roots, and of blocks, that could not be read.
     pub missing: (u64, u64),
-    /// Bytes of frames that are alive and that do not count, because no code touches them.
+    /// Bytes of live frames that do not count, because they are dead by data flow.
     pub untouched: u64,
     /// How well the words of frames that are alive are known.
     pub classes: Classes,
@@ -148,7 +148,7 @@ impl Check {
             references: graph.references() as u64,
             own_bytes,
             missing,
-            untouched: roots.untouched,
+            untouched: roots.dead.words.iter().map(|stretch| stretch.range.len()).sum(),
             classes: roots.classes,
             coverage,
             notes,

@@ -85,6 +85,7 @@ CASES = [
     Case("static", (0, 0, 0, 0), flags=("-static",), fixture="list_at_tail", of_libc=True),
     Case("static", (0, 0, 0, 0), flags=("-static-pie",), fixture="list_at_tail", of_libc=True),
     Case("registers", (1, 0, 2, 2)),
+    Case("registers_dead", (1, 0, 2, 2), flags=("-DNOT_READ_AGAIN",), fixture="registers"),
     Case("registers_at_end", (1, 0, 0, 0)),
     Case("registers_vector", (1, 0, 0, 0)),
     Case("red_zone", (0, 0, 0, 1)),
