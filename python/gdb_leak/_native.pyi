@@ -613,7 +613,7 @@ def references(
     limit: int,
     threads: Optional[Sequence[_ThreadRegisters]] = None,
     progress: _Progress = None,
-) -> tuple[list[Reference], int]: ...
+) -> tuple[tuple[list[Reference], int], tuple[list[Reference], int]]: ...
 def shortest_path(
     memory: Memory,
     heap: Heap,

@@ -16,6 +16,7 @@ __all__ = [
     "LOST",
     "VERDICTS",
     "Owner",
+    "Pointers",
     "Roots",
     "Word",
     "checked",
@@ -26,7 +27,7 @@ __all__ = [
     "opened",
     "owner",
     "place",
-    "references",
+    "pointers",
     "rooted",
     "verdict_text",
     "word",
@@ -217,16 +218,32 @@ def word(request: Request, target: Target, roots: Roots, reference: "Reference")
     return Word(reference, own, roots.heap.unit(reference.block))
 
 
-def references(
+class Pointers(NamedTuple):
+    """The words that point at a block, as many as were asked for, and how many there are.
+
+    Those of ``dead`` are registers, and words of live frames, that no code reads again: they
+    hold nothing.
+    """
+
+    words: list[Word]
+    total: int
+    dead: list[Word]
+    dead_total: int
+
+
+def pointers(
     request: Request, target: Target, roots: Roots, block: "Block", limit: Optional[int]
-) -> tuple[list[Word], int]:
-    """Return the words that point at BLOCK, the first LIMIT of them, and how many there are."""
+) -> Pointers:
+    """Return the words that point at BLOCK, the first LIMIT of each sort."""
     progress = request.session.progress("looking for pointers")
     most = ALL if limit is None else limit
-    found, count = _native.references(
+    (found, count), (dead, dead_count) = _native.references(
         target.memory, roots.heap, block.index, most, roots.threads, progress
     )
-    return [word(request, target, roots, reference) for reference in found], count
+    named, left = (
+        [word(request, target, roots, reference) for reference in part] for part in (found, dead)
+    )
+    return Pointers(named, count, left, dead_count)
 
 
 #: As many as there are.

@@ -54,16 +54,7 @@ impl Referrers {
     ) -> Result<Self, Error> {
         let block = unit.block();
         let near = |value: u64| block.contains(value);
-        let mut found = Self::default();
-        let mut add = |reference: Reference| {
-            found.count = found.count.saturating_add(1);
-            if found.references.len() < limit {
-                found.references.push(reference);
-            }
-        };
-        roots.pointers(memory, index, heuristics, &near, job, |pointer| {
-            add(Reference { source: Source::Root(pointer.place), offset: pointer.hit.offset });
-        })?;
+        let mut found = Self::in_roots(memory, index, roots, heuristics, unit, limit, job)?;
         let walk = Walk::new(memory, index);
         let work = |chunk: &Chunk, buffer: &mut Buffer| {
             let mut words = Words { look: heuristics.look(memory), found: Vec::new() };
@@ -71,10 +62,43 @@ impl Referrers {
             words.found
         };
         pass::in_order(&walk.ranges(), pass::CHUNK, job, work, |_, words| {
-            words.into_iter().for_each(&mut add);
+            for word in words {
+                found.add(word, limit);
+            }
             Ok(None)
         })?;
         Ok(found)
+    }
+
+    /// The words of `roots` alone that point at the block of `unit`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Interrupted`] when the job was stopped.
+    pub fn in_roots(
+        memory: &dyn Memory,
+        index: &Index<'_>,
+        roots: &Roots,
+        heuristics: &Heuristics,
+        unit: &Unit,
+        limit: usize,
+        job: &Job,
+    ) -> Result<Self, Error> {
+        let block = unit.block();
+        let near = |value: u64| block.contains(value);
+        let mut found = Self::default();
+        roots.pointers(memory, index, heuristics, &near, job, |pointer| {
+            let source = Source::Root(pointer.place);
+            found.add(Reference { source, offset: pointer.hit.offset }, limit);
+        })?;
+        Ok(found)
+    }
+
+    fn add(&mut self, reference: Reference, limit: usize) {
+        self.count = self.count.saturating_add(1);
+        if self.references.len() < limit {
+            self.references.push(reference);
+        }
     }
 }
 

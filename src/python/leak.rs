@@ -5,8 +5,8 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 
 use crate::graph::{
-    Choice, Heuristics, Index, Link, Paths, Place, Reference as Pointing, Referrers as Pointings, Roots,
-    Source, Step, Wanted,
+    Choice, Heuristics, Index, Link, Paths, Place, Reference as Pointing, Referrers, Roots, Source, Step,
+    Wanted,
 };
 use crate::heap::allocator::Count;
 use crate::heap::block::{State, Unit};
@@ -343,6 +343,10 @@ fn reference(roots: &Roots, source: Source, block: usize, offset: u64) -> Refere
     }
 }
 
+/// Words that point at a block, and how many there are.
+type Pointings = (Vec<Reference>, u64);
+
+/// What points at a block: the words that hold it, and those that are dead.
 #[pyfunction]
 #[pyo3(signature = (memory, heap, index, limit, threads = None, progress = None))]
 pub(super) fn references(
@@ -353,20 +357,24 @@ pub(super) fn references(
     limit: usize,
     threads: Option<Vec<ThreadRegisters>>,
     progress: Option<&Bound<'_, PyAny>>,
-) -> PyResult<(Vec<Reference>, u64)> {
+) -> PyResult<(Pointings, Pointings)> {
     let threads = memory.threads_or(threads);
     let (own, allocator) = (memory.target.memory.as_ref(), heap.heap.as_ref());
-    let Some(unit) = allocator.blocks().unit(index) else { return Ok((Vec::new(), 0)) };
+    let Some(unit) = allocator.blocks().unit(index) else { return Ok(Default::default()) };
     let (recorded, _) = recording::records(py, memory, heap, progress)?;
-    let (roots, found) = call::run(py, progress, |job| {
+    call::run(py, progress, |job| {
         let roots = Roots::find(own, allocator, &threads, EVERYTHING, job)?;
         let index = Index::new(allocator.blocks()).bounded(recorded.as_deref());
         let heuristics = Heuristics::new(own, Wanted::ALL);
-        let found = Pointings::find(own, &index, &roots, &heuristics, &unit, limit, job)?;
-        Ok((roots, found))
-    })?;
-    let row = |found: &Pointing| reference(&roots, found.source, index, found.offset);
-    Ok((found.references.iter().map(row).collect(), found.count))
+        let found = Referrers::find(own, &index, &roots, &heuristics, &unit, limit, job)?;
+        let left = roots.left_over();
+        let dead = Referrers::in_roots(own, &index, &left, &heuristics, &unit, limit, job)?;
+        let rows = |roots: &Roots, found: &Referrers| {
+            let row = |pointing: &Pointing| reference(roots, pointing.source, unit.index, pointing.offset);
+            (found.references.iter().map(row).collect(), found.count)
+        };
+        Ok((rows(&roots, &found), rows(&left, &dead)))
+    })
 }
 
 #[pyfunction]

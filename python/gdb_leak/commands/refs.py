@@ -29,7 +29,8 @@ COMMAND = Command(
     ),
     description=(
         "Aligned words count that stand in blocks in use or in roots, as in leak-check; of "
-        "registers all sorts. Of a lost block the other lost blocks of its cluster are shown: "
+        "registers all sorts. Registers and words of frames that no code reads again hold nothing; "
+        "they are listed apart. Of a lost block the other lost blocks of its cluster are shown: "
         "those that valgrind would count with it."
     ),
     example=("leak-refs 0x5555555592a0 -path", "gdb-leak refs core 0x5555555592a0"),
@@ -40,8 +41,7 @@ class _Data(NamedTuple):
     block: "HeapBlock"
     verdict: Optional[str]
     saved_by: Optional[str]
-    references: list[leaks.Word]
-    total: int
+    pointers: leaks.Pointers
     path: Optional[list[leaks.Word]]
     cluster: "Sequence[HeapBlock]"
     cluster_count: int
@@ -62,7 +62,7 @@ def run(request: Request) -> Result:
     if block is None or block.list != "used":
         raise RequestError(_no_block(block, address))
     check = leaks.judged(request, target, roots)
-    words, count = leaks.references(request, target, roots, block, limit)
+    found = leaks.pointers(request, target, roots, block, limit)
     path: Optional[list[leaks.Word]] = None
     if parsed.flag("path"):
         progress = request.session.progress("looking for a path")
@@ -80,8 +80,7 @@ def run(request: Request) -> Result:
         block,
         verdict,
         saved_by,
-        words,
-        count,
+        found,
         path,
         [member for member in cluster if member is not None],
         member_count,
@@ -91,9 +90,11 @@ def run(request: Request) -> Result:
         "block": heaps.block_value(block, address),
         "verdict": verdict,
         "heuristic": data.saved_by,
-        "references": [leaks.word_value(word) for word in words],
-        "count": count,
-        "limited": len(words) < count,
+        "references": [leaks.word_value(word) for word in found.words],
+        "count": found.total,
+        "dead": [leaks.word_value(word) for word in found.dead],
+        "dead_count": found.dead_total,
+        "limited": len(found.words) < found.total or len(found.dead) < found.dead_total,
         "path": None if path is None else [_step_value(word) for word in path],
         "cluster": {
             "blocks": member_count,
@@ -115,12 +116,12 @@ def text(result: Result) -> Iterator[Block]:
     told = leaks.verdict_text(data.verdict, data.saved_by)
     start = units.address_text(block.address, word_size)
     yield line("block ", Span(start, "address"), f" of {block.size}, {told}")
-    if data.references:
-        yield Columns("<<<", (leaks.word_row(word, word_size) for word in data.references))
-    total = units.counted(data.total, "reference")
-    if len(data.references) < data.total:
-        total += f", {len(data.references)} listed (-limit unlimited lists all)"
-    yield line(total)
+    found = data.pointers
+    yield from _listed(found.words, found.total, "reference", word_size)
+    if found.dead_total:
+        yield line("")
+        yield line("no code reads these again, they hold nothing:")
+        yield from _listed(found.dead, found.dead_total, "dead word", word_size)
     if data.path is not None:
         yield line("")
         yield line("why it is alive:")
@@ -131,6 +132,15 @@ def text(result: Result) -> Iterator[Block]:
         yield line("")
         yield line(f"its cluster, {units.counted(data.cluster_count, 'lost block')}:")
         yield Columns("<><", _cluster_rows(data, word_size))
+
+
+def _listed(words: list[leaks.Word], count: int, noun: str, word_size: int) -> Iterator[Block]:
+    if words:
+        yield Columns("<<<", (leaks.word_row(word, word_size) for word in words))
+    total = units.counted(count, noun)
+    if len(words) < count:
+        total += f", {len(words)} listed (-limit unlimited lists all)"
+    yield line(total)
 
 
 def _no_block(block: "Optional[HeapBlock]", address: int) -> str:

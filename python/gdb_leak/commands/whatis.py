@@ -37,8 +37,7 @@ class _Known(NamedTuple):
     why: Optional[str]
     verdict: Optional[str]
     saved_by: Optional[str]
-    references: "Optional[list[leaks.Word]]"
-    total: int
+    pointers: Optional[leaks.Pointers]
     recorded: Optional[Recorded]
     allocation: "Optional[Allocation]"
 
@@ -66,13 +65,12 @@ def run(request: Request) -> Result:
         kept = recorded.opened(request, target, heap, notes, whole=False)
         allocation = kept.of(unit.index) if kept is not None else None
     symbol = request.session.symbol(address)
-    verdict = saved_by = references = None
-    count = 0
+    verdict = saved_by = found = None
     if heap is not None and unit is not None and unit.list == "used":
         roots = leaks.rooted(request, target, heap, notes, vector=True)
         check = None
         if roots is not None:
-            references, count = leaks.references(request, target, roots, unit, _REFERENCES)
+            found = leaks.pointers(request, target, roots, unit, _REFERENCES)
             check = leaks.judged(request, target, roots)
         if check is not None:
             verdict, saved_by = check.verdict(unit.index), check.saved_by(unit.index)
@@ -88,8 +86,7 @@ def run(request: Request) -> Result:
         why,
         verdict,
         saved_by,
-        references,
-        count,
+        found,
         kept,
         allocation,
     )
@@ -107,10 +104,8 @@ def run(request: Request) -> Result:
         "allocated": kept.value(allocation) if kept is not None else None,
         "verdict": verdict,
         "heuristic": saved_by,
-        "references": None
-        if references is None
-        else [leaks.word_value(word) for word in references],
-        "count": count,
+        "references": None if found is None else [leaks.word_value(word) for word in found.words],
+        "count": found.total if found is not None else 0,
     }
     return Result(COMMAND.name, target.describe(), values, notes, known, memory.word_size)
 
@@ -155,11 +150,17 @@ def _facts(known: _Known, word_size: int) -> "Iterator[Sequence[Union[Span, str]
     yield from _allocated(known)
     if known.verdict is not None:
         yield ["verdict", leaks.verdict_text(known.verdict, known.saved_by)]
-    if known.references is None:
+    found = known.pointers
+    if found is None:
         return
-    yield ["referred", f"by {units.counted(known.total, 'word')} (leak-refs lists them)"]
-    for word in known.references[:_SHOWN]:
+    yield ["referred", f"by {units.counted(found.total, 'word')} (leak-refs lists them)"]
+    for word in found.words[:_SHOWN]:
         yield ["", f"{leaks.leads(word)} from {word.owner.text(word_size)}"]
+    if found.dead_total:
+        yield [
+            "",
+            f"{units.counted(found.dead_total, 'word')} that no code reads again not counted",
+        ]
 
 
 # Who asked for the block, and for how much.
