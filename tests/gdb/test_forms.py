@@ -133,8 +133,11 @@ def test_a_name_is_escaped_in_one_way_in_text(forms: Forms, form: str) -> None:
 def test_gdbserver_lists_the_names_of_the_process(
     programs: dict[str, Path], folder: Path, tmp_path: Path, charset: str
 ) -> None:
-    names = (str(folder / os.fsdecode(name)) for name in NAMES if b"deleted" not in name)
-    program = Program(programs["forms"], *names, cwd=tmp_path)
+    # One name that is not UTF-8 makes gdb fail to decode all.
+    names = (name for name in NAMES if b"deleted" not in name)
+    names = (name for name in names if charset == "UTF-8" or b"not" not in name)
+    files = (str(folder / os.fsdecode(name)) for name in names)
+    program = Program(programs["forms"], *files, cwd=tmp_path)
     try:
         program.wait_for("READY")
         live = shell("regions", program.pid, "-json").json()["regions"]

@@ -68,14 +68,24 @@ def sections(execute: Execute) -> list[tuple[int, int, str, str]]:
 
 
 # What gdb prints, as bytes: a name of a file need not be text in any charset. gdb decodes
-# what it printed by the host's charset (gdb 13.1, gdb/python/python.c, `execute_gdb_command`),
-# and raises where it cannot; `pipe` hands on the bytes.
+# what it printed, and raises where it cannot; `pipe` hands on the bytes.
 def _raw(execute: Execute, command: str) -> bytes:
-    charset = gdb_says.charset(execute("show host-charset"))
     try:
-        return execute(command).encode(charset, "surrogateescape")
+        return execute(command).encode(_charset(execute))
     except (LookupError, UnicodeError):
         pass
     with tempfile.NamedTemporaryFile() as made:
         execute(f"pipe {command} | cat > {shlex.quote(made.name)}")
         return Path(made.name).read_bytes()
+
+
+# By what gdb decodes what it printed. Observed: UTF-8, whatever the host's charset is (gdb 13.1,
+# gdb/python/python.c, `execute_gdb_command`, PyUnicode_FromString). Not every version may do
+# so: two bytes of its own show it.
+def _charset(execute: Execute) -> str:
+    try:
+        if execute(r"echo \303\244") == "\u00e4":
+            return "utf-8"
+    except UnicodeError:
+        pass
+    return gdb_says.charset(execute("show host-charset"))
