@@ -34,6 +34,7 @@ mod statics;
 mod supported;
 mod tcache;
 mod tcache_table;
+mod trim;
 mod unread;
 mod version;
 mod walk;
@@ -156,7 +157,7 @@ impl Glibc {
         notes.extend(unchecked);
         notes.extend(inside::notes(&half_done));
         notes.extend(checks::uncounted(&checks));
-        let trim = checks::trim(memory, &blocks, states.first().copied(), job)?;
+        let trim = trim::trim(memory, &blocks, states.first().copied(), job)?;
         harm.merge(links);
         let module =
             if module.is_empty() { "a program's data".to_owned() } else { format!("the data of {module}") };
