@@ -234,7 +234,7 @@ mod tests {
             format!("{start:x}-{:x} ---p 0 00:00 0 \nRss: {rss} kB\nSwap: {swap} kB\n", start + (2 << 30))
         };
         let text: String = (0..20).map(text).collect();
-        let mut regions = maps::parse(Path::new("smaps"), text.as_bytes()).unwrap().regions;
+        let mut regions = maps::parse(std::path::Path::new("smaps"), text.as_bytes()).unwrap().regions;
         // Nothing says which pages were touched.
         let touched = Touched { entries: None, pieces: Mutex::default() };
         let mut asked = false;
