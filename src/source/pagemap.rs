@@ -201,12 +201,14 @@ fn ask(entries: &File, piece: u64) -> Option<Bits> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     #[test]
     fn a_page_that_is_touched_after_it_was_asked_for_is_found() {
         const LENGTH: usize = 256 << 20;
-        let own = std::path::Path::new("/proc/self");
+        let own = Path::new("/proc/self");
         let mut room = vec![0_u8; LENGTH];
         let start = room.as_ptr().addr() as u64;
         let regions = maps::parse(&own.join("maps"), &std::fs::read("/proc/self/maps").unwrap());
