@@ -100,7 +100,11 @@ pub(super) fn find(memory: &dyn Memory, layout: StateLayout, state: u64, top: u6
         }
         for params in forms {
             let same = region_start(memory, base) == region_start(memory, top);
+            // From 2.27 on the numbers of caches follow. What a program has of its own may lead to where
+            // `top` is, and seldom has these: a table of blocks and their sizes in a static program.
+            let newer = layout.fast_flag || !layout.fast;
             let likely = u32::from(params.tcache_count.is_some())
+                .saturating_mul(if newer { 8 } else { 1 })
                 .saturating_add(u32::from(same).saturating_mul(2))
                 .saturating_add(u32::from(base <= top && same).saturating_mul(2));
             if best.is_none_or(|(most, _)| (likely, agree) > most) {
