@@ -197,6 +197,7 @@ impl Ground<'_> {
                 limit: run.end(),
                 avoid: u64::MAX,
                 known: self.known,
+                lenient: true,
                 job: self.job,
             };
             let Some(next) = seek.next(at)? else { return Ok(false) };

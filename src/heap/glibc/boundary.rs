@@ -33,6 +33,9 @@ pub(super) struct Seek<'s> {
     pub avoid: u64,
     /// Where chunks start: no chain may lead over one.
     pub known: &'s Known,
+    /// Whether a chain may have a free chunk whose size the next one does not have: a call leaves that for
+    /// a moment, and where nothing is before the chain there is no other way to its start.
+    pub lenient: bool,
     pub job: &'s Job,
 }
 
@@ -105,7 +108,8 @@ impl Seek<'_> {
                 return at == self.limit && (length > 1 || self.known.contains(at));
             }
             let Some(chunk) = Chunk::read(peek, at) else { return false };
-            let disagrees = last.is_some_and(|size| !chunk.previous_in_use() && chunk.previous != size);
+            let disagrees =
+                !self.lenient && last.is_some_and(|size| !chunk.previous_in_use() && chunk.previous != size);
             if disagrees || self.rules.check(chunk, self.limit.saturating_sub(at)).is_err() {
                 // The marks at the end of a stretch are no plain chunks.
                 let machine = self.rules.machine;

@@ -50,7 +50,15 @@ pub(super) fn led_to(
     best.map(|(place, (_, led))| (led, Some(place))).unwrap_or_default()
 }
 
-/// Whether the variable at that distance from the control block is empty in some thread.
+/// Whether the variable at that distance from the control block leads to no cache in some thread.
+///
+/// glibc 2.43, malloc/malloc.c, `tcache_set_disabled`: instead of 0 it is the address of a constant
+/// in the program's file or that of libc, `__tcache_dummy`.
 pub(super) fn without(peek: &mut Peek<'_>, threads: &[ControlBlock], place: u64) -> bool {
-    threads.iter().any(|thread| peek.word(thread.address.wrapping_sub(place)) == Some(0))
+    threads.iter().any(|thread| {
+        peek.word(thread.address.wrapping_sub(place)).is_some_and(|leads| {
+            let region = peek.memory().region_at(leads);
+            leads == 0 || region.is_some_and(|region| !region.anonymous() && !region.permissions.writable())
+        })
+    })
 }

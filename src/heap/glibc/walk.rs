@@ -318,7 +318,16 @@ impl<'w> Walk<'w> {
     }
 
     fn seek(&self, top: Option<u64>, limit: u64, avoid: u64) -> Seek<'_> {
-        Seek { memory: self.memory, rules: self.rules, top, limit, avoid, known: self.known, job: self.job }
+        Seek {
+            memory: self.memory,
+            rules: self.rules,
+            top,
+            limit,
+            avoid,
+            known: self.known,
+            lenient: false,
+            job: self.job,
+        }
     }
 
     /// Goes on behind chunks whose headers are missing from the end of `part` on.

@@ -5,8 +5,12 @@
 //! it: until then the old one leads from the next chunk right to the first part's start. When
 //! chunks are merged, the whole is put on a list before its size stands on either side.
 
+use std::collections::BTreeSet;
+
 use crate::error::Error;
 use crate::heap::block::{State, Unit};
+use crate::memory::Buffer;
+use crate::range::AddressRange;
 
 use super::super::boundary::Seek;
 use super::super::chunk::{Chunk, Rules};
@@ -24,20 +28,28 @@ const BEFORE: usize = 8;
 const ALIKE: u32 = 4;
 
 /// How far behind a cut the next chunk is looked for, in bytes.
-const FAR: u64 = 8 << 20;
+const FAR: u64 = 32 << 20;
+
+/// How many bytes are looked at in all for the chunks behind cuts.
+const LOOKED_AT: u64 = 128 << 20;
+
+/// How many bytes are looked at between two questions whether to stop.
+const PIECE: u64 = 1 << 20;
 
 impl Scene<'_> {
     pub(super) fn borders(&mut self) -> Result<(), Error> {
         let broken: Vec<u64> =
             self.attempt.harm.named.iter().take(PLACES).map(|damage| damage.address).collect();
+        let (mut seen, mut left) = (BTreeSet::new(), LOOKED_AT);
         for place in broken {
             self.merged(place);
-            self.cut_before(place)?;
+            self.first_freed(place);
+            self.cut_before(place, &mut seen, &mut left)?;
         }
         Ok(())
     }
 
-    fn arena(&self, unit: &Unit) -> Option<(u64, bool, bool)> {
+    pub(super) fn arena(&self, unit: &Unit) -> Option<(u64, bool, bool)> {
         let number = usize::try_from(unit.arena?).ok()?;
         let (_, state) = self.attempt.reading.states.get(number)?;
         Some((state.address, state.main, state.locked))
@@ -80,7 +92,12 @@ impl Scene<'_> {
     }
 
     /// A chunk before `place` was cut, and what is left of it has no size yet.
-    fn cut_before(&mut self, place: u64) -> Result<(), Error> {
+    fn cut_before(
+        &mut self,
+        place: u64,
+        seen: &mut BTreeSet<(u64, u64)>,
+        left: &mut u64,
+    ) -> Result<(), Error> {
         let blocks = &self.attempt.reading.blocks;
         let at = blocks.unit_at(place).or_else(|| blocks.unit_at(place.saturating_sub(1)));
         let Some(at) = at else { return Ok(()) };
@@ -93,8 +110,12 @@ impl Scene<'_> {
             let ends = [unit.range.end(), unit.range.start().saturating_add(said)];
             let both = if ends.first() == ends.last() { 1 } else { 2 };
             for end in ends.into_iter().take(both) {
+                // Broken places lie close to each other.
+                if !seen.insert((unit.range.start(), end)) {
+                    continue;
+                }
                 // What a block held before may look like a cut.
-                self.cut(unit, end);
+                self.cut(unit, end, left)?;
                 self.shrunk(unit, end)?;
             }
         }
@@ -125,39 +146,55 @@ impl Scene<'_> {
     }
 
     /// Whether `unit` is the first part of a free chunk; the next chunk still has the size of the whole.
-    fn cut(&mut self, unit: &Unit, rest: u64) -> bool {
+    fn cut(&mut self, unit: &Unit, rest: u64, left: &mut u64) -> Result<(), Error> {
         let machine = self.machine();
-        let Some((arena, main, locked)) = self.arena(unit) else { return false };
+        let Some((arena, main, locked)) = self.arena(unit) else { return Ok(()) };
         let start = unit.range.start();
         // A chunk is off its list before it is cut; one that is on a list has a damaged size.
         if self.linked(start) && !self.hints.busy(locked, start, machine.header(), &[]) {
-            return false;
+            return Ok(());
         }
         let rules = Rules { machine, main };
         let limit = self.attempt.reading.blocks.span_at(start).map_or(rest, |span| span.range.end());
-        let (mut next, mut found) = (rest.saturating_add(machine.smallest()), 0_u32);
-        let end = limit.min(rest.saturating_add(FAR));
-        while next < end {
-            let Some(chunk) = Chunk::read(&mut self.peek, next) else { return false };
-            let whole = next.saturating_sub(start);
-            if chunk.previous == whole
-                && !chunk.previous_in_use()
-                && (rules.check(chunk, limit.saturating_sub(next)).is_ok() || chunk.fencepost(machine))
-            {
-                let size = next.saturating_sub(rest);
-                let other = if main { 0 } else { NON_MAIN_ARENA };
-                let told = format!("the chunk at {start:#x} is cut off a larger one");
-                let head = (rest.saturating_add(machine.word), size | PREV_INUSE | other);
-                self.guess(arena, told, [head, (next, size)]);
-                // What a block held before may look so too.
-                found = found.saturating_add(1);
-                if found == ALIKE {
-                    break;
+        let end = limit.min(rest.saturating_add(FAR.min(*left)));
+        let mut found = 0_u32;
+        let mut next = rest.saturating_add(machine.smallest());
+        let mut buffer = Buffer::default();
+        let step = usize::try_from(machine.align).unwrap_or(16);
+        while next < end && found < ALIKE {
+            self.job.check()?;
+            let piece = AddressRange::saturating(next, end.saturating_sub(next).min(PIECE));
+            *left = left.saturating_sub(piece.len());
+            let memory = self.memory;
+            let view = memory.view(piece, &mut buffer);
+            let format = memory.word_format();
+            let before = next.saturating_sub(start);
+            let wholes = (before..).step_by(step).zip(view.bytes.chunks_exact(step));
+            let wholes = wholes.filter(|(whole, words)| format.read(words) == Some(*whole));
+            let places: Vec<u64> = wholes.map(|(whole, _)| start.saturating_add(whole)).collect();
+            let steps = view.bytes.len().checked_div(step).unwrap_or(0) as u64;
+            for place in places {
+                let Some(chunk) = Chunk::read(&mut self.peek, place) else { continue };
+                let whole = place.saturating_sub(start);
+                if chunk.previous == whole
+                    && !chunk.previous_in_use()
+                    && (rules.check(chunk, limit.saturating_sub(place)).is_ok() || chunk.fencepost(machine))
+                {
+                    let size = place.saturating_sub(rest);
+                    let other = if main { 0 } else { NON_MAIN_ARENA };
+                    let told = format!("the chunk at {start:#x} is cut off a larger one");
+                    let head = (rest.saturating_add(machine.word), size | PREV_INUSE | other);
+                    self.guess(arena, told, [head, (place, size)]);
+                    // What a block held before may look so too.
+                    found = found.saturating_add(1);
                 }
             }
-            next = next.saturating_add(machine.align);
+            if steps == 0 {
+                break;
+            }
+            next = next.saturating_add(steps.saturating_mul(machine.align));
         }
-        found > 0
+        Ok(())
     }
 
     /// A block was made smaller, and what is left behind it, at `rest`, has no size yet.
@@ -173,7 +210,16 @@ impl Scene<'_> {
         let top = states.iter().map(|(_, state)| state.top).find(|top| *top > rest && *top < limit);
         let (memory, rules) = (self.memory, Rules { machine, main });
         let stop = top.unwrap_or(limit);
-        let seek = Seek { memory, rules, top, limit: stop, avoid: rest, known: Known::NONE, job: self.job };
+        let seek = Seek {
+            memory,
+            rules,
+            top,
+            limit: stop,
+            avoid: rest,
+            known: Known::NONE,
+            lenient: false,
+            job: self.job,
+        };
         let found = seek.next(rest.saturating_add(machine.smallest()))?;
         // What a block held before may lead to the same chunks from within: where the walk went on counts too.
         let blocks = &self.attempt.reading.blocks;

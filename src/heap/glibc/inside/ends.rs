@@ -34,7 +34,7 @@ impl Scene<'_> {
         }
     }
 
-    fn system_at(layout: StateLayout, state: ArenaState) -> u64 {
+    pub(super) fn system_at(layout: StateLayout, state: ArenaState) -> u64 {
         state.address.saturating_add(layout.system(state.attached))
     }
 
@@ -77,6 +77,8 @@ impl Scene<'_> {
         let Some(limit) = limit else { return };
         if state.main && state.scattered {
             self.elsewhere(layout, state, all);
+        } else if state.main {
+            self.beside_foreign(layout, state, all);
         }
         let chunk = Chunk::read(&mut self.peek, top).unwrap_or(Chunk { previous: 0, head: 0 });
         let said = top.saturating_add(chunk.size());

@@ -52,6 +52,11 @@ impl Hints {
         own.iter().chain(others).any(|address| *address != 0 && self.held.contains(address))
     }
 
+    /// What the registers of threads that run malloc's module hold.
+    pub(super) fn places(&self) -> impl Iterator<Item = u64> + '_ {
+        self.held.iter().copied()
+    }
+
     /// Whether a thread that runs malloc's module has the chunk at `chunk` in its registers.
     pub(super) fn held(&self, chunk: u64, header: u64) -> bool {
         self.at(chunk, header, &[])

@@ -59,6 +59,12 @@ impl Scene<'_> {
             ((false, true), [_, Some((own, _))]) => (forward.to == own).then_some((behind, before)),
             _ => None,
         };
+        // glibc 2.17 to 2.42, `malloc_consolidate`: both neighbours lead to it, and its link back is not
+        // written yet. A block that was written to after its free looks the same.
+        if forward.from == head && forward.to == behind && self.hints.busy(locked, behind, header, &[]) {
+            let told = format!("the chunk at {behind:#x} is half on {}", name(index));
+            self.guess(arena, told, [(behind.wrapping_add(header).wrapping_add(word), head)]);
+        }
         if let Some((chunk, neighbour)) = past {
             let place = neighbour.wrapping_add(header).wrapping_add(if chunk == before { word } else { 0 });
             let told = format!("the chunk at {chunk:#x} is half on {}", name(index));

@@ -16,11 +16,13 @@
 mod borders;
 mod caches;
 mod ends;
+mod foreign;
 mod hints;
 mod lists;
 mod mappings;
 
 use crate::error::Error;
+use crate::heap::block::State;
 use crate::memory::Memory;
 use crate::pass::Job;
 use crate::peek::Peek;
@@ -86,41 +88,83 @@ pub(super) fn explained(
     read: Attempt,
     job: &Job,
 ) -> Result<(Attempt, Vec<HalfDone>), Error> {
-    if read.whole() {
+    let foreign = foreign_bytes(&read);
+    if read.whole() && foreign == 0 {
         return Ok((read, Vec::new()));
     }
     let hints = Hints::of(memory, threads, rings);
-    let (mut words, mut told): (Words, Vec<HalfDone>) = (Words::new(), Vec::new());
-    let mut mended: Option<Attempt> = None;
-    let mut tries = TRIES;
-    loop {
-        let now = mended.as_ref().unwrap_or(&read);
-        if now.whole() {
-            break;
-        }
-        let mut better = None;
-        let over = Overlay::new(memory, &words);
-        for guess in guesses(&over, now, &hints, job)? {
-            if tries == 0 {
-                break;
+    let mut search = Search { memory, threads, rings, hints: &hints, job, tries: TRIES };
+    if read.whole() {
+        let hidden = search.hidden(&read, foreign)?;
+        return Ok(hidden.unwrap_or((read, Vec::new())));
+    }
+    let found = search.better(&read, &Words::new())?;
+    Ok(found.unwrap_or((read, Vec::new())))
+}
+
+/// How many bytes are taken for those of others.
+fn foreign_bytes(attempt: &Attempt) -> u64 {
+    attempt.tally.arenas.iter().map(|states| states.of(State::Foreign).bytes).fold(0, u64::saturating_add)
+}
+
+/// The search for guesses that explain a reading.
+struct Search<'s> {
+    memory: &'s dyn Memory,
+    threads: &'s [Thread],
+    rings: &'s [Ring],
+    hints: &'s Hints,
+    job: &'s Job,
+    /// How often the heap may still be read.
+    tries: u32,
+}
+
+impl Search<'_> {
+    fn read(&mut self, words: &Words) -> Result<Option<Attempt>, Error> {
+        self.tries = self.tries.saturating_sub(1);
+        Attempt::read(&Overlay::new(self.memory, words), self.threads, self.rings, self.job)
+    }
+
+    /// Returns a whole reading with more guesses than `words`, and what they say.
+    ///
+    /// Each guess has to leave fewer faults. Where it leads no further, the next one is tried.
+    fn better(&mut self, now: &Attempt, words: &Words) -> Result<Option<(Attempt, Vec<HalfDone>)>, Error> {
+        for guess in guesses(&Overlay::new(self.memory, words), now, self.hints, self.job)? {
+            if self.tries == 0 {
+                return Ok(None);
             }
-            tries = tries.saturating_sub(1);
             let mut with = words.clone();
             with.extend(guess.words);
-            let Some(next) = Attempt::read(&Overlay::new(memory, &with), threads, rings, job)? else {
-                continue;
-            };
-            if next.faults() < now.faults() {
-                better = Some((next, with, (Some(guess.arena), guess.told)));
-                break;
+            let Some(next) = self.read(&with)?.filter(|next| next.faults() < now.faults()) else { continue };
+            let half_done = (Some(guess.arena), guess.told);
+            if next.whole() {
+                return Ok(Some((next, vec![half_done])));
+            }
+            if let Some((whole, mut told)) = self.better(&next, &with)? {
+                told.insert(0, half_done);
+                return Ok(Some((whole, told)));
             }
         }
-        let Some((next, with, half_done)) = better else { return Ok((read, Vec::new())) };
-        words = with;
-        told.push(half_done);
-        mended = Some(next);
+        Ok(None)
     }
-    Ok((mended.unwrap_or(read), told))
+
+    /// Returns a whole reading in which less of the memory is of others than in `now`, which is whole, too.
+    fn hidden(&mut self, now: &Attempt, foreign: u64) -> Result<Option<(Attempt, Vec<HalfDone>)>, Error> {
+        let memory = self.memory;
+        let (hints, job) = (self.hints, self.job);
+        let mut scene =
+            Scene { memory, peek: Peek::new(memory), attempt: now, hints, job, found: Vec::new() };
+        scene.hidden();
+        for guess in std::mem::take(&mut scene.found) {
+            if self.tries == 0 {
+                break;
+            }
+            let next = self.read(&guess.words)?;
+            if let Some(next) = next.filter(|next| next.whole() && foreign_bytes(next) < foreign) {
+                return Ok(Some((next, vec![(Some(guess.arena), guess.told)])));
+            }
+        }
+        Ok(None)
+    }
 }
 
 fn guesses(memory: &Overlay<'_>, attempt: &Attempt, hints: &Hints, job: &Job) -> Result<Vec<Guess>, Error> {

@@ -1,0 +1,148 @@
+//! The memory of the main arena beside what others took from `brk`.
+//!
+//! glibc 2.17 to 2.43, malloc/malloc.c, `sysmalloc`: where `brk` gives memory that does not touch
+//! the old top chunk, all of it counts first (`av->system_mem += brk - old_end`), then `brk` is
+//! called again, up to a page's end. Then `top`, its size and the rest of the sum are written,
+//! then the old top chunk becomes smaller and gets its two marks. The first chunk after such
+//! memory has nothing before it by which a walk would find it: once it is being freed, its own
+//! size is the only one that leads to the next.
+
+use crate::heap::block::State;
+
+use super::super::arenas::ArenaState;
+use super::super::chunk::{Chunk, Rules};
+use super::super::extent::run_of;
+use super::super::layout::{FLAGS, PAGE, PREV_INUSE, StateLayout};
+use super::Scene;
+
+/// Whether chunks may be hidden in memory with this state.
+const fn unknown(state: State) -> bool {
+    matches!(state, State::Foreign | State::Damaged)
+}
+
+impl Scene<'_> {
+    /// The start of the memory that `brk` gave to the main arena at `arena`.
+    fn base(&self, arena: u64) -> Option<u64> {
+        let own = self.attempt.libcs.iter().find(|libc| libc.states.iter().any(|own| own.address == arena));
+        own.and_then(|libc| libc.params).map(|params| params.base)
+    }
+
+    /// An old top chunk that is taken for memory of others, though no rule is broken.
+    ///
+    /// Between two parts of such memory a few chunks count only where they lead to the marks behind them.
+    pub(super) fn hidden(&mut self) {
+        let states = self.attempt.reading.states.clone();
+        for (layout, state) in states.into_iter().filter(|(_, state)| state.main && !state.scattered) {
+            let run = run_of(self.memory, state.top);
+            if let (Some(base), Some(run)) = (self.base(state.address), run) {
+                self.given_up(layout, state, base, run.end());
+            }
+        }
+    }
+
+    pub(super) fn beside_foreign(&mut self, layout: StateLayout, state: ArenaState, all: u64) {
+        let Some(base) = self.base(state.address).filter(|_| !state.scattered) else { return };
+        let Some(run) = run_of(self.memory, state.top).filter(|run| run.contains(base)) else { return };
+        self.counted_first(layout, state, all, base, run.end());
+        self.given_up(layout, state, base, run.end());
+    }
+
+    /// Memory after that of others is counted, and `top` does not lead there yet.
+    ///
+    /// The thread may wait in the second call of `brk`, where registers show nothing. What the sum
+    /// says is where the first call ended, and the mapping ends there or as far behind as the
+    /// second call asks for.
+    fn counted_first(&mut self, layout: StateLayout, state: ArenaState, all: u64, base: u64, limit: u64) {
+        let (now, counted) = (base.saturating_add(all), base.saturating_add(state.system));
+        let top = now.saturating_sub(state.top);
+        let rest = limit.checked_sub(counted);
+        let most = top.saturating_add(PAGE.saturating_mul(2));
+        if counted > now && now > state.top && now % PAGE == 0 && rest.is_some_and(|rest| rest <= most) {
+            let told =
+                format!("it has memory up to {limit:#x} after that of others, and no top chunk there yet");
+            self.guess(state.address, told, [(Self::system_at(layout, state), all)]);
+        }
+    }
+
+    /// The top chunk is after the memory of others, and the old one has no marks yet.
+    fn given_up(&mut self, layout: StateLayout, state: ArenaState, base: u64, limit: u64) {
+        let machine = layout.machine;
+        let (header, word, top) = (machine.header(), machine.word, state.top);
+        let marks = header.saturating_mul(2);
+        let broken: Vec<u64> =
+            self.attempt.harm.named.iter().map(|damage| damage.address.saturating_sub(1)).take(8).collect();
+        let blocks = &self.attempt.reading.blocks;
+        let before = broken.into_iter().filter_map(|place| Some(blocks.unit_at(place)?.range.start()));
+        let mut places: Vec<u64> = self.hints.places().chain(before).collect();
+        places.retain(|place| *place >= base && *place < top && machine.first_chunk(*place) == *place);
+        for old in places {
+            let blocks = &self.attempt.reading.blocks;
+            let walked = blocks.unit_from(old).is_some_and(|unit| unit.state.block());
+            let hidden = blocks.unit_at(old).is_some_and(|unit| unknown(unit.state));
+            if !(walked || hidden) || !self.hints.busy(state.locked, old, header, &[]) {
+                continue;
+            }
+            let Some(chunk) = Chunk::read(&mut self.peek, old) else { continue };
+            let said = old.saturating_add(chunk.size());
+            for end in [said, said.saturating_add(marks)] {
+                let Some(first) = end.checked_sub(marks).filter(|first| *first >= old) else { continue };
+                // Where a size that was there before leads is no border.
+                let behind = self.attempt.reading.blocks.unit_at(end);
+                let border = behind.is_some_and(|unit| unit.range.start() == end || unknown(unit.state));
+                if end % PAGE != 0 || end > top || !border {
+                    continue;
+                }
+                let second = first.saturating_add(header);
+                // Of marks that are there one flag may change: once the old top chunk is freed.
+                let peek = &mut self.peek;
+                let mut marked =
+                    |place: u64| Chunk::read(peek, place).is_some_and(|mark| mark.fencepost(machine));
+                if marked(first) && marked(second) {
+                    continue;
+                }
+                let mark = |place: u64| (place.saturating_add(word), header | PREV_INUSE);
+                let own = (old.saturating_add(word), first.saturating_sub(old) | (chunk.head & FLAGS));
+                let size = (top.saturating_add(word), limit.saturating_sub(top) | PREV_INUSE);
+                let sum = (Self::system_at(layout, state), limit.saturating_sub(base));
+                let own = (first > old).then_some(own);
+                let words = own.into_iter().chain([mark(first), mark(second), size, sum]);
+                let told = format!("its top chunk is at {top:#x}, after memory of others");
+                self.guess(state.address, told, words);
+            }
+        }
+    }
+
+    /// The chunk at `place` says that the one before it is free, and before it is memory of others.
+    pub(super) fn first_freed(&mut self, place: u64) {
+        let machine = self.machine();
+        let blocks = &self.attempt.reading.blocks;
+        let before = blocks.unit_at(place.saturating_sub(1));
+        let Some(foreign) = before.filter(|unit| unit.state == State::Foreign && unit.range.end() == place)
+        else {
+            return;
+        };
+        let Some((arena, main, _)) = self.arena(&foreign) else { return };
+        let Some(chunk) = Chunk::read(&mut self.peek, place).filter(|chunk| !chunk.previous_in_use()) else {
+            return;
+        };
+        let rules = Rules { machine, main };
+        let header = machine.header();
+        let places: Vec<u64> =
+            self.hints.places().flat_map(|held| [held, held.wrapping_sub(header)]).collect();
+        for start in places.into_iter().filter(|start| foreign.range.contains(*start)) {
+            let size = place.saturating_sub(start);
+            let whole = Chunk { previous: 0, head: size | PREV_INUSE };
+            if machine.first_chunk(start) != start || rules.check(whole, size).is_err() {
+                continue;
+            }
+            let told = format!("the chunk at {start:#x} is being freed");
+            // Its own size may be that of the first of the chunks that it is merged from, or the one
+            // before it was cut off: glibc 2.41 to 2.43, `_int_free_create_chunk`.
+            let own = Chunk::read(&mut self.peek, start).filter(|own| own.size() != size);
+            let head = own.map(|_| (start.saturating_add(machine.word), whole.head));
+            if chunk.previous != size || head.is_some() {
+                self.guess(arena, told, head.into_iter().chain([(place, size)]));
+            }
+        }
+    }
+}
