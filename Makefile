@@ -31,7 +31,6 @@ demo: $(INSTALLED) ## a whole leak hunt on a sample program, in gdb and from a s
 
 test: setup-test $(INSTALLED) ## cargo test, then pytest over real gdbs and the installed wheel
 	$(WITH_RUST) cargo test --locked --workspace --quiet
-	$(WITH_RUST) cargo test --locked --release --quiet --test steps
 	$(RECORDER) cargo test --locked --quiet $(OF_RECORDER)
 	.venv/bin/pytest $(PARALLEL)
 
@@ -50,7 +49,7 @@ test-matrix: setup-matrix $(INSTALLED) ## heaps and verdicts on each C library o
 # What comes up in one of some thousand runs: too long for each change.
 soak: $(INSTALLED) ## random heaps and graphs with many times the plans, stops and seeds
 	GDB_LEAK_SOAK=20 $(WITH_RUST) cargo test --locked --release --test heap --test graph
-	GDB_LEAK_SOAK=20 $(WITH_RUST) cargo test --locked --release --test steps -- --nocapture
+	GDB_LEAK_SOAK=20 $(WITH_RUST) cargo test --locked --release --test steps a_heap_of_each -- --nocapture
 	GDB_LEAK_SOAK=100 .venv/bin/pytest --timeout 3600 tests/gdb/test_heap_inside.py
 	GDB_LEAK_SOAK=5 .venv/bin/pytest tests/gdb/test_leak_graph.py
 

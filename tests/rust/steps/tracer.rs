@@ -26,7 +26,7 @@ const NEAR: u64 = 0x6000;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Mark {
     Ready { table: u64, entries: u64 },
-    Begin { entry: u64, block: u64 },
+    Begin { entry: u64, call: u64 },
     End,
 }
 
@@ -97,7 +97,7 @@ impl Tracer {
                     let (what, first, second) = (self.registers.rax, self.registers.rdi, self.registers.rsi);
                     return Some(match what {
                         1 => Mark::Ready { table: first, entries: second },
-                        2 => Mark::Begin { entry: first, block: second },
+                        2 => Mark::Begin { entry: first, call: second },
                         _ => Mark::End,
                     });
                 }
