@@ -39,8 +39,7 @@ pub(super) fn frames(
     call::run(py, progress, |job| {
         let mut unwinder = Unwinder::new(own);
         let unwound = |thread| {
-            job.check()?;
-            let found = unwinder.frames(thread);
+            let found = unwinder.frames(thread, job)?;
             Ok((thread.id, found.frames.into_iter().map(frame).collect(), found.dead))
         };
         threads.iter().map(unwound).collect()

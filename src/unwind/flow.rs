@@ -7,10 +7,12 @@
 
 use std::collections::BTreeSet;
 
+use crate::pass::Job;
+
 use super::Unclear;
 use super::bits::Bits;
 use super::code::{ARGUMENTS, Act, Op, PRESERVED, RBP, RSP, Registers, SCRATCH, bit};
-use super::graph::{Block, End, Graph};
+use super::graph::{Block, End, Failure, Graph};
 use super::places::{self, Access, Area, LOCALS, PASSED, Sink, WORD};
 
 /// Bits of all sets of one kind together beyond which a function is not believed.
@@ -91,7 +93,7 @@ impl Sink for Take {
 
 impl Flow {
     /// Solves both for a function.
-    pub(super) fn new(graph: Graph) -> Result<Self, Unclear> {
+    pub(super) fn new(graph: Graph, job: &Job) -> Result<Self, Failure> {
         let mut saves: BTreeSet<i64> = BTreeSet::new();
         for part in &graph.parts {
             saves.extend(part.rules.slots.iter().map(|at| at.div_euclid(WORD)));
@@ -113,11 +115,11 @@ impl Flow {
         own.collect();
         let bits = own.width().saturating_mul(own.graph.blocks.len());
         if bits > MOST_BITS {
-            return Err(Unclear::Bound);
+            return Err(Unclear::Bound.into());
         }
-        own.live = own.solve_live(SCRATCH)?;
-        own.handed = own.solve_live(SCRATCH | PRESERVED)?;
-        own.solve_written()?;
+        own.live = own.solve_live(SCRATCH, job)?;
+        own.handed = own.solve_live(SCRATCH | PRESERVED, job)?;
+        own.solve_written(job)?;
         Ok(own)
     }
 
@@ -359,7 +361,7 @@ impl Flow {
     }
 
     /// What is live where blocks start, if a return reads these registers.
-    fn solve_live(&self, returned: Registers) -> Result<Vec<Bits>, Unclear> {
+    fn solve_live(&self, returned: Registers, job: &Job) -> Result<Vec<Bits>, Failure> {
         let count = self.graph.blocks.len();
         let mut before: Vec<Vec<usize>> = vec![Vec::new(); count];
         for (number, block) in self.graph.blocks.iter().enumerate() {
@@ -377,6 +379,7 @@ impl Flow {
                 if !std::mem::take(dirty.get_mut(number).unwrap_or(&mut false)) {
                     continue;
                 }
+                job.check()?;
                 left = left.checked_sub(1).ok_or(Unclear::Bound)?;
                 let mut live = self.end(block, &starts, returned);
                 let landings = self.landings(block, &starts);
@@ -398,7 +401,7 @@ impl Flow {
         Ok(starts)
     }
 
-    fn solve_written(&mut self) -> Result<(), Unclear> {
+    fn solve_written(&mut self, job: &Job) -> Result<(), Failure> {
         let (count, width) = (self.graph.blocks.len(), self.width());
         let entry = |block: &Block| block.from == 0 && block.state.is_some();
         let mut starts = vec![Bits::new(width); count];
@@ -417,6 +420,7 @@ impl Flow {
                 if !std::mem::take(dirty.get_mut(number).unwrap_or(&mut false)) || block.state.is_none() {
                     continue;
                 }
+                job.check()?;
                 left = left.checked_sub(1).ok_or(Unclear::Bound)?;
                 let mut written = starts.get(number).cloned().unwrap_or_default();
                 let mut surely = sure.get(number).cloned().unwrap_or_default();

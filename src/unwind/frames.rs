@@ -2,7 +2,9 @@
 
 use std::rc::Rc;
 
+use crate::error::Error;
 use crate::memory::Memory;
+use crate::pass::Job;
 use crate::range::AddressRange;
 use crate::source::Thread;
 use crate::word::WordFormat;
@@ -100,14 +102,21 @@ impl<'m> Unwinder<'m> {
     /// The frames of a thread.
     ///
     /// None for threads of other machines, and for those whose registers are not known.
-    pub fn frames(&mut self, thread: &Thread) -> Frames {
-        let found = self.chain(thread);
-        let wholes: Vec<Rc<Whole>> = found.iter().map(|frame| self.functions.whole(&frame.part)).collect();
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Interrupted`] when the job was stopped.
+    pub fn frames(&mut self, thread: &Thread, job: &Job) -> Result<Frames, Error> {
+        let found = self.chain(thread, job)?;
+        let wholes: Result<Vec<Rc<Whole>>, Error> =
+            found.iter().map(|frame| self.functions.whole(&frame.part, job)).collect();
+        let wholes = wholes?;
         let mut frames = Vec::new();
         // Of the caller of the last one nothing is known: it may read all registers.
         let mut alive = [true; 6];
         let mut dead = Vec::new();
         for (index, frame) in found.iter().enumerate().rev() {
+            job.check()?;
             let callee = index.checked_sub(1).filter(|_| frame.signal.is_none());
             let callee = callee.and_then(|inner| Some((found.get(inner)?, wholes.get(inner)?)));
             let Some(whole) = wholes.get(index) else { break };
@@ -120,22 +129,23 @@ impl<'m> Unwinder<'m> {
             frames.push(judged.frame);
         }
         frames.reverse();
-        Frames { frames, dead }
+        Ok(Frames { frames, dead })
     }
 
     /// The frames whose callers are known.
-    fn chain(&mut self, thread: &Thread) -> Vec<Pending> {
+    fn chain(&mut self, thread: &Thread, job: &Job) -> Result<Vec<Pending>, Error> {
         let mut frames: Vec<Pending> = Vec::new();
-        let Some(mut state) = State::of(thread) else { return frames };
+        let Some(mut state) = State::of(thread) else { return Ok(frames) };
         let memory = self.functions.peek.memory();
         if memory.word_format() != WordFormat::LITTLE_64 {
-            return frames;
+            return Ok(frames);
         }
-        let Some(stack) = memory.region_at(state.stack_pointer) else { return frames };
+        let Some(stack) = memory.region_at(state.stack_pointer) else { return Ok(frames) };
         let mut stack = stack.range;
         let mut pending: Option<Pending> = None;
         let mut signal = None;
         while frames.len() < MOST_FRAMES {
+            job.check()?;
             // A call may be the last instruction: what it would return to is after it.
             let calls = pending.is_some();
             let inside = if calls { state.pc.wrapping_sub(1) } else { state.pc };
@@ -157,7 +167,7 @@ impl<'m> Unwinder<'m> {
             pending = Some(Pending { pc, stack_pointer, cfa, part, calls, signal: signal.take() });
             state = next;
         }
-        frames
+        Ok(frames)
     }
 
     /// What a signal interrupted, where a handler returns to `state`.

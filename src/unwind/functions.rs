@@ -5,13 +5,15 @@ use std::rc::Rc;
 
 use gimli::Pointer;
 
+use crate::error::Error;
 use crate::memory::Memory;
+use crate::pass::Job;
 use crate::peek::Peek;
 
 use super::Unclear;
 use super::code::{Act, Flow as Leads};
 use super::flow::Flow;
-use super::graph::{Graph, Missing, Target};
+use super::graph::{Failure, Graph, Target};
 use super::landing;
 use super::modules::Modules;
 use super::part::{FRAMELESS, Part};
@@ -93,13 +95,23 @@ impl<'m> Functions<'m> {
     }
 
     /// The function of which `part` is a part.
-    pub(super) fn whole(&mut self, part: &Rc<Part>) -> Rc<Whole> {
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Interrupted`] when the job was stopped.
+    pub(super) fn whole(&mut self, part: &Rc<Part>, job: &Job) -> Result<Rc<Whole>, Error> {
         let start = part.rules.range.start();
         if let Some(whole) = self.wholes.get(&start) {
-            return whole.clone();
+            return Ok(whole.clone());
         }
         let mut parts: Vec<Rc<Part>> = vec![part.clone()];
-        let flow = self.flow(&mut parts);
+        let flow = match self.flow(&mut parts, job) {
+            Ok(flow) => Ok(flow),
+            Err(Failure::Unclear(unclear)) => Err(unclear),
+            // It has too many.
+            Err(Failure::Part(_)) => Err(Unclear::Jump),
+            Err(Failure::Stopped(error)) => return Err(error),
+        };
         let saves = |register: usize| {
             parts.iter().flat_map(|part| &part.rules.rows).any(|row| {
                 row.saved.get(register).is_some_and(|saved| matches!(saved, super::rules::Saved::At(_)))
@@ -117,31 +129,30 @@ impl<'m> Functions<'m> {
                 self.wholes.insert(part.rules.range.start(), whole.clone());
             }
         }
-        whole
+        Ok(whole)
     }
 
-    fn flow(&mut self, parts: &mut Vec<Rc<Part>>) -> Result<Flow, Unclear> {
+    fn flow(&mut self, parts: &mut Vec<Rc<Part>>, job: &Job) -> Result<Flow, Failure> {
         loop {
             if let Some(unclear) = parts.iter().find_map(|part| part.unclear) {
-                return Err(unclear);
+                return Err(unclear.into());
             }
             parts.sort_by_key(|part| part.rules.range.start());
-            match Graph::new(parts.clone(), self) {
+            match Graph::new(parts.clone(), self, job) {
                 Ok(graph) => {
                     if parts.iter().any(|part| self.calls_twice(part)) {
-                        return Err(Unclear::Twice);
+                        return Err(Unclear::Twice.into());
                     }
-                    return Flow::new(graph);
+                    return Flow::new(graph, job);
                 }
-                Err(Missing::Unclear(unclear)) => return Err(unclear),
-                Err(Missing::Part(address)) if parts.len() <= MOST_PARTS => {
+                Err(Failure::Part(address)) if parts.len() <= MOST_PARTS => {
                     let part = self.part(address).ok_or(Unclear::Code)?;
                     if part.code.place(address).is_none() {
-                        return Err(Unclear::Code);
+                        return Err(Unclear::Code.into());
                     }
                     parts.push(part);
                 }
-                Err(Missing::Part(_)) => return Err(Unclear::Jump),
+                Err(failure) => return Err(failure),
             }
         }
     }

@@ -3,7 +3,11 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
+use crate::error::Error;
+use crate::pass::Job;
+
 use super::Unclear;
+use super::bits::Bits;
 use super::code::{Act, Flow, Op, RSP};
 use super::part::{FRAMELESS, Part};
 use super::places::{self, Access, Sink, State, Table};
@@ -62,16 +66,53 @@ pub(super) trait Target {
     fn continues(&mut self, address: u64, cfa: Cfa) -> bool;
 }
 
-/// Why a graph could not be made.
-pub(super) enum Missing {
+/// Why a function was not analysed.
+#[derive(Debug)]
+pub(super) enum Failure {
     /// The part at that address is a part of the function.
     Part(u64),
+    /// Its frames are alive as a whole.
     Unclear(Unclear),
+    /// Not for a reason of the function: the job was stopped.
+    Stopped(Error),
 }
 
-impl From<Unclear> for Missing {
+impl From<Unclear> for Failure {
     fn from(unclear: Unclear) -> Self {
         Self::Unclear(unclear)
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Stopped(error)
+    }
+}
+
+/// Blocks to visit, each of them once.
+struct Queue {
+    blocks: VecDeque<usize>,
+    /// Those that are in it: a search in it for each edge would take the square of their number.
+    queued: Bits,
+}
+
+impl Queue {
+    /// An empty one for the numbers below `count`.
+    fn new(count: usize) -> Self {
+        Self { blocks: VecDeque::new(), queued: Bits::new(count) }
+    }
+
+    fn push(&mut self, number: usize) {
+        if !self.queued.has(number) {
+            self.queued.add(number);
+            self.blocks.push_back(number);
+        }
+    }
+
+    fn pop(&mut self) -> Option<usize> {
+        let number = self.blocks.pop_front()?;
+        self.queued.remove(number);
+        Some(number)
     }
 }
 
@@ -91,12 +132,12 @@ type Tables = BTreeMap<Place, (Table, Vec<Place>)>;
 
 impl Graph {
     /// The graph of these parts, which are in address order.
-    pub(super) fn new(parts: Vec<Rc<Part>>, target: &mut dyn Target) -> Result<Self, Missing> {
+    pub(super) fn new(parts: Vec<Rc<Part>>, target: &mut dyn Target, job: &Job) -> Result<Self, Failure> {
         let mut tables = Tables::new();
         let mut graph = Self { parts, ..Self::default() };
         for _ in 0..MOST_ROUNDS {
             graph.cut(&tables)?;
-            if !graph.run(&mut tables, target)? {
+            if !graph.run(&mut tables, target, job)? {
                 graph.reached()?;
                 return Ok(graph);
             }
@@ -131,7 +172,7 @@ impl Graph {
     }
 
     /// Cuts the code into blocks.
-    fn cut(&mut self, tables: &Tables) -> Result<(), Missing> {
+    fn cut(&mut self, tables: &Tables) -> Result<(), Failure> {
         let mut starts: Vec<Place> = Vec::new();
         for (number, part) in self.parts.iter().enumerate() {
             starts.push((number, 0));
@@ -178,7 +219,7 @@ impl Graph {
     }
 
     /// Finds where a block leads.
-    fn lead(&self, block: &mut Block, tables: &Tables) -> Result<(), Missing> {
+    fn lead(&self, block: &mut Block, tables: &Tables) -> Result<(), Failure> {
         let last = (block.part, block.to.saturating_sub(1));
         let Some(op) = self.op(last) else { return Ok(()) };
         let (cfa, behind) = (self.cfa(last), (block.part, block.to));
@@ -211,7 +252,7 @@ impl Graph {
         for site in part.sites.iter().filter(|site| site.range.contains(start)) {
             let Some(place) = self.place(site.landing) else {
                 let known = self.parts.iter().any(|part| part.rules.range.contains(site.landing));
-                return Err(if known { Unclear::Code.into() } else { Missing::Part(site.landing) });
+                return Err(if known { Unclear::Code.into() } else { Failure::Part(site.landing) });
             };
             block.landings.extend(self.by_place.get(&place));
         }
@@ -227,8 +268,8 @@ impl Graph {
     }
 
     /// Finds what registers hold in each block; returns whether a table was new.
-    fn run(&mut self, tables: &mut Tables, target: &mut dyn Target) -> Result<bool, Missing> {
-        let mut queue: VecDeque<usize> = VecDeque::new();
+    fn run(&mut self, tables: &mut Tables, target: &mut dyn Target, job: &Job) -> Result<bool, Failure> {
+        let mut queue = Queue::new(self.blocks.len());
         for number in 0..self.parts.len() {
             let entry = (number, 0);
             // gcc puts a nop before a part that starts with a landing, whose distance must not be
@@ -240,12 +281,13 @@ impl Graph {
                 }
             }
         }
-        if queue.is_empty() {
-            return Err(self.outside().map_or(Unclear::Entry.into(), Missing::Part));
+        if queue.blocks.is_empty() {
+            return Err(self.outside().map_or(Unclear::Entry.into(), Failure::Part));
         }
         let mut left = self.blocks.len().saturating_mul(MOST_VISITS);
         let mut found = false;
-        while let Some(number) = queue.pop_front() {
+        while let Some(number) = queue.pop() {
+            job.check()?;
             left = left.checked_sub(1).ok_or(Unclear::Bound)?;
             let Some(block) = self.blocks.get(number) else { continue };
             let Some(mut state) = block.state else { continue };
@@ -284,7 +326,7 @@ impl Graph {
     }
 
     /// Hands what registers hold on to where a block leads.
-    fn leave(&mut self, number: usize, state: &State, queue: &mut VecDeque<usize>) -> Result<(), Missing> {
+    fn leave(&mut self, number: usize, state: &State, queue: &mut Queue) -> Result<(), Failure> {
         let Some(block) = self.blocks.get(number) else { return Ok(()) };
         let last = (block.part, block.to.saturating_sub(1));
         let Some(op) = self.op(last) else { return Ok(()) };
@@ -292,7 +334,7 @@ impl Graph {
         if let Flow::Jump(to) | Flow::Branch(to) = op.flow {
             if block.end != End::Tail && self.place(to).is_none() {
                 let known = self.parts.iter().any(|part| part.rules.range.contains(to));
-                return Err(if known { Unclear::Code.into() } else { Missing::Part(to) });
+                return Err(if known { Unclear::Code.into() } else { Failure::Part(to) });
             }
         }
         let runs_out = op.flow == Flow::Next && !calls || matches!(op.flow, Flow::Branch(_));
@@ -314,7 +356,7 @@ impl Graph {
         Ok(())
     }
 
-    fn flow_into(&mut self, number: usize, state: &State, queue: &mut VecDeque<usize>) {
+    fn flow_into(&mut self, number: usize, state: &State, queue: &mut Queue) {
         let Some(block) = self.blocks.get_mut(number) else { return };
         let changed = match &mut block.state {
             Some(own) => places::join(own, state),
@@ -323,8 +365,8 @@ impl Graph {
                 true
             }
         };
-        if changed && !queue.contains(&number) {
-            queue.push_back(number);
+        if changed {
+            queue.push(number);
         }
     }
 
@@ -335,7 +377,7 @@ impl Graph {
         state: &State,
         tables: &mut Tables,
         target: &mut dyn Target,
-    ) -> Result<bool, Missing> {
+    ) -> Result<bool, Failure> {
         let (Some(part), Some(op)) = (self.parts.get(place.0), self.op(place)) else {
             return Err(Unclear::Code.into());
         };
@@ -352,7 +394,7 @@ impl Graph {
             match self.place(address) {
                 Some(aim) if self.cfa(aim) == cfa => aims.push(aim),
                 None if self.parts.iter().any(|part| part.rules.range.contains(address)) => break,
-                None if target.continues(address, cfa) => return Err(Missing::Part(address)),
+                None if target.continues(address, cfa) => return Err(Failure::Part(address)),
                 _ => break,
             }
         }
@@ -366,7 +408,7 @@ impl Graph {
     }
 
     /// Fails where some code has a frame, and nothing that is known leads there.
-    fn reached(&self) -> Result<(), Missing> {
+    fn reached(&self) -> Result<(), Failure> {
         for block in self.blocks.iter().filter(|block| block.state.is_none()) {
             let framed = |index: usize| {
                 let place = (block.part, index);

@@ -102,8 +102,7 @@ pub fn dead(memory: &dyn Memory, threads: &[Thread], job: &Job) -> Result<Dead, 
     let mut unwinder = Unwinder::new(memory);
     let mut dead = Dead::default();
     for thread in threads {
-        job.check()?;
-        let found = unwinder.frames(thread);
+        let found = unwinder.frames(thread, job)?;
         found.frames.iter().for_each(|frame| dead.classes.add(frame));
         dead.slots.extend(found.frames.into_iter().flat_map(|frame| frame.dead));
         dead.registers.extend(found.dead.into_iter().map(|name| (thread.id, name)));

@@ -1,8 +1,10 @@
 //! The analysis of a single part, without a target: for tests of single instructions.
 
+use crate::pass::Job;
+
 use super::Unclear;
 use super::flow::Flow;
-use super::graph::{Graph, Missing, Target};
+use super::graph::{Failure, Graph, Target};
 use super::part::Part;
 use super::places::{LOCALS, Table};
 use super::rules::{Cfa, Rules};
@@ -44,16 +46,14 @@ impl Slots {
     #[must_use]
     pub fn with_table(code: &[u8], rules: &Rules, table: &[u64]) -> Self {
         let part = std::rc::Rc::new(Part::new(code, rules.clone()));
-        let graph = match part.unclear {
-            Some(unclear) => Err(unclear),
-            None => Graph::new(vec![part.clone()], &mut Alone(table)).map_err(|missing| match missing {
-                Missing::Unclear(unclear) => unclear,
-                Missing::Part(_) => Unclear::Jump,
-            }),
-        };
-        let (flow, unclear) = match graph.and_then(Flow::new) {
+        let job = Job::default();
+        let flow = part.unclear.map_or(Ok(()), |unclear| Err(unclear.into()));
+        let flow = flow.and_then(|()| Graph::new(vec![part.clone()], &mut Alone(table), &job));
+        let (flow, unclear) = match flow.and_then(|graph| Flow::new(graph, &job)) {
             Ok(flow) => (Some(flow), None),
-            Err(unclear) => (None, Some(unclear)),
+            Err(Failure::Unclear(unclear)) => (None, Some(unclear)),
+            // Nothing stops the job, and there are no other parts.
+            Err(Failure::Part(_) | Failure::Stopped(_)) => (None, Some(Unclear::Jump)),
         };
         let touched = flow.as_ref().map(|flow| flow.words().to_vec()).unwrap_or_default();
         let escapes = flow.as_ref().is_some_and(|flow| flow.escapes(LOCALS));
@@ -92,5 +92,32 @@ impl Slots {
     pub fn returns(&self, offset: u64) -> bool {
         let address = self.part.rules.range.start().checked_add(offset);
         address.is_some_and(|address| self.part.code.call(address).is_some())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::rules::{Row, Saved};
+    use super::*;
+    use crate::range::AddressRange;
+
+    #[test]
+    fn a_stopped_job_ends_each_analysis_of_a_function() {
+        let row = Row { start: 0x1000, cfa: Cfa::Rsp(8), saved: [Saved::Same; 6], back: Saved::At(-8) };
+        let rules = Rules {
+            range: AddressRange::with_length(0x1000, 1).unwrap(),
+            rows: vec![row],
+            slots: Vec::new(),
+            expressions: false,
+            signal: false,
+            exceptions: None,
+        };
+        let parts = vec![std::rc::Rc::new(Part::new(&[0xc3], rules))];
+        let (runs, stopped) = (Job::default(), Job::default());
+        stopped.stop();
+        let graph = |job| Graph::new(parts.clone(), &mut Alone(&[]), job);
+        assert!(matches!(graph(&stopped), Err(Failure::Stopped(_))));
+        assert!(matches!(Flow::new(graph(&runs).unwrap(), &stopped), Err(Failure::Stopped(_))));
+        assert!(Flow::new(graph(&runs).unwrap(), &runs).is_ok());
     }
 }

@@ -10,3 +10,5 @@ mod module;
 mod slots;
 #[path = "unwind/stacks.rs"]
 mod stacks;
+#[path = "unwind/stop.rs"]
+mod stop;

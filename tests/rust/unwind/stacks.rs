@@ -111,7 +111,7 @@ impl World {
 
     fn unclear(&self) -> Option<Unclear> {
         let memory = memory(&image(&self.parts), &self.stack.words);
-        let frames = Unwinder::new(&memory).frames(&self.thread).frames;
+        let frames = Unwinder::new(&memory).frames(&self.thread, &Job::default()).unwrap().frames;
         assert_eq!(frames.len(), 2);
         frames[1].unclear
     }
@@ -133,7 +133,7 @@ fn words_that_a_frame_does_not_use_are_dead() {
 fn frames_are_told_from_the_innermost_on() {
     let world = plain();
     let memory = memory(&image(&world.parts), &world.stack.words);
-    let frames = Unwinder::new(&memory).frames(&world.thread).frames;
+    let frames = Unwinder::new(&memory).frames(&world.thread, &Job::default()).unwrap().frames;
     let told: Vec<(u64, u64, u64)> =
         frames.iter().map(|frame| (frame.pc, frame.stack_pointer, frame.cfa)).collect();
     let (low, high) = (world.frame - 16, world.frame + 48);
@@ -160,7 +160,7 @@ fn a_register_that_was_restored_and_a_slot_that_no_rule_names_yet_are_alive() {
         let pointer = world.stack.pointer();
         world.thread = thread(at(0) + offset, pointer + popped, 0);
         let memory = memory(&image(&world.parts), &world.stack.words);
-        let found = Unwinder::new(&memory).frames(&world.thread);
+        let found = Unwinder::new(&memory).frames(&world.thread, &Job::default()).unwrap();
         assert_eq!((found.frames.len(), found.frames[0].unclear), (2, None), "{offset}");
         let slot = found.frames[0].dead.iter().any(|range| range.contains(pointer));
         (found.dead.contains(&"rbx"), slot)
@@ -313,7 +313,7 @@ fn a_table_of_exceptions_that_cannot_be_read_keeps_the_frame() {
     // The encoding of its numbers.
     bytes[0x4000 + 0x40 + 2] = 0x50;
     let memory = memory(&bytes, &world.stack.words);
-    let frames = Unwinder::new(&memory).frames(&world.thread).frames;
+    let frames = Unwinder::new(&memory).frames(&world.thread, &Job::default()).unwrap().frames;
     assert_eq!(frames[1].unclear, Some(Unclear::Jump));
 }
 
@@ -507,7 +507,10 @@ fn a_chain_of_frames_that_does_not_end_is_left() {
     let memory = memory(&image(&world.parts), &world.stack.words);
     // Each frame needs room: the stack of 64 words ends before any limit.
     for pointer in (0..64).map(|word| STACK + 8 * word) {
-        let frames = Unwinder::new(&memory).frames(&thread(at(1) + 5, pointer, pointer)).frames;
+        let frames = Unwinder::new(&memory)
+            .frames(&thread(at(1) + 5, pointer, pointer), &Job::default())
+            .unwrap()
+            .frames;
         assert!(frames.len() < 64);
     }
 }
@@ -518,11 +521,11 @@ fn threads_of_other_machines_have_no_frames() {
     let memory = memory(&image(&world.parts), &world.stack.words);
     let mut thread = world.thread.clone();
     thread.registers.general[0].name = "pc".into();
-    assert_eq!(Unwinder::new(&memory).frames(&thread).frames, []);
+    assert_eq!(Unwinder::new(&memory).frames(&thread, &Job::default()).unwrap().frames, []);
     let mut bytes = image(&world.parts);
     bytes[18] = 183;
     let memory = crate::module::memory(&bytes, &world.stack.words);
-    assert_eq!(Unwinder::new(&memory).frames(&world.thread).frames, []);
+    assert_eq!(Unwinder::new(&memory).frames(&world.thread, &Job::default()).unwrap().frames, []);
 }
 
 proptest! {
