@@ -72,6 +72,7 @@ mod unclear;
 pub use classes::{Class, Classes};
 pub use frames::{Frame, Frames, Unwinder};
 pub use rules::{Cfa, Row, Rules, Saved};
+#[doc(hidden)] // Only tests need it.
 pub use slots::Slots;
 pub use unclear::Unclear;
 
