@@ -75,7 +75,8 @@ pub(super) struct Flow {
     /// The same where a return reads all registers that calls preserve, too.
     pub(super) handed: Vec<Bits>,
     pub(super) written: Vec<Bits>,
-    pub(super) sure: Option<Vec<Bits>>,
+    /// What was written on all ways there.
+    pub(super) sure: Vec<Bits>,
 }
 
 /// Takes the accesses of one instruction.
@@ -110,7 +111,7 @@ impl Flow {
             live: Vec::new(),
             handed: Vec::new(),
             written: Vec::new(),
-            sure: None,
+            sure: Vec::new(),
         };
         own.collect();
         let bits = own.width().saturating_mul(own.graph.blocks.len());
@@ -441,7 +442,7 @@ impl Flow {
             }
         }
         self.written = starts;
-        self.sure = Some(sure);
+        self.sure = sure;
         Ok(())
     }
 
@@ -455,9 +456,5 @@ impl Flow {
     pub(super) fn writes(&self, register: u8) -> bool {
         let mut ops = self.graph.parts.iter().flat_map(|part| &part.code.ops);
         ops.any(|op| op.dirties & bit(register) != 0)
-    }
-
-    pub(super) fn graph(&self) -> &Graph {
-        &self.graph
     }
 }

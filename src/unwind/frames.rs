@@ -238,12 +238,12 @@ impl Pending {
         } else {
             self.pc
         };
-        let place = flow.graph().place(address).ok_or(Unclear::Entry)?;
+        let place = flow.graph.place(address).ok_or(Unclear::Entry)?;
         let mut point = flow.point(place, self.calls).ok_or(Unclear::Entry)?;
         // A system call that was interrupted may be started again.
         if let Some(before) = place.1.checked_sub(1).filter(|_| !self.calls) {
             let before = (place.0, before);
-            let restarts = flow.graph().op(before).is_some_and(|op| op.system && op.next == self.pc);
+            let restarts = flow.graph.op(before).is_some_and(|op| op.system && op.next == self.pc);
             if let Some(again) = flow.point(before, false).filter(|_| restarts) {
                 point.unite(&again);
             }

@@ -14,8 +14,8 @@ pub(super) struct Point<'f> {
     /// What is read before it is written where the caller reads all that calls preserve.
     handed: Bits,
     written: Bits,
-    /// What was written on all ways there; where that is known.
-    sure: Option<Bits>,
+    /// What was written on all ways there.
+    sure: Bits,
 }
 
 impl Flow {
@@ -44,12 +44,10 @@ impl Flow {
         let (live, handed) = (read(&self.live, SCRATCH), read(&self.handed, SCRATCH | PRESERVED));
         let until = if during { own.saturating_add(1) } else { own };
         let mut written = self.written.get(number)?.clone();
-        let mut sure = self.sure.as_ref().and_then(|sure| sure.get(number)).cloned();
+        let mut sure = self.sure.get(number)?.clone();
         for effect in effects.iter().take(until) {
             self.after(effect, &mut written, false);
-            if let Some(sure) = &mut sure {
-                self.after(effect, sure, true);
-            }
+            self.after(effect, &mut sure, true);
         }
         Some(Point { flow: self, live, handed, written, sure })
     }
@@ -85,7 +83,7 @@ impl Point<'_> {
 
     /// Whether all ways to here have written a word.
     pub(super) fn surely_written(&self, word: i64) -> bool {
-        self.sure.as_ref().is_none_or(|sure| sure.has(self.flow.bit(word)))
+        self.sure.has(self.flow.bit(word))
     }
 
     /// Whether an address of an area escaped on some way to here.
@@ -98,9 +96,6 @@ impl Point<'_> {
         self.live.unite(&other.live);
         self.handed.unite(&other.handed);
         self.written.unite(&other.written);
-        match (&mut self.sure, &other.sure) {
-            (Some(own), Some(other)) => drop(own.keep(other)),
-            (own, _) => *own = None,
-        }
+        self.sure.keep(&other.sure);
     }
 }

@@ -65,7 +65,7 @@ impl Slots {
     #[must_use]
     pub fn dead(&self, offset: u64) -> Option<Vec<i64>> {
         let flow = self.flow.as_ref()?;
-        let place = flow.graph().place(self.part.rules.range.start().checked_add(offset)?)?;
+        let place = flow.graph.place(self.part.rules.range.start().checked_add(offset)?)?;
         let point = flow.point(place, false)?;
         let alive = |word: i64| point.escaped(LOCALS) || (point.written(word) && point.live(word));
         Some(flow.words().iter().copied().filter(|word| !alive(*word)).collect())
@@ -76,7 +76,7 @@ impl Slots {
     #[must_use]
     pub fn reads(&self, offset: u64, register: u8) -> Option<bool> {
         let flow = self.flow.as_ref()?;
-        let place = flow.graph().place(self.part.rules.range.start().checked_add(offset)?)?;
+        let place = flow.graph.place(self.part.rules.range.start().checked_add(offset)?)?;
         Some(flow.point(place, false)?.register(register))
     }
 
