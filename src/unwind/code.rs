@@ -74,7 +74,7 @@ pub(super) enum Act {
 
 /// Where an instruction leads.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Flow {
+pub(super) enum Successor {
     Next,
     Jump(u64),
     Branch(u64),
@@ -112,7 +112,7 @@ pub(super) struct Op {
     /// The number of the row of rules that holds; beyond all rows where none does.
     pub(super) row: u32,
     pub(super) act: Act,
-    pub(super) flow: Flow,
+    pub(super) successor: Successor,
     /// Registers whose values it takes, and those it takes addresses from.
     pub(super) reads: Registers,
     pub(super) addresses: Registers,
@@ -182,7 +182,7 @@ impl Code {
     }
 
     /// The number of the instruction that starts at `address`, or whose `lock` is just before it.
-    pub(super) fn place(&self, address: u64) -> Option<usize> {
+    pub(super) fn index_of(&self, address: u64) -> Option<usize> {
         let skipped = self.skipped.binary_search(&address).is_ok();
         let start = if skipped { address.checked_sub(1)? } else { address };
         self.ops.binary_search_by_key(&start, |op| op.at).ok()
@@ -197,7 +197,7 @@ impl Code {
 
     /// Whether some instruction returns.
     pub(super) fn returns(&self) -> bool {
-        self.ops.iter().any(|op| op.flow == Flow::Return)
+        self.ops.iter().any(|op| op.successor == Successor::Return)
     }
 
     fn push(&mut self, instruction: &Instruction, row: u32, factory: &mut InstructionInfoFactory) {
@@ -207,7 +207,7 @@ impl Code {
             next: instruction.next_ip(),
             row,
             act: Act::Other,
-            flow: flow(instruction),
+            successor: successor(instruction),
             reads: 0,
             addresses: 0,
             kills: 0,
@@ -310,19 +310,19 @@ const fn writes(access: OpAccess) -> bool {
     matches!(access, Write | CondWrite | ReadWrite | ReadCondWrite)
 }
 
-fn flow(instruction: &Instruction) -> Flow {
+fn successor(instruction: &Instruction) -> Successor {
     let near = instruction.op0_kind() == OpKind::NearBranch64;
     let target = instruction.near_branch_target();
     match instruction.flow_control() {
-        FlowControl::UnconditionalBranch if near => Flow::Jump(target),
-        FlowControl::ConditionalBranch | FlowControl::XbeginXabortXend if near => Flow::Branch(target),
+        FlowControl::UnconditionalBranch if near => Successor::Jump(target),
+        FlowControl::ConditionalBranch | FlowControl::XbeginXabortXend if near => Successor::Branch(target),
         FlowControl::UnconditionalBranch | FlowControl::IndirectBranch | FlowControl::ConditionalBranch => {
-            Flow::Indirect
+            Successor::Indirect
         }
-        FlowControl::Return => Flow::Return,
-        FlowControl::Exception | FlowControl::Interrupt => Flow::Stop,
-        _ if instruction.mnemonic() == Mnemonic::Hlt => Flow::Stop,
-        _ => Flow::Next,
+        FlowControl::Return => Successor::Return,
+        FlowControl::Exception | FlowControl::Interrupt => Successor::Stop,
+        _ if instruction.mnemonic() == Mnemonic::Hlt => Successor::Stop,
+        _ => Successor::Next,
     }
 }
 

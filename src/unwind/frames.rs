@@ -66,7 +66,7 @@ pub struct Unwinder<'m> {
 }
 
 /// Where a thread is, and what it holds.
-struct State {
+struct UnwindState {
     pc: u64,
     stack_pointer: u64,
     /// Where known.
@@ -135,7 +135,7 @@ impl<'m> Unwinder<'m> {
     /// The frames whose callers are known.
     fn chain(&mut self, thread: &Thread, job: &Job) -> Result<Vec<Pending>, Error> {
         let mut frames: Vec<Pending> = Vec::new();
-        let Some(mut state) = State::of(thread) else { return Ok(frames) };
+        let Some(mut state) = UnwindState::of(thread) else { return Ok(frames) };
         let memory = self.functions.peek.memory();
         if memory.word_format() != WordFormat::LITTLE_64 {
             return Ok(frames);
@@ -157,7 +157,7 @@ impl<'m> Unwinder<'m> {
                 (signal, state, stack) = (Some(kind), next, region.range);
                 continue;
             }
-            let known = if calls { part.code.call(state.pc) } else { part.code.place(state.pc) };
+            let known = if calls { part.code.call(state.pc) } else { part.code.index_of(state.pc) };
             if known.is_none() {
                 break;
             }
@@ -171,20 +171,26 @@ impl<'m> Unwinder<'m> {
     }
 
     /// What a signal interrupted, where a handler returns to `state`.
-    fn interrupted(&mut self, state: &State, stack: AddressRange) -> Option<(Signal, State)> {
+    fn interrupted(&mut self, state: &UnwindState, stack: AddressRange) -> Option<(Signal, UnwindState)> {
         let context = state.stack_pointer;
         let peek = &mut self.functions.peek;
         let kind = signal::at(peek, state.pc, context)?;
         let pc = peek.word(context.checked_add(signal::RIP)?)?;
         let mut value = |register: u8| peek.word(context.checked_add(signal::offset(register)?)?);
-        let next = State { pc, stack_pointer: value(RSP)?, preserved: PRESERVED.map(value) };
+        let next = UnwindState { pc, stack_pointer: value(RSP)?, preserved: PRESERVED.map(value) };
         // On the same stack it is above; a handler may have a stack of its own.
         let below = stack.contains(next.stack_pointer) && next.stack_pointer <= context;
         (!below).then_some((kind, next))
     }
 
     /// The CFA of a frame, and what its caller has.
-    fn step(&mut self, state: &State, part: &Part, inside: u64, stack: AddressRange) -> Option<(u64, State)> {
+    fn step(
+        &mut self,
+        state: &UnwindState,
+        part: &Part,
+        inside: u64,
+        stack: AddressRange,
+    ) -> Option<(u64, UnwindState)> {
         if part.rules.signal {
             return None;
         }
@@ -208,11 +214,11 @@ impl<'m> Unwinder<'m> {
                 Saved::Lost => *value = None,
             }
         }
-        Some((cfa, State { pc, stack_pointer: cfa, preserved }))
+        Some((cfa, UnwindState { pc, stack_pointer: cfa, preserved }))
     }
 }
 
-impl State {
+impl UnwindState {
     fn of(thread: &Thread) -> Option<Self> {
         let value = |name: &str| {
             let register = thread.registers.general.iter().find(|register| register.name == name)?;
@@ -238,11 +244,11 @@ impl Pending {
         } else {
             self.pc
         };
-        let place = flow.graph.place(address).ok_or(Unclear::Entry)?;
-        let mut point = flow.point(place, self.calls).ok_or(Unclear::Entry)?;
+        let at = flow.graph.index_of(address).ok_or(Unclear::Entry)?;
+        let mut point = flow.point(at, self.calls).ok_or(Unclear::Entry)?;
         // A system call that was interrupted may be started again.
-        if let Some(before) = place.1.checked_sub(1).filter(|_| !self.calls) {
-            let before = (place.0, before);
+        if let Some(before) = at.1.checked_sub(1).filter(|_| !self.calls) {
+            let before = (at.0, before);
             let restarts = flow.graph.op(before).is_some_and(|op| op.system && op.next == self.pc);
             if let Some(again) = flow.point(before, false).filter(|_| restarts) {
                 point.unite(&again);

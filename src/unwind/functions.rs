@@ -11,9 +11,9 @@ use crate::pass::Job;
 use crate::peek::Peek;
 
 use super::Unclear;
-use super::code::{Act, Flow as Leads};
-use super::flow::Flow;
-use super::graph::{Failure, Graph, Target};
+use super::code::{Act, Successor};
+use super::control_flow::{ControlFlow, Failure, JumpTables};
+use super::data_flow::DataFlow;
 use super::landing;
 use super::modules::Modules;
 use super::part::{FRAMELESS, Part};
@@ -32,7 +32,7 @@ const MOST_PARTS: usize = 8;
 #[derive(Debug)]
 pub(super) struct Whole {
     /// Its data flow, or what makes its frames alive as a whole.
-    pub(super) flow: Result<Flow, Unclear>,
+    pub(super) flow: Result<DataFlow, Unclear>,
     /// Whether it can return.
     pub(super) returns: bool,
     /// Whether it keeps values in all registers that calls preserve but the frame pointer: a
@@ -132,22 +132,22 @@ impl<'m> Functions<'m> {
         Ok(whole)
     }
 
-    fn flow(&mut self, parts: &mut Vec<Rc<Part>>, job: &Job) -> Result<Flow, Failure> {
+    fn flow(&mut self, parts: &mut Vec<Rc<Part>>, job: &Job) -> Result<DataFlow, Failure> {
         loop {
             if let Some(unclear) = parts.iter().find_map(|part| part.unclear) {
                 return Err(unclear.into());
             }
             parts.sort_by_key(|part| part.rules.range.start());
-            match Graph::new(parts.clone(), self, job) {
+            match ControlFlow::new(parts.clone(), self, job) {
                 Ok(graph) => {
                     if parts.iter().any(|part| self.calls_twice(part)) {
                         return Err(Unclear::Twice.into());
                     }
-                    return Flow::new(graph, job);
+                    return DataFlow::new(graph, job);
                 }
                 Err(Failure::Part(address)) if parts.len() <= MOST_PARTS => {
                     let part = self.part(address).ok_or(Unclear::Code)?;
-                    if part.code.place(address).is_none() {
+                    if part.code.index_of(address).is_none() {
                         return Err(Unclear::Code.into());
                     }
                     parts.push(part);
@@ -181,15 +181,15 @@ fn may_return(part: &Part) -> bool {
     part.code.returns()
         || part.code.ops.iter().any(|op| {
             let frameless = part.rules.rows.get(op.row as usize).is_none_or(|row| row.cfa == FRAMELESS);
-            match op.flow {
-                Leads::Indirect => frameless,
-                Leads::Jump(to) | Leads::Branch(to) => frameless && !part.rules.range.contains(to),
+            match op.successor {
+                Successor::Indirect => frameless,
+                Successor::Jump(to) | Successor::Branch(to) => frameless && !part.rules.range.contains(to),
                 _ => false,
             }
         })
 }
 
-impl Target for Functions<'_> {
+impl JumpTables for Functions<'_> {
     fn entry(&mut self, table: Table, index: u64) -> Option<u64> {
         match table {
             Table::Addresses(start) => self.peek.word(start.checked_add(index.checked_mul(8)?)?),
@@ -203,6 +203,6 @@ impl Target for Functions<'_> {
 
     fn continues(&mut self, address: u64, cfa: Cfa) -> bool {
         let Some(part) = self.part(address) else { return false };
-        part.code.place(address).is_some() && part.rules.row(address).is_some_and(|row| row.cfa == cfa)
+        part.code.index_of(address).is_some() && part.rules.row(address).is_some_and(|row| row.cfa == cfa)
     }
 }

@@ -5,7 +5,7 @@
 //! One that leaves the registers (to memory, a vector register, a call, the kernel) escapes.
 
 use super::Unclear;
-use super::code::{ARGUMENTS, Act, Code, Flow, Mem, Op, RBP, RSP, Registers, SCRATCH, bit};
+use super::code::{ARGUMENTS, Act, Code, Mem, Op, RBP, RSP, Registers, SCRATCH, Successor, bit};
 use super::rules::Cfa;
 
 /// The bytes of a word.
@@ -67,27 +67,27 @@ impl Value {
 }
 
 /// What is known of all general registers.
-pub(super) type State = [Value; 16];
+pub(super) type Values = [Value; 16];
 
 /// The state where a function starts: right below the CFA is the return address.
-pub(super) fn entered() -> State {
+pub(super) fn entered() -> Values {
     let mut state = [Value::Other; 16];
     set(&mut state, RSP, Value::Frame(WORD.saturating_neg()));
     state
 }
 
-pub(super) fn get(state: &State, register: u8) -> Value {
+pub(super) fn get(state: &Values, register: u8) -> Value {
     state.get(usize::from(register)).copied().unwrap_or(Value::Other)
 }
 
-pub(super) fn set(state: &mut State, register: u8, value: Value) {
+pub(super) fn set(state: &mut Values, register: u8, value: Value) {
     if let Some(own) = state.get_mut(usize::from(register)) {
         *own = value;
     }
 }
 
 /// Joins another way to the same place; returns whether that changed what is known.
-pub(super) fn join(state: &mut State, other: &State) -> bool {
+pub(super) fn join(state: &mut Values, other: &Values) -> bool {
     let mut changed = false;
     for (own, other) in state.iter_mut().zip(other) {
         let joined = own.join(*other);
@@ -116,7 +116,7 @@ pub(super) trait Sink {
 }
 
 /// Runs an instruction on what is known of the registers.
-pub(super) fn run(state: &mut State, code: &Code, op: &Op, sink: &mut impl Sink) {
+pub(super) fn run(state: &mut Values, code: &Code, op: &Op, sink: &mut impl Sink) {
     let mems = code.mems(op);
     if !matches!(op.act, Act::Lea { .. }) {
         for mem in mems {
@@ -209,14 +209,14 @@ pub(super) fn run(state: &mut State, code: &Code, op: &Op, sink: &mut impl Sink)
 }
 
 /// Puts a value into a register.
-fn to_register(state: &mut State, to: u8, value: Value, sink: &mut impl Sink) {
+fn to_register(state: &mut Values, to: u8, value: Value, sink: &mut impl Sink) {
     if to == RSP && !matches!(value, Value::Frame(_)) {
         sink.unclear(Unclear::Size);
     }
     set(state, to, value);
 }
 
-fn push(state: &mut State, from: Option<u8>, sink: &mut impl Sink) {
+fn push(state: &mut Values, from: Option<u8>, sink: &mut impl Sink) {
     let value = from.map_or(Value::Other, |from| get(state, from));
     let moved = match get(state, RSP) {
         Value::Frame(at) => at.checked_sub(WORD),
@@ -238,11 +238,11 @@ fn push(state: &mut State, from: Option<u8>, sink: &mut impl Sink) {
 }
 
 /// The area of the stack pointer, where its value is taken.
-fn stack_read(state: &State, op: &Op) -> Area {
+fn stack_read(state: &Values, op: &Op) -> Area {
     if op.reads & bit(RSP) == 0 { 0 } else { get(state, RSP).area() }
 }
 
-fn lea(state: &State, op: &Op, mem: &Mem) -> Value {
+fn lea(state: &Values, op: &Op, mem: &Mem) -> Value {
     if let Some(address) = op.address {
         return Value::Place(address);
     }
@@ -257,7 +257,7 @@ fn lea(state: &State, op: &Op, mem: &Mem) -> Value {
 }
 
 /// What a load yields.
-fn loaded(state: &State, mem: &Mem, signed: bool) -> Value {
+fn loaded(state: &Values, mem: &Mem, signed: bool) -> Value {
     let base = mem.base.map(|base| get(state, base));
     match (base, mem.index, mem.scale) {
         (Some(Value::Place(table)), Some(_), 4) if signed && mem.displacement == 0 => Value::Entry(table),
@@ -272,7 +272,7 @@ fn loaded(state: &State, mem: &Mem, signed: bool) -> Value {
 }
 
 /// The table that an indirect jump goes by.
-pub(super) fn table(state: &State, code: &Code, op: &Op) -> Option<Table> {
+pub(super) fn table(state: &Values, code: &Code, op: &Op) -> Option<Table> {
     let aim = match code.mems(op) {
         [] => {
             let mut read = registers(op.reads);
@@ -284,13 +284,13 @@ pub(super) fn table(state: &State, code: &Code, op: &Op) -> Option<Table> {
         [mem] if !mem.wild => loaded(state, mem, false),
         _ => return None,
     };
-    match (op.flow, aim) {
-        (Flow::Indirect, Value::Aim(table)) => Some(table),
+    match (op.successor, aim) {
+        (Successor::Indirect, Value::Aim(table)) => Some(table),
         _ => None,
     }
 }
 
-fn access(state: &State, mem: &Mem) -> Option<Access> {
+fn access(state: &Values, mem: &Mem) -> Option<Access> {
     let base = mem.base.map_or(Value::Other, |base| get(state, base));
     let index = mem.index.map_or(Value::Other, |index| get(state, index));
     let area = base.area() | index.area();
@@ -319,7 +319,7 @@ fn words(at: i64, size: i64, read: bool, write: bool, always: bool) -> Access {
 }
 
 /// The areas of the values of some registers.
-fn union(state: &State, set: Registers) -> Area {
+fn union(state: &Values, set: Registers) -> Area {
     registers(set).fold(0, |area, register| area | get(state, register).area())
 }
 
@@ -334,7 +334,7 @@ pub(super) fn preserved(register: u8) -> bool {
 }
 
 /// Holds the rules for an instruction against what is known of the registers.
-pub(super) fn holds(state: &State, cfa: Cfa) -> bool {
+pub(super) fn holds(state: &Values, cfa: Cfa) -> bool {
     match cfa {
         Cfa::Rsp(depth) => get(state, RSP) == Value::Frame(depth.saturating_neg()),
         Cfa::Rbp(depth) => get(state, RBP) == Value::Frame(depth.saturating_neg()),

@@ -2,14 +2,14 @@
 
 use super::bits::Bits;
 use super::code::{PRESERVED, SCRATCH};
-use super::flow::{ESCAPED, Flow, of_area};
-use super::graph::Place;
+use super::control_flow::InstructionIndex;
+use super::data_flow::{DataFlow, ESCAPED, of_area};
 use super::places::Area;
 
 /// What holds at a point of a function.
 #[derive(Debug)]
 pub(super) struct Point<'f> {
-    flow: &'f Flow,
+    flow: &'f DataFlow,
     live: Bits,
     /// What is read before it is written where the caller reads all that calls preserve.
     handed: Bits,
@@ -18,16 +18,16 @@ pub(super) struct Point<'f> {
     sure: Bits,
 }
 
-impl Flow {
+impl DataFlow {
     /// What holds at the instruction at `address`; during it, where it is a call.
     ///
     /// `None` where nothing that is known leads there.
-    pub(super) fn point(&self, place: Place, during: bool) -> Option<Point<'_>> {
-        let number = self.graph.block(place)?;
+    pub(super) fn point(&self, at: InstructionIndex, during: bool) -> Option<Point<'_>> {
+        let number = self.graph.block(at)?;
         let block = self.graph.blocks.get(number)?;
         block.state?;
         let effects = self.effects.get(number)?;
-        let own = place.1.checked_sub(block.from)?;
+        let own = at.1.checked_sub(block.from)?;
         let read = |starts: &[Bits], returned| {
             let mut live = self.end(block, starts, returned);
             for (index, (op, effect)) in self.ops(block).iter().zip(effects).enumerate().rev() {

@@ -3,8 +3,8 @@
 use crate::pass::Job;
 
 use super::Unclear;
-use super::flow::Flow;
-use super::graph::{Failure, Graph, Target};
+use super::control_flow::{ControlFlow, Failure, JumpTables};
+use super::data_flow::DataFlow;
 use super::part::Part;
 use super::places::{LOCALS, Table};
 use super::rules::{Cfa, Rules};
@@ -19,13 +19,13 @@ pub struct Slots {
     /// Whether the address of a local escapes.
     pub escapes: bool,
     part: std::rc::Rc<Part>,
-    flow: Option<Flow>,
+    flow: Option<DataFlow>,
 }
 
 /// A target that has no other parts; its tables of jumps are given.
 struct Alone<'t>(&'t [u64]);
 
-impl Target for Alone<'_> {
+impl JumpTables for Alone<'_> {
     fn entry(&mut self, _: Table, index: u64) -> Option<u64> {
         self.0.get(usize::try_from(index).ok()?).copied()
     }
@@ -48,8 +48,8 @@ impl Slots {
         let part = std::rc::Rc::new(Part::new(code, rules.clone()));
         let job = Job::default();
         let flow = part.unclear.map_or(Ok(()), |unclear| Err(unclear.into()));
-        let flow = flow.and_then(|()| Graph::new(vec![part.clone()], &mut Alone(table), &job));
-        let (flow, unclear) = match flow.and_then(|graph| Flow::new(graph, &job)) {
+        let flow = flow.and_then(|()| ControlFlow::new(vec![part.clone()], &mut Alone(table), &job));
+        let (flow, unclear) = match flow.and_then(|graph| DataFlow::new(graph, &job)) {
             Ok(flow) => (Some(flow), None),
             Err(Failure::Unclear(unclear)) => (None, Some(unclear)),
             // Nothing stops the job, and there are no other parts.
@@ -65,8 +65,8 @@ impl Slots {
     #[must_use]
     pub fn dead(&self, offset: u64) -> Option<Vec<i64>> {
         let flow = self.flow.as_ref()?;
-        let place = flow.graph.place(self.part.rules.range.start().checked_add(offset)?)?;
-        let point = flow.point(place, false)?;
+        let at = flow.graph.index_of(self.part.rules.range.start().checked_add(offset)?)?;
+        let point = flow.point(at, false)?;
         let alive = |word: i64| point.escaped(LOCALS) || (point.written(word) && point.live(word));
         Some(flow.words().iter().copied().filter(|word| !alive(*word)).collect())
     }
@@ -76,15 +76,15 @@ impl Slots {
     #[must_use]
     pub fn reads(&self, offset: u64, register: u8) -> Option<bool> {
         let flow = self.flow.as_ref()?;
-        let place = flow.graph.place(self.part.rules.range.start().checked_add(offset)?)?;
-        Some(flow.point(place, false)?.register(register))
+        let at = flow.graph.index_of(self.part.rules.range.start().checked_add(offset)?)?;
+        Some(flow.point(at, false)?.register(register))
     }
 
     /// Whether an instruction starts so many bytes from the start of the part.
     #[must_use]
     pub fn starts(&self, offset: u64) -> bool {
         let address = self.part.rules.range.start().checked_add(offset);
-        address.is_some_and(|address| self.part.code.place(address).is_some())
+        address.is_some_and(|address| self.part.code.index_of(address).is_some())
     }
 
     /// Whether a call would return so many bytes from the start of the part.
@@ -115,9 +115,9 @@ mod tests {
         let parts = vec![std::rc::Rc::new(Part::new(&[0xc3], rules))];
         let (runs, stopped) = (Job::default(), Job::default());
         stopped.stop();
-        let graph = |job| Graph::new(parts.clone(), &mut Alone(&[]), job);
+        let graph = |job| ControlFlow::new(parts.clone(), &mut Alone(&[]), job);
         assert!(matches!(graph(&stopped), Err(Failure::Stopped(_))));
-        assert!(matches!(Flow::new(graph(&runs).unwrap(), &stopped), Err(Failure::Stopped(_))));
-        assert!(Flow::new(graph(&runs).unwrap(), &runs).is_ok());
+        assert!(matches!(DataFlow::new(graph(&runs).unwrap(), &stopped), Err(Failure::Stopped(_))));
+        assert!(DataFlow::new(graph(&runs).unwrap(), &runs).is_ok());
     }
 }

@@ -6,12 +6,12 @@ use crate::peek::Peek;
 use crate::source::nptl::ControlBlock;
 
 /// Where a thread's static variable lies: how far from its control block, and whose it is.
-pub(super) type Place = (u64, Option<i32>);
+pub(super) type TlsSlot = (u64, Option<i32>);
 
 /// The words among threads' static variables, and where each stands.
-pub(super) fn statics(peek: &Peek<'_>, threads: &[ControlBlock]) -> BTreeMap<u64, Vec<Place>> {
+pub(super) fn statics(peek: &Peek<'_>, threads: &[ControlBlock]) -> BTreeMap<u64, Vec<TlsSlot>> {
     let format = peek.format();
-    let mut words: BTreeMap<u64, Vec<Place>> = BTreeMap::new();
+    let mut words: BTreeMap<u64, Vec<TlsSlot>> = BTreeMap::new();
     for thread in threads {
         let mut bytes = Vec::new();
         let _ = peek.memory().append(thread.statics, &mut bytes);
@@ -31,7 +31,7 @@ pub(super) fn statics(peek: &Peek<'_>, threads: &[ControlBlock]) -> BTreeMap<u64
 /// has one place in every thread: the place is that from which most threads lead to a candidate,
 /// one in use first.
 pub(super) fn led_to(
-    statics: &BTreeMap<u64, Vec<Place>>,
+    statics: &BTreeMap<u64, Vec<TlsSlot>>,
     looks: impl Iterator<Item = (u64, bool)>,
 ) -> (BTreeMap<u64, Option<i32>>, Option<u64>) {
     // By the distance from the control block: how many full ones, and all.

@@ -8,9 +8,9 @@ use crate::pass::Job;
 
 use super::Unclear;
 use super::bits::Bits;
-use super::code::{Act, Flow, Op, RSP};
+use super::code::{Act, Op, RSP, Successor};
 use super::part::{FRAMELESS, Part};
-use super::places::{self, Access, Sink, State, Table};
+use super::places::{self, Access, Sink, Table, Values};
 use super::rules::{Cfa, Row};
 
 /// Blocks, entries of one table, rounds of tables, and visits of a block on average, beyond
@@ -21,7 +21,7 @@ const MOST_ROUNDS: usize = 24;
 const MOST_VISITS: usize = 48;
 
 /// An instruction: the number of its part, and its own there.
-pub(super) type Place = (usize, usize);
+pub(super) type InstructionIndex = (usize, usize);
 
 /// How a block ends that leads out of the function.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,19 +46,19 @@ pub(super) struct Block {
     pub(super) landings: Vec<usize>,
     pub(super) end: End,
     /// What registers hold where it starts; `None` where nothing leads there.
-    pub(super) state: Option<State>,
+    pub(super) state: Option<Values>,
 }
 
 /// The blocks of a function.
 #[derive(Default, Debug)]
-pub(super) struct Graph {
+pub(super) struct ControlFlow {
     pub(super) parts: Vec<Rc<Part>>,
     pub(super) blocks: Vec<Block>,
-    by_place: BTreeMap<Place, usize>,
+    by_start: BTreeMap<InstructionIndex, usize>,
 }
 
-/// What a graph needs of the target.
-pub(super) trait Target {
+/// Reads what a graph needs of memory: the tables of jumps, and where other parts have code.
+pub(super) trait JumpTables {
     /// The address in an entry of a table.
     fn entry(&mut self, table: Table, index: u64) -> Option<u64>;
 
@@ -127,17 +127,17 @@ impl Sink for Only {
     }
 }
 
-/// The tables that jumps go by, by the places of the jumps.
-type Tables = BTreeMap<Place, (Table, Vec<Place>)>;
+/// The tables that jumps go by, by the indices of the jumps.
+type Tables = BTreeMap<InstructionIndex, (Table, Vec<InstructionIndex>)>;
 
-impl Graph {
+impl ControlFlow {
     /// The graph of these parts, which are in address order.
-    pub(super) fn new(parts: Vec<Rc<Part>>, target: &mut dyn Target, job: &Job) -> Result<Self, Failure> {
+    pub(super) fn new(parts: Vec<Rc<Part>>, reader: &mut dyn JumpTables, job: &Job) -> Result<Self, Failure> {
         let mut tables = Tables::new();
         let mut graph = Self { parts, ..Self::default() };
         for _ in 0..MOST_ROUNDS {
             graph.cut(&tables)?;
-            if !graph.run(&mut tables, target, job)? {
+            if !graph.run(&mut tables, reader, job)? {
                 graph.reached()?;
                 return Ok(graph);
             }
@@ -145,59 +145,59 @@ impl Graph {
         Err(Unclear::Bound.into())
     }
 
-    pub(super) fn op(&self, (part, index): Place) -> Option<&Op> {
+    pub(super) fn op(&self, (part, index): InstructionIndex) -> Option<&Op> {
         self.parts.get(part)?.code.ops.get(index)
     }
 
-    pub(super) fn row(&self, place: Place) -> Option<&Row> {
-        let op = self.op(place)?;
-        self.parts.get(place.0)?.rules.rows.get(op.row as usize)
+    pub(super) fn row(&self, at: InstructionIndex) -> Option<&Row> {
+        let op = self.op(at)?;
+        self.parts.get(at.0)?.rules.rows.get(op.row as usize)
     }
 
-    fn cfa(&self, place: Place) -> Cfa {
-        self.row(place).map_or(Cfa::Elsewhere, |row| row.cfa)
+    fn cfa(&self, at: InstructionIndex) -> Cfa {
+        self.row(at).map_or(Cfa::Elsewhere, |row| row.cfa)
     }
 
     /// The instruction that starts at `address`.
-    pub(super) fn place(&self, address: u64) -> Option<Place> {
+    pub(super) fn index_of(&self, address: u64) -> Option<InstructionIndex> {
         let number = self.parts.iter().position(|part| part.rules.range.contains(address))?;
-        Some((number, self.parts.get(number)?.code.place(address)?))
+        Some((number, self.parts.get(number)?.code.index_of(address)?))
     }
 
     /// The block that an instruction belongs to.
-    pub(super) fn block(&self, place: Place) -> Option<usize> {
-        let (_, number) = self.by_place.range(..=place).next_back()?;
+    pub(super) fn block(&self, at: InstructionIndex) -> Option<usize> {
+        let (_, number) = self.by_start.range(..=at).next_back()?;
         let block = self.blocks.get(*number)?;
-        (block.part == place.0 && place.1 < block.to).then_some(*number)
+        (block.part == at.0 && at.1 < block.to).then_some(*number)
     }
 
     /// Cuts the code into blocks.
     fn cut(&mut self, tables: &Tables) -> Result<(), Failure> {
-        let mut starts: Vec<Place> = Vec::new();
+        let mut starts: Vec<InstructionIndex> = Vec::new();
         for (number, part) in self.parts.iter().enumerate() {
             starts.push((number, 0));
             for (index, op) in part.code.ops.iter().enumerate() {
-                if let Flow::Jump(to) | Flow::Branch(to) = op.flow {
-                    starts.extend(self.place(to));
+                if let Successor::Jump(to) | Successor::Branch(to) = op.successor {
+                    starts.extend(self.index_of(to));
                 }
-                if op.flow != Flow::Next || op.act == Act::Call {
+                if op.successor != Successor::Next || op.act == Act::Call {
                     starts.push((number, index.saturating_add(1)));
                 }
             }
             for site in &part.sites {
                 for address in [site.range.start(), site.range.end(), site.landing] {
-                    starts.extend(self.place(address));
+                    starts.extend(self.index_of(address));
                 }
             }
         }
-        starts.extend(tables.values().flat_map(|(_, places)| places));
+        starts.extend(tables.values().flat_map(|(_, targets)| targets));
         starts.sort_unstable();
         starts.dedup();
-        starts.retain(|place| self.op(*place).is_some());
+        starts.retain(|at| self.op(*at).is_some());
         if starts.len() > MOST_BLOCKS {
             return Err(Unclear::Bound.into());
         }
-        self.by_place = starts.iter().enumerate().map(|(number, place)| (*place, number)).collect();
+        self.by_start = starts.iter().enumerate().map(|(number, at)| (*at, number)).collect();
         self.blocks.clear();
         for (number, (part, from)) in starts.iter().copied().enumerate() {
             let behind = starts.get(number.saturating_add(1)).filter(|(other, _)| *other == part);
@@ -223,44 +223,46 @@ impl Graph {
         let last = (block.part, block.to.saturating_sub(1));
         let Some(op) = self.op(last) else { return Ok(()) };
         let (cfa, behind) = (self.cfa(last), (block.part, block.to));
-        let mut aims: Vec<Place> = Vec::new();
+        let mut aims: Vec<InstructionIndex> = Vec::new();
         let mut on = false;
-        match op.flow {
-            Flow::Next => on = true,
-            Flow::Jump(to) | Flow::Branch(to) => {
-                on = matches!(op.flow, Flow::Branch(_));
-                match self.place(to) {
-                    Some(place) => aims.push(place),
+        match op.successor {
+            Successor::Next => on = true,
+            Successor::Jump(to) | Successor::Branch(to) => {
+                on = matches!(op.successor, Successor::Branch(_));
+                match self.index_of(to) {
+                    Some(at) => aims.push(at),
                     None if cfa == FRAMELESS => block.end = End::Tail,
                     // It is looked at when something leads here.
                     None => {}
                 }
             }
-            Flow::Indirect if cfa == FRAMELESS => block.end = End::Tail,
-            Flow::Indirect => aims.extend(tables.get(&last).into_iter().flat_map(|(_, places)| places)),
-            Flow::Return => block.end = End::Return,
-            Flow::Stop => {}
+            Successor::Indirect if cfa == FRAMELESS => block.end = End::Tail,
+            Successor::Indirect => {
+                aims.extend(tables.get(&last).into_iter().flat_map(|(_, targets)| targets));
+            }
+            Successor::Return => block.end = End::Return,
+            Successor::Stop => {}
         }
         if on && (op.act != Act::Call || self.goes_on(last, behind)) {
             aims.push(behind);
         }
-        block.next = aims.iter().filter_map(|place| self.by_place.get(place).copied()).collect();
+        block.next = aims.iter().filter_map(|at| self.by_start.get(at).copied()).collect();
         block.next.sort_unstable();
         block.next.dedup();
         let Some(part) = self.parts.get(block.part) else { return Ok(()) };
         let start = self.op((block.part, block.from)).map_or(0, |op| op.at);
         for site in part.sites.iter().filter(|site| site.range.contains(start)) {
-            let Some(place) = self.place(site.landing) else {
+            let Some(at) = self.index_of(site.landing) else {
                 let known = self.parts.iter().any(|part| part.rules.range.contains(site.landing));
                 return Err(if known { Unclear::Code.into() } else { Failure::Part(site.landing) });
             };
-            block.landings.extend(self.by_place.get(&place));
+            block.landings.extend(self.by_start.get(&at));
         }
         Ok(())
     }
 
     /// Whether the code behind a call is where it returns to: it has the same rules.
-    fn goes_on(&self, call: Place, behind: Place) -> bool {
+    fn goes_on(&self, call: InstructionIndex, behind: InstructionIndex) -> bool {
         match (self.row(call), self.row(behind)) {
             (Some(one), Some(other)) => one.alike(other),
             _ => false,
@@ -268,7 +270,7 @@ impl Graph {
     }
 
     /// Finds what registers hold in each block; returns whether a table was new.
-    fn run(&mut self, tables: &mut Tables, target: &mut dyn Target, job: &Job) -> Result<bool, Failure> {
+    fn run(&mut self, tables: &mut Tables, reader: &mut dyn JumpTables, job: &Job) -> Result<bool, Failure> {
         let mut queue = Queue::new(self.blocks.len());
         for number in 0..self.parts.len() {
             let entry = (number, 0);
@@ -276,7 +278,7 @@ impl Graph {
             // zero; it has the row of a function's start.
             let room = self.op(entry).is_some_and(|op| op.nop) && self.cfa((number, 1)) != FRAMELESS;
             if self.cfa(entry) == FRAMELESS && !room {
-                if let Some(block) = self.by_place.get(&entry).copied() {
+                if let Some(block) = self.by_start.get(&entry).copied() {
                     self.flow_into(block, &places::entered(), &mut queue);
                 }
             }
@@ -299,8 +301,8 @@ impl Graph {
                 if !places::holds(&state, self.cfa((part, index))) {
                     return Err(Unclear::Rules.into());
                 }
-                if op.flow == Flow::Indirect && self.cfa((part, index)) != FRAMELESS {
-                    found |= self.resolve((part, index), &state, tables, target)?;
+                if op.successor == Successor::Indirect && self.cfa((part, index)) != FRAMELESS {
+                    found |= self.resolve((part, index), &state, tables, reader)?;
                 }
                 places::run(&mut state, &code.code, op, &mut sink);
                 if let Some(unclear) = sink.0 {
@@ -315,8 +317,8 @@ impl Graph {
     /// Where a jump leads out of all parts with a frame: the part that made it may be there.
     fn outside(&self) -> Option<u64> {
         self.parts.iter().enumerate().find_map(|(number, part)| {
-            part.code.ops.iter().enumerate().find_map(|(index, op)| match op.flow {
-                Flow::Jump(to) | Flow::Branch(to) if self.cfa((number, index)) != FRAMELESS => {
+            part.code.ops.iter().enumerate().find_map(|(index, op)| match op.successor {
+                Successor::Jump(to) | Successor::Branch(to) if self.cfa((number, index)) != FRAMELESS => {
                     let known = self.parts.iter().any(|part| part.rules.range.contains(to));
                     (!known).then_some(to)
                 }
@@ -326,18 +328,19 @@ impl Graph {
     }
 
     /// Hands what registers hold on to where a block leads.
-    fn leave(&mut self, number: usize, state: &State, queue: &mut Queue) -> Result<(), Failure> {
+    fn leave(&mut self, number: usize, state: &Values, queue: &mut Queue) -> Result<(), Failure> {
         let Some(block) = self.blocks.get(number) else { return Ok(()) };
         let last = (block.part, block.to.saturating_sub(1));
         let Some(op) = self.op(last) else { return Ok(()) };
         let calls = op.act == Act::Call;
-        if let Flow::Jump(to) | Flow::Branch(to) = op.flow {
-            if block.end != End::Tail && self.place(to).is_none() {
+        if let Successor::Jump(to) | Successor::Branch(to) = op.successor {
+            if block.end != End::Tail && self.index_of(to).is_none() {
                 let known = self.parts.iter().any(|part| part.rules.range.contains(to));
                 return Err(if known { Unclear::Code.into() } else { Failure::Part(to) });
             }
         }
-        let runs_out = op.flow == Flow::Next && !calls || matches!(op.flow, Flow::Branch(_));
+        let runs_out =
+            op.successor == Successor::Next && !calls || matches!(op.successor, Successor::Branch(_));
         if runs_out && self.op((block.part, block.to)).is_none() {
             return Err(Unclear::Jump.into());
         }
@@ -356,7 +359,7 @@ impl Graph {
         Ok(())
     }
 
-    fn flow_into(&mut self, number: usize, state: &State, queue: &mut Queue) {
+    fn flow_into(&mut self, number: usize, state: &Values, queue: &mut Queue) {
         let Some(block) = self.blocks.get_mut(number) else { return };
         let changed = match &mut block.state {
             Some(own) => places::join(own, state),
@@ -373,28 +376,28 @@ impl Graph {
     /// Finds where a jump by a table leads; returns whether that is new.
     fn resolve(
         &self,
-        place: Place,
-        state: &State,
+        at: InstructionIndex,
+        state: &Values,
         tables: &mut Tables,
-        target: &mut dyn Target,
+        reader: &mut dyn JumpTables,
     ) -> Result<bool, Failure> {
-        let (Some(part), Some(op)) = (self.parts.get(place.0), self.op(place)) else {
+        let (Some(part), Some(op)) = (self.parts.get(at.0), self.op(at)) else {
             return Err(Unclear::Code.into());
         };
         let table = places::table(state, &part.code, op).ok_or(Unclear::Jump)?;
-        if let Some((known, _)) = tables.get(&place) {
+        if let Some((known, _)) = tables.get(&at) {
             return if *known == table { Ok(false) } else { Err(Unclear::Jump.into()) };
         }
-        let cfa = self.cfa(place);
+        let cfa = self.cfa(at);
         let mut aims = Vec::new();
         // It ends where an entry leads to no code of the function, or later: what is read
         // beyond only adds ways that are never taken.
         for index in 0..MOST_ENTRIES {
-            let Some(address) = target.entry(table, index) else { break };
-            match self.place(address) {
+            let Some(address) = reader.entry(table, index) else { break };
+            match self.index_of(address) {
                 Some(aim) if self.cfa(aim) == cfa => aims.push(aim),
                 None if self.parts.iter().any(|part| part.rules.range.contains(address)) => break,
-                None if target.continues(address, cfa) => return Err(Failure::Part(address)),
+                None if reader.continues(address, cfa) => return Err(Failure::Part(address)),
                 _ => break,
             }
         }
@@ -403,7 +406,7 @@ impl Graph {
         }
         aims.sort_unstable();
         aims.dedup();
-        tables.insert(place, (table, aims));
+        tables.insert(at, (table, aims));
         Ok(true)
     }
 
@@ -411,8 +414,8 @@ impl Graph {
     fn reached(&self) -> Result<(), Failure> {
         for block in self.blocks.iter().filter(|block| block.state.is_none()) {
             let framed = |index: usize| {
-                let place = (block.part, index);
-                self.op(place).is_some_and(|op| !op.nop) && self.cfa(place) != FRAMELESS
+                let at = (block.part, index);
+                self.op(at).is_some_and(|op| !op.nop) && self.cfa(at) != FRAMELESS
             };
             if (block.from..block.to).any(framed) {
                 return Err(Unclear::Entry.into());

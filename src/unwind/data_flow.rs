@@ -12,7 +12,7 @@ use crate::pass::Job;
 use super::Unclear;
 use super::bits::Bits;
 use super::code::{ARGUMENTS, Act, Op, PRESERVED, RBP, RSP, Registers, SCRATCH, bit};
-use super::graph::{Block, End, Failure, Graph};
+use super::control_flow::{Block, ControlFlow, End, Failure};
 use super::places::{self, Access, Area, LOCALS, PASSED, Sink, WORD};
 
 /// Bits of all sets of one kind together beyond which a function is not believed.
@@ -55,8 +55,8 @@ pub(super) struct Effect {
 
 /// The data flow of a function.
 #[derive(Debug)]
-pub(super) struct Flow {
-    pub(super) graph: Graph,
+pub(super) struct DataFlow {
+    pub(super) graph: ControlFlow,
     /// The words that instructions name, as distances from the CFA in words, in order.
     words: Vec<i64>,
     /// Those of them where the rules say that registers are saved.
@@ -92,9 +92,9 @@ impl Sink for Take {
     fn unclear(&mut self, _: Unclear) {}
 }
 
-impl Flow {
+impl DataFlow {
     /// Solves both for a function.
-    pub(super) fn new(graph: Graph, job: &Job) -> Result<Self, Failure> {
+    pub(super) fn new(graph: ControlFlow, job: &Job) -> Result<Self, Failure> {
         let mut saves: BTreeSet<i64> = BTreeSet::new();
         for part in &graph.parts {
             saves.extend(part.rules.slots.iter().map(|at| at.div_euclid(WORD)));
