@@ -66,10 +66,9 @@ pub(super) enum Act {
     Pop(Option<u8>),
     Leave,
     Call,
-    /// A return, and whatever else ends a frame.
-    Leaves,
+    Return,
     /// A change of the stack pointer of another kind.
-    Strange,
+    Unknown,
 }
 
 /// Where an instruction leads.
@@ -120,11 +119,11 @@ pub(super) struct Op {
     pub(super) kills: Registers,
     pub(super) dirties: Registers,
     /// Whether a value that it takes may go to memory, a vector register or the kernel.
-    pub(super) hands: bool,
+    pub(super) may_escape: bool,
     pub(super) nop: bool,
     /// Whether it calls the kernel.
     pub(super) system: bool,
-    /// An address in its operands: the aim of a call, or what `lea` takes relative to itself.
+    /// An address in its operands: the target of a call, or what `lea` takes relative to itself.
     pub(super) address: Option<u64>,
     mems: (u32, u8),
 }
@@ -212,7 +211,7 @@ impl Code {
             addresses: 0,
             kills: 0,
             dirties: 0,
-            hands: false,
+            may_escape: false,
             nop: instruction.mnemonic() == Mnemonic::Nop,
             system: instruction.mnemonic() == Mnemonic::Syscall,
             address: None,
@@ -237,11 +236,11 @@ impl Code {
                 for register in [mem.base, mem.index].into_iter().flatten() {
                     op.addresses |= bit(register);
                 }
-                op.hands |= mem.write;
+                op.may_escape |= mem.write;
             }
             for used in info.used_registers() {
                 let Some(number) = general(used.register()) else {
-                    op.hands |= writes(used.access());
+                    op.may_escape |= writes(used.access());
                     continue;
                 };
                 if reads(used.access()) {
@@ -268,13 +267,13 @@ impl Code {
             }
             if op.system {
                 op.reads |= SYSTEM;
-                op.hands = true;
+                op.may_escape = true;
             }
             op.act = act(instruction, mems);
             op.address = address(instruction, mems, lea);
             let count = mems.len();
             if count > 8 {
-                op.act = Act::Strange;
+                op.act = Act::Unknown;
             }
             op.mems = (u32::try_from(first).unwrap_or(u32::MAX), u8::try_from(count).unwrap_or(0));
         }
@@ -398,7 +397,7 @@ fn act(instruction: &Instruction, mems: &[Mem]) -> Act {
     let loads = registers && instruction.op1_kind() == OpKind::Memory && single;
     match instruction.mnemonic() {
         Mnemonic::Call => Act::Call,
-        Mnemonic::Ret => Act::Leaves,
+        Mnemonic::Ret => Act::Return,
         Mnemonic::Leave => Act::Leave,
         Mnemonic::Push if by == -8 => {
             let pushed = (instruction.op0_kind() == OpKind::Register).then(|| whole(to)).flatten();
@@ -410,7 +409,7 @@ fn act(instruction: &Instruction, mems: &[Mem]) -> Act {
             Act::Pop(popped)
         }
         Mnemonic::Popfq => Act::Pop(None),
-        _ if instruction.is_stack_instruction() => Act::Strange,
+        _ if instruction.is_stack_instruction() => Act::Unknown,
         Mnemonic::Mov if both => match (whole(to), whole(from)) {
             (Some(to), Some(from)) => Act::Move { to, from },
             _ => Act::Other,

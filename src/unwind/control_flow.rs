@@ -43,7 +43,7 @@ pub(super) struct Block {
     pub(super) to: usize,
     pub(super) next: Vec<usize>,
     /// Where exceptions in it lead.
-    pub(super) landings: Vec<usize>,
+    pub(super) landing_pads: Vec<usize>,
     pub(super) end: End,
     /// What registers hold where it starts; `None` where nothing leads there.
     pub(super) state: Option<Values>,
@@ -185,7 +185,7 @@ impl ControlFlow {
                 }
             }
             for site in &part.sites {
-                for address in [site.range.start(), site.range.end(), site.landing] {
+                for address in [site.range.start(), site.range.end(), site.landing_pad] {
                     starts.extend(self.index_of(address));
                 }
             }
@@ -208,7 +208,7 @@ impl ControlFlow {
                 from,
                 to,
                 next: Vec::new(),
-                landings: Vec::new(),
+                landing_pads: Vec::new(),
                 end: End::Inside,
                 state: None,
             };
@@ -223,14 +223,14 @@ impl ControlFlow {
         let last = (block.part, block.to.saturating_sub(1));
         let Some(op) = self.op(last) else { return Ok(()) };
         let (cfa, behind) = (self.cfa(last), (block.part, block.to));
-        let mut aims: Vec<InstructionIndex> = Vec::new();
+        let mut targets: Vec<InstructionIndex> = Vec::new();
         let mut on = false;
         match op.successor {
             Successor::Next => on = true,
             Successor::Jump(to) | Successor::Branch(to) => {
                 on = matches!(op.successor, Successor::Branch(_));
                 match self.index_of(to) {
-                    Some(at) => aims.push(at),
+                    Some(at) => targets.push(at),
                     None if cfa == FRAMELESS => block.end = End::Tail,
                     // It is looked at when something leads here.
                     None => {}
@@ -238,25 +238,25 @@ impl ControlFlow {
             }
             Successor::Indirect if cfa == FRAMELESS => block.end = End::Tail,
             Successor::Indirect => {
-                aims.extend(tables.get(&last).into_iter().flat_map(|(_, targets)| targets));
+                targets.extend(tables.get(&last).into_iter().flat_map(|(_, targets)| targets));
             }
             Successor::Return => block.end = End::Return,
             Successor::Stop => {}
         }
         if on && (op.act != Act::Call || self.goes_on(last, behind)) {
-            aims.push(behind);
+            targets.push(behind);
         }
-        block.next = aims.iter().filter_map(|at| self.by_start.get(at).copied()).collect();
+        block.next = targets.iter().filter_map(|at| self.by_start.get(at).copied()).collect();
         block.next.sort_unstable();
         block.next.dedup();
         let Some(part) = self.parts.get(block.part) else { return Ok(()) };
         let start = self.op((block.part, block.from)).map_or(0, |op| op.at);
         for site in part.sites.iter().filter(|site| site.range.contains(start)) {
-            let Some(at) = self.index_of(site.landing) else {
-                let known = self.parts.iter().any(|part| part.rules.range.contains(site.landing));
-                return Err(if known { Unclear::Code.into() } else { Failure::Part(site.landing) });
+            let Some(at) = self.index_of(site.landing_pad) else {
+                let known = self.parts.iter().any(|part| part.rules.range.contains(site.landing_pad));
+                return Err(if known { Unclear::Code.into() } else { Failure::Part(site.landing_pad) });
             };
-            block.landings.extend(self.by_start.get(&at));
+            block.landing_pads.extend(self.by_start.get(&at));
         }
         Ok(())
     }
@@ -274,7 +274,7 @@ impl ControlFlow {
         let mut queue = Queue::new(self.blocks.len());
         for number in 0..self.parts.len() {
             let entry = (number, 0);
-            // gcc puts a nop before a part that starts with a landing, whose distance must not be
+            // gcc puts a nop before a part that starts with a landing pad, whose distance must not be
             // zero; it has the row of a function's start.
             let room = self.op(entry).is_some_and(|op| op.nop) && self.cfa((number, 1)) != FRAMELESS;
             if self.cfa(entry) == FRAMELESS && !room {
@@ -344,11 +344,11 @@ impl ControlFlow {
         if runs_out && self.op((block.part, block.to)).is_none() {
             return Err(Unclear::Jump.into());
         }
-        let (next, landings) = (block.next.clone(), block.landings.clone());
+        let (next, landing_pads) = (block.next.clone(), block.landing_pads.clone());
         for to in next {
             self.flow_into(to, state, queue);
         }
-        for to in landings.into_iter().filter(|_| calls) {
+        for to in landing_pads.into_iter().filter(|_| calls) {
             let mut state = *state;
             let start = self.blocks.get(to).map(|block| (block.part, block.from));
             if let Some(Cfa::Rsp(depth)) = start.map(|start| self.cfa(start)) {
@@ -389,24 +389,24 @@ impl ControlFlow {
             return if *known == table { Ok(false) } else { Err(Unclear::Jump.into()) };
         }
         let cfa = self.cfa(at);
-        let mut aims = Vec::new();
+        let mut targets = Vec::new();
         // It ends where an entry leads to no code of the function, or later: what is read
         // beyond only adds ways that are never taken.
         for index in 0..MOST_ENTRIES {
             let Some(address) = reader.entry(table, index) else { break };
             match self.index_of(address) {
-                Some(aim) if self.cfa(aim) == cfa => aims.push(aim),
+                Some(target) if self.cfa(target) == cfa => targets.push(target),
                 None if self.parts.iter().any(|part| part.rules.range.contains(address)) => break,
                 None if reader.continues(address, cfa) => return Err(Failure::Part(address)),
                 _ => break,
             }
         }
-        if aims.is_empty() {
+        if targets.is_empty() {
             return Err(Unclear::Jump.into());
         }
-        aims.sort_unstable();
-        aims.dedup();
-        tables.insert(at, (table, aims));
+        targets.sort_unstable();
+        targets.dedup();
+        tables.insert(at, (table, targets));
         Ok(true)
     }
 

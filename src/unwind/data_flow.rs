@@ -73,7 +73,7 @@ pub(super) struct DataFlow {
     /// What is live where blocks start, and what was written.
     pub(super) live: Vec<Bits>,
     /// The same where a return reads all registers that calls preserve, too.
-    pub(super) handed: Vec<Bits>,
+    pub(super) live_or_returned: Vec<Bits>,
     pub(super) written: Vec<Bits>,
     /// What was written on all ways there.
     pub(super) sure: Vec<Bits>,
@@ -109,7 +109,7 @@ impl DataFlow {
             outgoing: Bits::default(),
             shared: Bits::default(),
             live: Vec::new(),
-            handed: Vec::new(),
+            live_or_returned: Vec::new(),
             written: Vec::new(),
             sure: Vec::new(),
         };
@@ -119,7 +119,7 @@ impl DataFlow {
             return Err(Unclear::Bound.into());
         }
         own.live = own.solve_live(SCRATCH, job)?;
-        own.handed = own.solve_live(SCRATCH | PRESERVED, job)?;
+        own.live_or_returned = own.solve_live(SCRATCH | PRESERVED, job)?;
         own.solve_written(job)?;
         Ok(own)
     }
@@ -344,13 +344,13 @@ impl DataFlow {
         live
     }
 
-    /// What landings of a block read.
-    pub(super) fn landings(&self, block: &Block, starts: &[Bits]) -> Option<Bits> {
-        if block.landings.is_empty() {
+    /// What landing pads of a block read.
+    pub(super) fn landing_pads(&self, block: &Block, starts: &[Bits]) -> Option<Bits> {
+        if block.landing_pads.is_empty() {
             return None;
         }
         let mut live = Bits::new(self.width());
-        for to in &block.landings {
+        for to in &block.landing_pads {
             live.unite(starts.get(*to).unwrap_or(&Bits::default()));
         }
         Some(live)
@@ -366,7 +366,7 @@ impl DataFlow {
         let count = self.graph.blocks.len();
         let mut before: Vec<Vec<usize>> = vec![Vec::new(); count];
         for (number, block) in self.graph.blocks.iter().enumerate() {
-            for to in block.next.iter().chain(&block.landings) {
+            for to in block.next.iter().chain(&block.landing_pads) {
                 before.get_mut(*to).into_iter().for_each(|list| list.push(number));
             }
         }
@@ -383,12 +383,12 @@ impl DataFlow {
                 job.check()?;
                 left = left.checked_sub(1).ok_or(Unclear::Bound)?;
                 let mut live = self.end(block, &starts, returned);
-                let landings = self.landings(block, &starts);
+                let landing_pads = self.landing_pads(block, &starts);
                 let effects = self.effects.get(number).map(Vec::as_slice).unwrap_or_default();
                 for (op, effect) in self.ops(block).iter().zip(effects).rev() {
                     self.before(op, effect, &mut live);
-                    if let Some(landings) = &landings {
-                        live.unite(landings);
+                    if let Some(landing_pads) = &landing_pads {
+                        live.unite(landing_pads);
                     }
                 }
                 if starts.get_mut(number).is_some_and(|own| own.unite(&live)) {
@@ -431,7 +431,7 @@ impl DataFlow {
                     self.after(effect, &mut surely, true);
                 }
                 let next = block.next.iter().map(|to| (to, &surely));
-                for (to, surely) in next.chain(block.landings.iter().map(|to| (to, &early))) {
+                for (to, surely) in next.chain(block.landing_pads.iter().map(|to| (to, &early))) {
                     let mut changed = starts.get_mut(*to).is_some_and(|own| own.unite(&written));
                     changed |= sure.get_mut(*to).is_some_and(|own| own.keep(surely));
                     if changed {

@@ -295,9 +295,11 @@ impl Pending {
         let mut saved: Vec<i64> = Vec::new();
         // Where a register was restored already, or was saved but the rules say so only later,
         // its value is at both places.
-        let handed = PRESERVED.map(|register| point.hands(register));
-        for (((own, needed), place), handed) in alive.iter_mut().zip(needed).zip(row.saved).zip(handed) {
-            *own |= needed && handed;
+        let live_or_returned = PRESERVED.map(|register| point.live_or_returned(register));
+        for (((own, needed), place), live_or_returned) in
+            alive.iter_mut().zip(needed).zip(row.saved).zip(live_or_returned)
+        {
+            *own |= needed && live_or_returned;
             match place {
                 Saved::Same => *own |= needed,
                 Saved::At(at) if needed => saved.push(at.div_euclid(WORD)),
@@ -310,8 +312,8 @@ impl Pending {
             *frame_pointer = true;
         }
         frame.escaped = point.escaped(LOCALS);
-        let stays = callee.is_some_and(|(_, of_callee)| !of_callee.returns);
-        let spare = stays && whole.crowded && !whole.returns;
+        let callee_never_returns = callee.is_some_and(|(_, of_callee)| !of_callee.returns);
+        let spare = callee_never_returns && whole.saves_all_preserved && !whole.returns;
         let flow = whole.flow.as_ref().ok();
         let base = self.stack_pointer.wrapping_sub(self.cfa);
         let ruled = |word: i64| {
@@ -320,7 +322,7 @@ impl Pending {
         };
         let unruled = needed.contains(&true);
         let alive_word = |word: i64, passed: i64| {
-            if unruled && !ruled(word) && point.written(word) && point.hands_word(word) {
+            if unruled && !ruled(word) && point.written(word) && point.live_or_returned_word(word) {
                 return true;
             }
             if saved.contains(&word) || inner.as_ref().is_some_and(|inner| inner.live(passed)) {
@@ -338,7 +340,7 @@ impl Pending {
             // frame still has it, as for valgrind.
             point.live(word)
                 || (reached && !of_rules)
-                || (stays && !of_rules && (!spare || point.surely_written(word)))
+                || (callee_never_returns && !of_rules && (!spare || point.surely_written(word)))
         };
         if self.stack_pointer % BYTES == 0 {
             let first = i64::from_ne_bytes(base.to_ne_bytes()).div_euclid(WORD);
@@ -351,7 +353,7 @@ impl Pending {
             frame.dead = AddressRange::merge(ranges.collect());
         }
         // At a call that does not return the values stay, too.
-        if stays {
+        if callee_never_returns {
             for (own, register) in alive.iter_mut().zip(PRESERVED) {
                 *own |= flow.is_none_or(|flow| flow.writes(register));
             }
@@ -364,7 +366,7 @@ impl Pending {
         let Ok(point) = self.point(whole) else { return Vec::new() };
         let live = |register: u8| match PRESERVED.iter().position(|own| *own == register) {
             Some(index) => alive.get(index).copied().unwrap_or(true),
-            None => register == RSP || point.hands(register),
+            None => register == RSP || point.live_or_returned(register),
         };
         let dead = (0_u8..).zip(NAMES).filter(|(register, _)| !live(*register));
         dead.map(|(_, name)| name).collect()

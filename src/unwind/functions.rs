@@ -14,7 +14,7 @@ use super::Unclear;
 use super::code::{Act, Successor};
 use super::control_flow::{ControlFlow, Failure, JumpTables};
 use super::data_flow::DataFlow;
-use super::landing;
+use super::landing_pads;
 use super::modules::Modules;
 use super::part::{FRAMELESS, Part};
 use super::places::Table;
@@ -37,7 +37,7 @@ pub(super) struct Whole {
     pub(super) returns: bool,
     /// Whether it keeps values in all registers that calls preserve but the frame pointer: a
     /// compiler that optimises made it, and what it keeps in memory beside are its own copies.
-    pub(super) crowded: bool,
+    pub(super) saves_all_preserved: bool,
 }
 
 /// What is known of the functions so far.
@@ -82,7 +82,7 @@ impl<'m> Functions<'m> {
         match part.rules.exceptions {
             None => {}
             Some(Pointer::Direct(table)) => {
-                match landing::sites(&mut self.peek, table, part.rules.range.start()) {
+                match landing_pads::sites(&mut self.peek, table, part.rules.range.start()) {
                     Some(sites) => part.sites = sites,
                     None => part.unclear = part.unclear.or(Some(Unclear::Jump)),
                 }
@@ -122,7 +122,7 @@ impl<'m> Functions<'m> {
             // A function that cannot be read may.
             returns: parts.iter().any(|part| part.code.unclear.is_some() || may_return(part)),
             // All but rbp, the second.
-            crowded: [0, 2, 3, 4, 5].into_iter().all(saves),
+            saves_all_preserved: [0, 2, 3, 4, 5].into_iter().all(saves),
         });
         for part in &parts {
             if whole.flow.is_ok() || part.rules.range.start() == start {

@@ -5,7 +5,7 @@
 //! words hold what earlier calls left there; a scan for pointers takes that for pointers.
 //!
 //! [`dead`] unwinds each thread by the rules in `.eh_frame` and builds the control-flow graph of
-//! each function that it meets, with the landings of exceptions and the tables of jumps. A word
+//! each function that it meets, with the landing pads of exceptions and the jump tables. A word
 //! of a frame is dead if data flow proves one of these:
 //!
 //! 1. No path from where the function is reads the word before it writes it.
@@ -29,7 +29,7 @@
 //!   In prologues and epilogues the value may be at both places, whatever the rules name: a second
 //!   pass, in which returns read all of them, tells which registers and words carry one.
 //! - **Unwinding** (exceptions, cancellation, `longjmp`) reads return addresses, the frame pointer
-//!   where it gives the CFA, and saved registers that a caller or a landing reads.
+//!   where it gives the CFA, and saved registers that a caller or a landing pad reads.
 //! - **A signal's handler** runs below the frame that it interrupted, or on another stack. The
 //!   kernel saved all registers of that frame, and restores them; what it saved is alive as a
 //!   whole. A handler may change where the frame goes on: those of faults are known to (to skip an
@@ -58,7 +58,7 @@ mod control_flow;
 mod data_flow;
 mod frames;
 mod functions;
-mod landing;
+mod landing_pads;
 mod modules;
 mod part;
 mod places;

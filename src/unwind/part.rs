@@ -2,7 +2,7 @@
 
 use super::Unclear;
 use super::code::Code;
-use super::landing::Site;
+use super::landing_pads::Site;
 use super::rules::{Cfa, Rules};
 
 /// Where the CFA is when a function starts, and when it makes its last call.

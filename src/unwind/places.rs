@@ -35,7 +35,7 @@ pub(super) enum Value {
     /// An entry of the table there: of four bytes, from the table's start.
     Entry(u64),
     /// Where an entry of the table there leads.
-    Aim(Table),
+    JumpTarget(Table),
 }
 
 /// A table of addresses that a jump goes by.
@@ -147,7 +147,7 @@ pub(super) fn run(state: &mut Values, code: &Code, op: &Op, sink: &mut impl Sink
                 (Value::Entry(table), Value::Place(same)) | (Value::Place(same), Value::Entry(table))
                     if table == same =>
                 {
-                    Value::Aim(Table::Distances(table))
+                    Value::JumpTarget(Table::Distances(table))
                 }
                 (one, other) => Value::of(one.area() | other.area()),
             };
@@ -191,10 +191,10 @@ pub(super) fn run(state: &mut Values, code: &Code, op: &Op, sink: &mut impl Sink
                 set(state, register, value);
             }
         }
-        Act::Strange => sink.unclear(Unclear::Address),
-        Act::Leaves => {}
+        Act::Unknown => sink.unclear(Unclear::Address),
+        Act::Return => {}
         Act::Store { .. } | Act::Other => {
-            if taken != 0 && op.hands {
+            if taken != 0 && op.may_escape {
                 sink.access(Access::Escape(taken));
                 if stack_read(state, op) != 0 {
                     sink.unclear(Unclear::Address);
@@ -262,10 +262,10 @@ fn loaded(state: &Values, mem: &Mem, signed: bool) -> Value {
     match (base, mem.index, mem.scale) {
         (Some(Value::Place(table)), Some(_), 4) if signed && mem.displacement == 0 => Value::Entry(table),
         (Some(Value::Place(table)), Some(_), 8) if !signed && mem.displacement == 0 && mem.size == 8 => {
-            Value::Aim(Table::Addresses(table))
+            Value::JumpTarget(Table::Addresses(table))
         }
         (None, Some(_), 8) if !signed && mem.size == 8 && mem.displacement > 0 => {
-            Value::Aim(Table::Addresses(mem.displacement.unsigned_abs()))
+            Value::JumpTarget(Table::Addresses(mem.displacement.unsigned_abs()))
         }
         _ => Value::Other,
     }
@@ -273,7 +273,7 @@ fn loaded(state: &Values, mem: &Mem, signed: bool) -> Value {
 
 /// The table that an indirect jump goes by.
 pub(super) fn table(state: &Values, code: &Code, op: &Op) -> Option<Table> {
-    let aim = match code.mems(op) {
+    let target = match code.mems(op) {
         [] => {
             let mut read = registers(op.reads);
             match (read.next(), read.next()) {
@@ -284,8 +284,8 @@ pub(super) fn table(state: &Values, code: &Code, op: &Op) -> Option<Table> {
         [mem] if !mem.wild => loaded(state, mem, false),
         _ => return None,
     };
-    match (op.successor, aim) {
-        (Successor::Indirect, Value::Aim(table)) => Some(table),
+    match (op.successor, target) {
+        (Successor::Indirect, Value::JumpTarget(table)) => Some(table),
         _ => None,
     }
 }

@@ -12,7 +12,7 @@ pub(super) struct Point<'f> {
     flow: &'f DataFlow,
     live: Bits,
     /// What is read before it is written where the caller reads all that calls preserve.
-    handed: Bits,
+    live_or_returned: Bits,
     written: Bits,
     /// What was written on all ways there.
     sure: Bits,
@@ -36,12 +36,13 @@ impl DataFlow {
                 }
                 self.before(op, effect, &mut live);
             }
-            if let Some(landings) = self.landings(block, starts) {
-                live.unite(&landings);
+            if let Some(landing_pads) = self.landing_pads(block, starts) {
+                live.unite(&landing_pads);
             }
             live
         };
-        let (live, handed) = (read(&self.live, SCRATCH), read(&self.handed, SCRATCH | PRESERVED));
+        let (live, live_or_returned) =
+            (read(&self.live, SCRATCH), read(&self.live_or_returned, SCRATCH | PRESERVED));
         let until = if during { own.saturating_add(1) } else { own };
         let mut written = self.written.get(number)?.clone();
         let mut sure = self.sure.get(number)?.clone();
@@ -49,7 +50,7 @@ impl DataFlow {
             self.after(effect, &mut written, false);
             self.after(effect, &mut sure, true);
         }
-        Some(Point { flow: self, live, handed, written, sure })
+        Some(Point { flow: self, live, live_or_returned, written, sure })
     }
 }
 
@@ -67,13 +68,13 @@ impl Point<'_> {
     /// Whether a register's value is read, or may be what a preserved one has at a return.
     ///
     /// Rules go on to name the slot of a register that was restored already.
-    pub(super) fn hands(&self, register: u8) -> bool {
-        self.handed.has(register.into())
+    pub(super) fn live_or_returned(&self, register: u8) -> bool {
+        self.live_or_returned.has(register.into())
     }
 
     /// Whether a word is read, or may be what a preserved register has at a return.
-    pub(super) fn hands_word(&self, word: i64) -> bool {
-        self.handed.has(self.flow.bit(word))
+    pub(super) fn live_or_returned_word(&self, word: i64) -> bool {
+        self.live_or_returned.has(self.flow.bit(word))
     }
 
     /// Whether some way to here has written a word.
@@ -94,7 +95,7 @@ impl Point<'_> {
     /// Adds what another point has.
     pub(super) fn unite(&mut self, other: &Self) {
         self.live.unite(&other.live);
-        self.handed.unite(&other.handed);
+        self.live_or_returned.unite(&other.live_or_returned);
         self.written.unite(&other.written);
         self.sure.keep(&other.sure);
     }

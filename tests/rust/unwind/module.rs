@@ -21,7 +21,7 @@ const SIZE: usize = 0x10000;
 pub(crate) struct Part {
     listing: &'static str,
     /// Addresses, as they are known when it is placed, where exceptions go on.
-    landings: Vec<u64>,
+    landing_pads: Vec<u64>,
     signal: bool,
     outermost: bool,
 }
@@ -31,8 +31,8 @@ impl Part {
         Self { listing, ..Self::default() }
     }
 
-    pub(crate) fn landing(mut self, address: u64) -> Self {
-        self.landings.push(address);
+    pub(crate) fn landing_pad(mut self, address: u64) -> Self {
+        self.landing_pads.push(address);
         self
     }
 
@@ -72,8 +72,8 @@ pub(crate) fn image(parts: &[Part]) -> Vec<u8> {
         assert!(listing.code.len() <= 0x100);
         put(&mut bytes, start, &listing.code);
         let sites = SITES + index * 0x40;
-        put(&mut bytes, sites, &call_sites(&part.landings, start));
-        let augmentation = match (part.signal, part.landings.is_empty()) {
+        put(&mut bytes, sites, &call_sites(&part.landing_pads, start));
+        let augmentation = match (part.signal, part.landing_pads.is_empty()) {
             (true, _) => "zRS",
             (false, true) => "zR",
             (false, false) => "zRL",
@@ -82,7 +82,7 @@ pub(crate) fn image(parts: &[Part]) -> Vec<u8> {
         // Version 1, code in steps of 1, data of -8, the return address is number 16.
         let mut body = vec![0, 0, 0, 0, 1];
         body.extend(augmentation.bytes().chain([0, 1, 0x78, 16]));
-        body.extend(if part.landings.is_empty() { vec![1, 0x1b] } else { vec![2, 0x1b, 0x1b] });
+        body.extend(if part.landing_pads.is_empty() { vec![1, 0x1b] } else { vec![2, 0x1b, 0x1b] });
         // The CFA is 8 above rsp, the return address right below it.
         body.extend([0x0c, 7, 8, 0x90, 1]);
         entry(&mut entries, body);
@@ -91,7 +91,7 @@ pub(crate) fn image(parts: &[Part]) -> Vec<u8> {
         let mut body = (number(own) + 4 - number(common)).to_le_bytes().to_vec();
         body.extend(distance(start, ENTRIES + own + 8));
         body.extend(number(listing.code.len()).to_le_bytes());
-        if part.landings.is_empty() {
+        if part.landing_pads.is_empty() {
             body.push(0);
         } else {
             body.push(4);
@@ -153,11 +153,11 @@ fn entry(entries: &mut Vec<u8>, mut body: Vec<u8>) {
     entries.extend(body);
 }
 
-/// GCC's table: where landings are counted from, no types, numbers of four bytes.
-fn call_sites(landings: &[u64], start: usize) -> Vec<u8> {
-    let mut table = vec![0xff, 0xff, 3, u8::try_from(landings.len() * 13).unwrap()];
-    for landing in landings {
-        let distance = u32::try_from(landing - BASE).unwrap() - number(start);
+/// GCC's table: where landing pads are counted from, no types, numbers of four bytes.
+fn call_sites(landing_pads: &[u64], start: usize) -> Vec<u8> {
+    let mut table = vec![0xff, 0xff, 3, u8::try_from(landing_pads.len() * 13).unwrap()];
+    for landing_pad in landing_pads {
+        let distance = u32::try_from(landing_pad - BASE).unwrap() - number(start);
         table.extend([0, 0, 0, 0, 1, 0, 0, 0].into_iter().chain(distance.to_le_bytes()).chain([0]));
     }
     table

@@ -297,18 +297,18 @@ fn what_exceptions_lead_to_counts_with_the_function() {
         = rsp+48
         488b7c2418         mov rdi,qword ptr [rsp+0x18]
         e8fb0f0000         call .+0x1000";
-    let outside = world(Part::new(PLAIN).landing(at(3)), PLAIN_GOES_ON, vec![Part::new(lands)]);
+    let outside = world(Part::new(PLAIN).landing_pad(at(3)), PLAIN_GOES_ON, vec![Part::new(lands)]);
     assert_eq!(outside.dead(), [0, 2, 3, 4]);
     // In the function itself all instructions count anyway.
-    let inside = world(Part::new(PLAIN).landing(at(1) + 14), PLAIN_GOES_ON, Vec::new());
+    let inside = world(Part::new(PLAIN).landing_pad(at(1) + 14), PLAIN_GOES_ON, Vec::new());
     assert_eq!(inside.dead(), [0, 2, 3, 4]);
-    let amiss = world(Part::new(PLAIN).landing(at(1) + 15), PLAIN_GOES_ON, Vec::new());
+    let amiss = world(Part::new(PLAIN).landing_pad(at(1) + 15), PLAIN_GOES_ON, Vec::new());
     assert_eq!(amiss.dead(), NOTHING);
 }
 
 #[test]
 fn a_table_of_exceptions_that_cannot_be_read_keeps_the_frame() {
-    let world = world(Part::new(PLAIN).landing(at(1) + 14), PLAIN_GOES_ON, Vec::new());
+    let world = world(Part::new(PLAIN).landing_pad(at(1) + 14), PLAIN_GOES_ON, Vec::new());
     let mut bytes = image(&world.parts);
     // The encoding of its numbers.
     bytes[0x4000 + 0x40 + 2] = 0x50;
@@ -538,7 +538,7 @@ proptest! {
         framed in any::<bool>(),
     ) {
         let (listing, goes_on) = if framed { (FRAMED, FRAMED_GOES_ON) } else { (PLAIN, PLAIN_GOES_ON) };
-        let mut world = world(Part::new(listing).landing(at(1) + goes_on), goes_on, Vec::new());
+        let mut world = world(Part::new(listing).landing_pad(at(1) + goes_on), goes_on, Vec::new());
         let mut bytes = image(&world.parts);
         let near = near.into_iter().map(|(from, at, byte)| (from + at, byte));
         for (at, byte) in writes.into_iter().chain(near) {

@@ -9,11 +9,11 @@ use gimli::{EndianSlice, LittleEndian, Reader};
 use crate::peek::Peek;
 use crate::range::AddressRange;
 
-/// Code from which exceptions lead to a landing.
+/// Code from which exceptions lead to a landing pad.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Site {
     pub(super) range: AddressRange,
-    pub(super) landing: u64,
+    pub(super) landing_pad: u64,
 }
 
 /// Bytes of a table beyond which it is not read.
@@ -60,11 +60,11 @@ pub(super) fn sites(peek: &mut Peek<'_>, address: u64, function: u64) -> Option<
     };
     let mut found = Vec::new();
     while !reader.is_empty() {
-        let (start, length, landing) = (number(&mut reader)?, number(&mut reader)?, number(&mut reader)?);
+        let (start, length, landing_pad) = (number(&mut reader)?, number(&mut reader)?, number(&mut reader)?);
         reader.read_uleb128().ok()?;
-        if landing != 0 {
+        if landing_pad != 0 {
             let range = AddressRange::with_length(function.checked_add(start)?, length).ok()?;
-            found.push(Site { range, landing: base.checked_add(landing)? });
+            found.push(Site { range, landing_pad: base.checked_add(landing_pad)? });
         }
     }
     Some(found)
