@@ -25,7 +25,6 @@ mod layout;
 mod libc;
 mod locate;
 mod mapped;
-mod overlay;
 mod params;
 mod partly_mapped;
 mod reading;

@@ -1,9 +1,9 @@
 //! Borders between chunks of which one side is written and the other is not.
 //!
-//! Behind a free chunk stands its size, in what the next chunk has of it. When it is cut in two,
-//! the size of the first part is written, then that of the rest, then the rest's size behind
-//! it: until then the old one leads from the next chunk right to the first part's start. When
-//! chunks are merged, the whole is put on a list before its size stands on either side.
+//! The size of a free chunk is repeated in the `prev_size` of the next chunk. To split a chunk,
+//! malloc writes the size of the first part, the size of the rest, then the `prev_size` after the
+//! rest. Until then the old `prev_size` points back to the first part. When chunks are merged, the
+//! whole is put on a list before its size is written on either side.
 
 use std::collections::BTreeSet;
 
@@ -78,8 +78,8 @@ impl Scene<'_> {
             || (self.beside_unlisted(&unit) && !self.hints.idle())
             || self.hints.busy(locked, start, machine.header(), &[place]);
         if evidence {
-            let told = format!("the chunk at {start:#x} is being freed");
-            self.guess(arena, told, [(place, size)]);
+            let what = format!("the chunk at {start:#x} is being freed");
+            self.guess(arena, what, [(place, size)]);
         }
     }
 
@@ -138,10 +138,10 @@ impl Scene<'_> {
         let before = lost.index.checked_sub(1).and_then(|index| blocks.unit(index));
         let before = before.map_or(start, |before| before.range.start());
         if self.hints.busy(locked, before, header, &[start]) {
-            let told = format!("the marks at {start:#x} are written behind its old top chunk");
+            let what = format!("the marks at {start:#x} are written behind its old top chunk");
             let place = start.saturating_add(machine.word);
             let mark = header | PREV_INUSE;
-            self.guess(arena, told, [(place, mark), (place.saturating_add(header), mark)]);
+            self.guess(arena, what, [(place, mark), (place.saturating_add(header), mark)]);
         }
     }
 
@@ -182,9 +182,9 @@ impl Scene<'_> {
                 {
                     let size = place.saturating_sub(rest);
                     let other = if main { 0 } else { NON_MAIN_ARENA };
-                    let told = format!("the chunk at {start:#x} is cut off a larger one");
+                    let what = format!("the chunk at {start:#x} is cut off a larger one");
                     let head = (rest.saturating_add(machine.word), size | PREV_INUSE | other);
-                    self.guess(arena, told, [head, (place, size)]);
+                    self.guess(arena, what, [head, (place, size)]);
                     // What a block held before may look so too.
                     found = found.saturating_add(1);
                 }
@@ -229,11 +229,11 @@ impl Scene<'_> {
             let Some(chunk) = Chunk::read(&mut self.peek, next) else { continue };
             let size = next.saturating_sub(rest);
             let other = if main { 0 } else { NON_MAIN_ARENA };
-            let told = format!("the block before {rest:#x} is made smaller");
+            let what = format!("the block before {rest:#x} is made smaller");
             let head = (rest.saturating_add(machine.word), size | PREV_INUSE | other);
             // A free chunk behind it may have been taken in first.
             let foot = if chunk.previous_in_use() { chunk.previous } else { size };
-            self.guess(arena, told, [head, (next, foot)]);
+            self.guess(arena, what, [head, (next, foot)]);
         }
         Ok(())
     }

@@ -3,6 +3,8 @@
 //! glibc 2.26 to 2.43, malloc/malloc.c, `tcache_init`: the thread's variable leads to the block
 //! first, then the block is cleared; since 2.42 the counts get their maximum after that.
 
+use std::collections::BTreeSet;
+
 use super::Scene;
 
 impl Scene<'_> {
@@ -20,11 +22,11 @@ impl Scene<'_> {
             |word: u64, _| word.checked_shl(u32::try_from(bits).unwrap_or(0)).unwrap_or(0) | caches.fill;
         let per_word = machine.word.checked_div(caches.layout.count).unwrap_or(0);
         let counts = if caches.layout.down { (0..per_word).fold(0, many) } else { 0 };
+        let leading: BTreeSet<u32> = attempt.reading.followed.held.iter().map(|(_, owner)| *owner).collect();
         for (number, cache) in (0..).zip(&caches.found) {
             let chunk = cache.address.saturating_sub(machine.header());
             // One that leads to a block is in use: what is wrong with it is damage.
-            let leads = attempt.reading.followed.held.iter().any(|(_, owner)| *owner == number);
-            if leads || !self.hints.held(chunk, machine.header()) {
+            if leading.contains(&number) || !self.hints.held(chunk, machine.header()) {
                 continue;
             }
             let words = (0..size).step_by(usize::try_from(machine.word).unwrap_or(8));

@@ -54,8 +54,8 @@ impl Scene<'_> {
     /// The first call has memory, and no top chunk yet.
     fn not_begun(&mut self, layout: StateLayout, state: ArenaState) {
         if state.system % PAGE == 0 {
-            let told = "its first memory is not cut into chunks yet".to_owned();
-            self.guess(state.address, told, [(Self::system_at(layout, state), 0)]);
+            let what = "its first memory is not cut into chunks yet".to_owned();
+            self.guess(state.address, what, [(Self::system_at(layout, state), 0)]);
         }
     }
 
@@ -104,9 +104,9 @@ impl Scene<'_> {
             let by_pages = sum.abs_diff(state.system) % PAGE == 0;
             // The sum is never the last that a call writes.
             if !same && (old || fresh || known) && by_pages {
-                let told = format!("its top chunk at {top:#x} gets its size");
+                let what = format!("its top chunk at {top:#x} gets its size");
                 let place = Self::system_at(layout, state);
-                self.guess(state.address, told, [(top.saturating_add(machine.word), head), (place, sum)]);
+                self.guess(state.address, what, [(top.saturating_add(machine.word), head), (place, sum)]);
             }
         }
     }
@@ -125,8 +125,8 @@ impl Scene<'_> {
         let free = runs.into_iter().flat_map(|run| run.without(&taken));
         let fresh = free.filter(|free| free.len() >= more).map(AddressRange::start).collect::<Vec<u64>>();
         if fresh.into_iter().any(|start| self.zeros(start, u64::MAX)) {
-            let told = "it has new memory, which is not cut into chunks yet".to_owned();
-            self.guess(state.address, told, [(Self::system_at(layout, state), all)]);
+            let what = "it has new memory, which is not cut into chunks yet".to_owned();
+            self.guess(state.address, what, [(Self::system_at(layout, state), all)]);
         }
     }
 
@@ -150,8 +150,8 @@ impl Scene<'_> {
         for heap in heaps {
             let begun = heap.saturating_add(header);
             if self.peek.word(heap) == Some(state.address) && self.zeros(begun, u64::MAX) {
-                let told = format!("a new heap at {heap:#x} is added");
-                self.guess(state.address, told, [(heap, 0)]);
+                let what = format!("a new heap at {heap:#x} is added");
+                self.guess(state.address, what, [(heap, 0)]);
             }
         }
     }

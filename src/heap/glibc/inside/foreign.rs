@@ -58,9 +58,9 @@ impl Scene<'_> {
         let rest = limit.checked_sub(counted);
         let most = top.saturating_add(PAGE.saturating_mul(2));
         if counted > now && now > state.top && now % PAGE == 0 && rest.is_some_and(|rest| rest <= most) {
-            let told =
+            let what =
                 format!("it has memory up to {limit:#x} after that of others, and no top chunk there yet");
-            self.guess(state.address, told, [(Self::system_at(layout, state), all)]);
+            self.guess(state.address, what, [(Self::system_at(layout, state), all)]);
         }
     }
 
@@ -106,8 +106,8 @@ impl Scene<'_> {
                 let sum = (Self::system_at(layout, state), limit.saturating_sub(base));
                 let own = (first > old).then_some(own);
                 let words = own.into_iter().chain([mark(first), mark(second), size, sum]);
-                let told = format!("its top chunk is at {top:#x}, after memory of others");
-                self.guess(state.address, told, words);
+                let what = format!("its top chunk is at {top:#x}, after memory of others");
+                self.guess(state.address, what, words);
             }
         }
     }
@@ -135,13 +135,13 @@ impl Scene<'_> {
             if machine.first_chunk(start) != start || rules.check(whole, size).is_err() {
                 continue;
             }
-            let told = format!("the chunk at {start:#x} is being freed");
+            let what = format!("the chunk at {start:#x} is being freed");
             // Its own size may be that of the first of the chunks that it is merged from, or the one
             // before it was cut off: glibc 2.41 to 2.43, `_int_free_create_chunk`.
             let own = Chunk::read(&mut self.peek, start).filter(|own| own.size() != size);
             let head = own.map(|_| (start.saturating_add(machine.word), whole.head));
             if chunk.previous != size || head.is_some() {
-                self.guess(arena, told, head.into_iter().chain([(place, size)]));
+                self.guess(arena, what, head.into_iter().chain([(place, size)]));
             }
         }
     }

@@ -4,6 +4,7 @@
 //! them one way around leads over the chunk and the other one past it. The links of the chunk
 //! itself are written before it is put on, and may be those of its next list already.
 
+use crate::error::Error;
 use crate::heap::block::{State, Unit};
 
 use super::super::chunk::Chunk;
@@ -12,7 +13,10 @@ use super::super::layout::{BINS, FLAGS, StateLayout};
 use super::Scene;
 
 /// The most chunks that are followed of one list.
-const LONGEST: usize = 1 << 20;
+const LONGEST: u32 = 1 << 20;
+
+/// How many chunks are followed between two questions whether to stop.
+const ASK: u32 = 1 << 16;
 
 /// The most chunks that are merged with one before them.
 const MERGED: u32 = 2;
@@ -25,22 +29,25 @@ struct Break {
 }
 
 impl Scene<'_> {
-    pub(super) fn lists(&mut self) {
+    pub(super) fn lists(&mut self) -> Result<(), Error> {
         if self.attempt.reading.links.count == 0 {
-            return;
+            return Ok(());
         }
         let states = self.attempt.reading.states.clone();
         for (layout, state) in states {
             for index in 1..BINS {
-                self.list(layout, state.address, index, state.locked);
+                let head = layout.bin_at(state.address, index);
+                self.joined(layout, state.address, index);
+                if let (Some(forward), Some(back)) = (self.follow(head, true)?, self.follow(head, false)?) {
+                    self.list((state.address, state.locked), (index, head), forward, back);
+                }
             }
         }
+        Ok(())
     }
 
-    fn list(&mut self, layout: StateLayout, arena: u64, index: u64, locked: bool) {
-        let head = layout.bin_at(arena, index);
-        self.joined(layout, arena, index);
-        let (Some(forward), Some(back)) = (self.follow(head, true), self.follow(head, false)) else { return };
+    /// A list that is broken at one place both ways.
+    fn list(&mut self, (arena, locked): (u64, bool), (index, head): (u64, u64), forward: Break, back: Break) {
         let header = self.machine().header();
         let word = self.machine().word;
         let (before, behind) = (forward.from, back.from);
@@ -62,13 +69,13 @@ impl Scene<'_> {
         // glibc 2.17 to 2.42, `malloc_consolidate`: both neighbours lead to it, and its link back is not
         // written yet. A block that was written to after its free looks the same.
         if forward.from == head && forward.to == behind && self.hints.busy(locked, behind, header, &[]) {
-            let told = format!("the chunk at {behind:#x} is half on {}", name(index));
-            self.guess(arena, told, [(behind.wrapping_add(header).wrapping_add(word), head)]);
+            let what = format!("the chunk at {behind:#x} is half on {}", name(index));
+            self.guess(arena, what, [(behind.wrapping_add(header).wrapping_add(word), head)]);
         }
         if let Some((chunk, neighbour)) = past {
             let place = neighbour.wrapping_add(header).wrapping_add(if chunk == before { word } else { 0 });
-            let told = format!("the chunk at {chunk:#x} is half on {}", name(index));
-            self.guess(arena, told, [(place, chunk)]);
+            let what = format!("the chunk at {chunk:#x} is half on {}", name(index));
+            self.guess(arena, what, [(place, chunk)]);
         }
         // glibc 2.17 to 2.42, `malloc_consolidate`: the links of the chunk itself come last.
         let block = self.attempt.reading.blocks.unit_from(chunk).is_some_and(|unit| unit.state.block());
@@ -77,22 +84,21 @@ impl Scene<'_> {
         if !comes && !self.moves(chunk, before, behind) {
             return;
         }
-        let fully = !sides.0 && !sides.1;
         let unit = self.attempt.reading.blocks.unit_from(chunk);
         let used = unit.as_ref().is_some_and(|unit| unit.state == State::Used);
         let off =
             [(before.wrapping_add(header), behind), (behind.wrapping_add(header).wrapping_add(word), before)];
-        if let Some(unit) = unit.filter(|_| fully && used) {
+        if let Some(unit) = unit.filter(|_| both && used) {
             // A list that leads to a block in use may be damage to one flag.
             let merged = self.beside_unlisted(&unit) && !self.hints.idle();
             if merged || self.hints.busy(locked, chunk, header, &[]) {
-                let told = format!("the chunk at {chunk:#x} is on {} and in use", name(index));
-                self.guess(arena, told, off);
+                let what = format!("the chunk at {chunk:#x} is on {} and in use", name(index));
+                self.guess(arena, what, off);
             }
             return;
         }
-        let told = format!("the chunk at {chunk:#x} is half on {}", name(index));
-        self.guess(arena, told, off);
+        let what = format!("the chunk at {chunk:#x} is half on {}", name(index));
+        self.guess(arena, what, off);
     }
 
     /// The first chunk of a list of another size: it is being merged with those behind it.
@@ -117,34 +123,38 @@ impl Scene<'_> {
                 let said = Chunk::read(&mut self.peek, end).filter(|said| !said.previous_in_use());
                 let own = Chunk::read(&mut self.peek, chunk).map_or(0, |own| own.head & FLAGS);
                 if machine.bin(size) == index && said.is_some() {
-                    let told = format!("the chunk at {chunk:#x} is being freed");
-                    self.guess(arena, told, [(chunk.saturating_add(word), size | own), (end, size)]);
+                    let what = format!("the chunk at {chunk:#x} is being freed");
+                    self.guess(arena, what, [(chunk.saturating_add(word), size | own), (end, size)]);
                 }
             }
         }
     }
 
     /// Follows a list one way up to where it breaks; `None` where it does not.
-    fn follow(&mut self, head: u64, forward: bool) -> Option<Break> {
+    fn follow(&mut self, head: u64, forward: bool) -> Result<Option<Break>, Error> {
         let (header, word) = (self.machine().header(), self.machine().word);
         let mut from = head;
-        for _ in 0..LONGEST {
-            let (next, _) = self.links(from, forward, header)?;
+        for step in 0..LONGEST {
+            if step % ASK == 0 {
+                self.job.check()?;
+            }
+            let Some((next, _)) = self.links(from, forward, header) else { return Ok(None) };
             if next == head {
                 // The last chunk has to be the one that the head leads back to.
                 let place = head.wrapping_add(header).wrapping_add(if forward { word } else { 0 });
-                let last = self.peek.word(place)?;
-                return (last != from).then_some(Break { from, to: head });
+                let last = self.peek.word(place);
+                let broken = last.is_some_and(|last| last != from);
+                return Ok(broken.then_some(Break { from, to: head }));
             }
             let free = |unit: &Unit| unit.state.free();
             let unit = self.attempt.reading.blocks.unit_from(next).filter(free);
             let back = self.links(next, forward, header).map(|(_, back)| back);
             if unit.is_none() || back != Some(from) {
-                return Some(Break { from, to: next });
+                return Ok(Some(Break { from, to: next }));
             }
             from = next;
         }
-        None
+        Ok(None)
     }
 
     /// Where a chunk leads that way, and back.

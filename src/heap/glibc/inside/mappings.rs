@@ -3,6 +3,7 @@
 //! glibc 2.17 to 2.43, malloc/malloc.c, `mremap_chunk`: the system has cut the mapping before its
 //! new size is written, and behind it is nothing.
 
+use crate::error::Error;
 use crate::memory::RegionKind;
 use crate::range::AddressRange;
 
@@ -14,13 +15,13 @@ use super::Scene;
 const PAGES: u64 = 1 << 16;
 
 impl Scene<'_> {
-    pub(super) fn mappings(&mut self) {
+    pub(super) fn mappings(&mut self) -> Result<(), Error> {
         let attempt = self.attempt;
-        let Some(libc) = attempt.libcs.first() else { return };
+        let Some(libc) = attempt.libcs.first() else { return Ok(()) };
         let Some(params) = libc.params.filter(|params| params.mapped > attempt.reading.mapped.0) else {
-            return;
+            return Ok(());
         };
-        let Some(main) = libc.states.first().map(|state| state.address) else { return };
+        let Some(main) = libc.states.first().map(|state| state.address) else { return Ok(()) };
         let machine = self.machine();
         let taken: Vec<AddressRange> = attempt.reading.blocks.spans().iter().map(|span| span.range).collect();
         let taken = AddressRange::merge(taken);
@@ -43,11 +44,13 @@ impl Scene<'_> {
                     } else {
                         size.saturating_sub(machine.header())
                     };
-                    let told = format!("the mapped chunk at {page:#x} is made smaller");
-                    self.guess(main, told, [(place, size | IS_MMAPPED)]);
+                    let what = format!("the mapped chunk at {page:#x} is made smaller");
+                    self.guess(main, what, [(place, size | IS_MMAPPED)]);
                 }
                 page = page.saturating_add(PAGE);
             }
+            self.job.check()?;
         }
+        Ok(())
     }
 }

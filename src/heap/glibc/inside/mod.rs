@@ -20,6 +20,7 @@ mod foreign;
 mod hints;
 mod lists;
 mod mappings;
+mod overlay;
 
 use crate::error::Error;
 use crate::heap::block::State;
@@ -31,12 +32,15 @@ use crate::source::Thread;
 use super::attempt::Attempt;
 use super::layout::Machine;
 use super::locate::Ring;
-use super::overlay::{Overlay, Words};
+use overlay::{Overlay, Words};
 
 use hints::Hints;
 
 /// How often a heap is read again at most.
-const TRIES: u32 = 24;
+const TRIES: usize = 24;
+
+/// How many units are read again at most, but once.
+const UNITS: usize = 1 << 26;
 
 /// What is half done, in words, and the address of the arena where that is known.
 pub(super) type HalfDone = (Option<u64>, String);
@@ -44,7 +48,7 @@ pub(super) type HalfDone = (Option<u64>, String);
 /// What a call was about to write.
 struct Guess {
     arena: u64,
-    told: String,
+    what: String,
     words: Words,
 }
 
@@ -67,11 +71,11 @@ impl Scene<'_> {
             .map_or(Machine { word: 8, align: 16 }, |(layout, _)| layout.machine)
     }
 
-    fn guess(&mut self, arena: u64, told: String, words: impl IntoIterator<Item = (u64, u64)>) {
+    fn guess(&mut self, arena: u64, what: String, words: impl IntoIterator<Item = (u64, u64)>) {
         let words: Words =
             words.into_iter().filter(|(at, word)| self.peek.word(*at) != Some(*word)).collect();
         if !words.is_empty() {
-            self.found.push(Guess { arena, told, words });
+            self.found.push(Guess { arena, what, words });
         }
     }
 }
@@ -93,7 +97,9 @@ pub(super) fn explained(
         return Ok((read, Vec::new()));
     }
     let hints = Hints::of(memory, threads, rings);
-    let mut search = Search { memory, threads, rings, hints: &hints, job, tries: TRIES };
+    let units = read.reading.blocks.len().max(1);
+    let tries = UNITS.checked_div(units).unwrap_or(0).clamp(1, TRIES);
+    let mut search = Search { memory, threads, rings, hints: &hints, job, tries };
     if read.whole() {
         let hidden = search.hidden(&read, foreign)?;
         return Ok(hidden.unwrap_or((read, Vec::new())));
@@ -115,7 +121,7 @@ struct Search<'s> {
     hints: &'s Hints,
     job: &'s Job,
     /// How often the heap may still be read.
-    tries: u32,
+    tries: usize,
 }
 
 impl Search<'_> {
@@ -135,13 +141,13 @@ impl Search<'_> {
             let mut with = words.clone();
             with.extend(guess.words);
             let Some(next) = self.read(&with)?.filter(|next| next.faults() < now.faults()) else { continue };
-            let half_done = (Some(guess.arena), guess.told);
+            let half_done = (Some(guess.arena), guess.what);
             if next.whole() {
                 return Ok(Some((next, vec![half_done])));
             }
-            if let Some((whole, mut told)) = self.better(&next, &with)? {
-                told.insert(0, half_done);
-                return Ok(Some((whole, told)));
+            if let Some((whole, mut more)) = self.better(&next, &with)? {
+                more.insert(0, half_done);
+                return Ok(Some((whole, more)));
             }
         }
         Ok(None)
@@ -160,7 +166,7 @@ impl Search<'_> {
             }
             let next = self.read(&guess.words)?;
             if let Some(next) = next.filter(|next| next.whole() && foreign_bytes(next) < foreign) {
-                return Ok(Some((next, vec![(Some(guess.arena), guess.told)])));
+                return Ok(Some((next, vec![(Some(guess.arena), guess.what)])));
             }
         }
         Ok(None)
@@ -170,9 +176,9 @@ impl Search<'_> {
 fn guesses(memory: &Overlay<'_>, attempt: &Attempt, hints: &Hints, job: &Job) -> Result<Vec<Guess>, Error> {
     let mut scene = Scene { memory, peek: Peek::new(memory), attempt, hints, job, found: Vec::new() };
     scene.ends();
-    scene.lists();
+    scene.lists()?;
     scene.borders()?;
-    scene.mappings();
+    scene.mappings()?;
     scene.caches();
     Ok(scene.found)
 }

@@ -1,4 +1,4 @@
-//! Memory with a few words that stand for others: what a call of malloc was about to write.
+//! Memory in which a few words are replaced by what a call of malloc was about to write.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use crate::memory::{Buffer, Memory, Region, View};
 use crate::range::AddressRange;
 use crate::word::WordFormat;
 
-use super::layout::PAGE;
+use super::super::layout::PAGE;
 
 /// Words by their addresses.
 pub(super) type Words = BTreeMap<u64, u64>;
