@@ -172,7 +172,7 @@ fn loaders(memory: &dyn Memory, roots: &Roots) -> Vec<AddressRange> {
         Some(AddressRange::saturating(from, region.range.end().saturating_sub(from)))
     });
     let anonymous = memory.regions().iter().filter(|region| region.kind == RegionKind::Anon);
-    let small = anonymous.filter(|region| region.permissions.writable() && region.range.len() <= SMALL);
+    let small = anonymous.filter(|region| region.mutable() && region.range.len() <= SMALL);
     let mut left = LOADERS;
     let found = behind.chain(small.map(|region| region.range)).filter(|range| {
         let fits = range.len() <= left;
