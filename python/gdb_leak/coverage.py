@@ -42,12 +42,8 @@ class Coverage(NamedTuple):
 
     @property
     def lacking(self) -> bool:
-        """Return whether a verdict must not pass for one on the whole program.
-
-        However little memory of no known heap there is: where it is another allocator's, it
-        has blocks that got no verdict.
-        """
-        return not self.possible or self.found.lacking or bool(self.allocators)
+        """Return whether a verdict must not pass for one on the whole program."""
+        return not self.possible or self.found.lacking
 
     def values(self) -> dict[str, Value]:
         """Return the JSON keys ``coverage`` and ``judged``."""

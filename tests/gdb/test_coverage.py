@@ -276,10 +276,9 @@ def beside(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class TestAllocatorsWithoutNames:
     """Stripped, without a text of theirs, under another name: their tables show them."""
 
-    # So few blocks that what they are in is no more than a buffer might be.
     @pytest.mark.parametrize("blocks", [300, 4000])
     @pytest.mark.parametrize("name", LIBRARIES)
-    def test_one_beside_glibc_is_named_and_never_passes(
+    def test_one_beside_glibc_is_named_and_does_not_pass(
         self, beside: Path, tmp_path: Path, name: str, blocks: int
     ) -> None:
         file, function = LIBRARIES[name]
@@ -303,7 +302,9 @@ class TestAllocatorsWithoutNames:
                 # The loader has an inner pointer only to what it knows of a library of which
                 # others hold the start: possibly lost for valgrind too.
                 lost = found["summary"]["possibly_lost"]["blocks"] > 0
-                assert answer.status == (LOST if lost else UNJUDGED), answer.stdout
+                # What 300 blocks are in is less than 1 MiB as a rule.
+                allowed = {UNJUDGED} if blocks == 4000 else {0, UNJUDGED}
+                assert answer.status in ({LOST} if lost else allowed), answer.stdout
         finally:
             live.end()
 

@@ -84,7 +84,7 @@ COMMAND = Command(
         "whatever belongs to none (memory of other allocators, and what the program mapped itself) "
         "is only searched for pointers. With -error-exitcode, status 3 means that more than 10% "
         "and more than 1 MiB of the resident writable memory outside modules' data and stacks "
-        "belongs to no known heap, or any of it where an allocator that is linked in is named."
+        "belongs to no known heap."
     ),
     example=("leak-check -show all -top 20", "gdb-leak check core -error-exitcode 9"),
 )
