@@ -20,6 +20,8 @@ mod guards;
 mod halfway;
 #[path = "heap/image.rs"]
 mod image;
+#[path = "heap/inside.rs"]
+mod inside;
 #[path = "heap/linked.rs"]
 mod linked;
 #[path = "heap/links.rs"]

@@ -13,7 +13,7 @@ use crate::range::AddressRange;
 
 use super::chunk::{Chunk, Rules};
 use super::known::Known;
-use super::layout::{PREV_INUSE, up};
+use super::layout::{PAGE, PREV_INUSE, up};
 
 /// How many chunks have to follow each other.
 const CHAIN: usize = 24;
@@ -118,6 +118,9 @@ impl Seek<'_> {
                 return length > 0 && !disagrees && (chunk.fencepost(machine) || (last && ends));
             }
             let next = at.saturating_add(chunk.size());
+            if self.lenient && self.reaches_over_top(peek, at, next, length) {
+                return true;
+            }
             if self.known.within(at, next).is_some() {
                 return false;
             }
@@ -127,5 +130,17 @@ impl Seek<'_> {
             counted = counted.saturating_add(usize::from(self.avoid == u64::MAX || at > self.avoid));
         }
         true
+    }
+
+    /// Whether the chunk from `at` to `next` reaches over the top chunk to its end, after `length` others.
+    ///
+    /// glibc 2.17 to 2.43, malloc/malloc.c: `_int_free` writes the size of what is merged with `top` before
+    /// `top`; `_int_malloc` moves `top` before it writes the sizes on both sides.
+    fn reaches_over_top(&self, peek: &mut Peek<'_>, at: u64, next: u64, length: usize) -> bool {
+        let Some(top) = self.top.filter(|top| at < *top && *top < next && next % PAGE == 0) else {
+            return false;
+        };
+        let size = Chunk::read(peek, top).map_or(0, Chunk::size);
+        length > 0 || top.checked_add(size) == Some(next)
     }
 }

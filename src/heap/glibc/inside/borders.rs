@@ -145,6 +145,47 @@ impl Scene<'_> {
         }
     }
 
+    /// How far the memory around `place` goes, in which `unit` is.
+    fn limit(&self, unit: &Unit, place: u64) -> u64 {
+        let states = &self.attempt.reading.states;
+        let top = usize::try_from(unit.arena.unwrap_or(u32::MAX)).ok().and_then(|number| states.get(number));
+        // Memory that is taken for that of others ends where chunks agree, in the middle of its own.
+        let top = top.map(|(_, state)| state.top).filter(|top| unit.state == State::Foreign && *top > place);
+        let span = || self.attempt.reading.blocks.span_at(place).map_or(place, |span| span.range.end());
+        top.unwrap_or_else(span)
+    }
+
+    /// Chunks in registers that are cut or made smaller and that no walk came to.
+    ///
+    /// Between two parts of memory that others took a walk finds its start by chunks that agree. Where
+    /// few chunks follow the memory of others, one that is being cut has none before it agree.
+    pub(super) fn cut_after_foreign(&mut self) -> Result<(), Error> {
+        let machine = self.machine();
+        let header = machine.header();
+        let held: BTreeSet<u64> =
+            self.hints.places().flat_map(|held| [held, held.wrapping_sub(header)]).collect();
+        let mut left = LOOKED_AT;
+        for start in held.into_iter().filter(|start| machine.first_chunk(*start) == *start) {
+            let around = self.attempt.reading.blocks.unit_at(start).filter(|unit| unit.range.start() < start);
+            let Some(around) = around.filter(|unit| self.arena(unit).is_some_and(|(_, main, _)| main)) else {
+                continue;
+            };
+            let Some(chunk) = Chunk::read(&mut self.peek, start) else { continue };
+            let rest = start.saturating_add(chunk.size());
+            let room = self.limit(&around, start).saturating_sub(start);
+            if (Rules { machine, main: true }).check(chunk, room).is_err() {
+                continue;
+            }
+            let range = AddressRange::saturating(start, chunk.size());
+            let unit = Unit { range, state: State::Foreign, ..around };
+            self.cut(&unit, rest, &mut left)?;
+            if self.hints.held(rest, header) {
+                self.shrunk(&unit, rest)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Whether `unit` is the first part of a free chunk; the next chunk still has the size of the whole.
     fn cut(&mut self, unit: &Unit, rest: u64, left: &mut u64) -> Result<(), Error> {
         let machine = self.machine();
@@ -155,7 +196,7 @@ impl Scene<'_> {
             return Ok(());
         }
         let rules = Rules { machine, main };
-        let limit = self.attempt.reading.blocks.span_at(start).map_or(rest, |span| span.range.end());
+        let limit = self.limit(unit, start);
         let end = limit.min(rest.saturating_add(FAR.min(*left)));
         let mut found = 0_u32;
         let mut next = rest.saturating_add(machine.smallest());
@@ -205,7 +246,7 @@ impl Scene<'_> {
         if !self.hints.busy(locked, rest, machine.header(), &own) {
             return Ok(());
         }
-        let limit = self.attempt.reading.blocks.span_at(rest).map_or(rest, |span| span.range.end());
+        let limit = self.limit(unit, rest);
         let states = &self.attempt.reading.states;
         let top = states.iter().map(|(_, state)| state.top).find(|top| *top > rest && *top < limit);
         let (memory, rules) = (self.memory, Rules { machine, main });
@@ -224,8 +265,15 @@ impl Scene<'_> {
         // What a block held before may lead to the same chunks from within: where the walk went on counts too.
         let blocks = &self.attempt.reading.blocks;
         let behind = blocks.unit_from(rest).filter(|unit| unit.state == State::Damaged);
-        let behind = behind.map(|unit| unit.range.end()).filter(|end| Some(*end) != found);
-        for next in behind.into_iter().chain(found) {
+        let behind = behind.map(|unit| unit.range.end());
+        let in_hand = self.ends_in_hand(rest, stop, rules);
+        let mut places: Vec<u64> = Vec::new();
+        for next in in_hand.iter().copied().chain(behind).chain(found) {
+            if !places.contains(&next) {
+                places.push(next);
+            }
+        }
+        for next in places {
             let Some(chunk) = Chunk::read(&mut self.peek, next) else { continue };
             let size = next.saturating_sub(rest);
             let other = if main { 0 } else { NON_MAIN_ARENA };
@@ -233,8 +281,41 @@ impl Scene<'_> {
             let head = (rest.saturating_add(machine.word), size | PREV_INUSE | other);
             // A free chunk behind it may have been taken in first.
             let foot = if chunk.previous_in_use() { chunk.previous } else { size };
+            let first = self.found.len();
             self.guess(arena, what, [head, (next, foot)]);
+            let weak = !in_hand.contains(&next) || !self.hints.held(rest, machine.header());
+            self.found.iter_mut().skip(first).for_each(|guess| guess.weak = weak);
         }
         Ok(())
+    }
+
+    /// Where a thread's registers say that a rest ends that starts at `rest`, the nearest first.
+    ///
+    /// glibc 2.17 to 2.43, malloc/malloc.c, `_int_realloc`: of a block that becomes smaller, the size is
+    /// written, then that of the rest, then a flag behind it, so that until then registers hold the
+    /// rest's size or where it ends. What the block held before may be the size of a chunk that
+    /// ends where one does, and hide those before that.
+    fn ends_in_hand(&mut self, rest: u64, limit: u64, rules: Rules) -> Vec<u64> {
+        let Rules { machine, main } = rules;
+        let flags = PREV_INUSE | if main { 0 } else { NON_MAIN_ARENA };
+        let places = self.hints.places().flat_map(|held| [Some(held), rest.checked_add(held & !flags)]);
+        let least = rest.saturating_add(machine.smallest());
+        let mut ends: Vec<u64> = places
+            .flatten()
+            .filter(|place| (least..=limit).contains(place) && machine.first_chunk(*place) == *place)
+            .collect();
+        ends.sort_unstable();
+        ends.dedup();
+        let states = &self.attempt.reading.states;
+        let tops: Vec<u64> = states.iter().map(|(_, state)| state.top).collect();
+        let peek = &mut self.peek;
+        ends.retain(|end| {
+            let chunk = Chunk::read(peek, *end);
+            let good = |chunk: Chunk| {
+                rules.check(chunk, limit.saturating_sub(*end)).is_ok() || chunk.fencepost(machine)
+            };
+            tops.contains(end) || chunk.is_some_and(good)
+        });
+        ends
     }
 }

@@ -10,7 +10,7 @@ use crate::heap::block::State;
 use crate::range::AddressRange;
 
 use super::super::arenas::ArenaState;
-use super::super::chunk::Chunk;
+use super::super::chunk::{Chunk, Rules};
 use super::super::extent::run_of;
 use super::super::heaps::{align_down, own_heap};
 use super::super::layout::{PAGE, PREV_INUSE, StateLayout};
@@ -29,7 +29,7 @@ impl Scene<'_> {
                 self.end(layout, state, index);
             }
             if !state.main {
-                self.new_heaps(state);
+                self.new_heaps(layout, state, index);
             }
         }
     }
@@ -65,6 +65,7 @@ impl Scene<'_> {
         let unit = self.attempt.reading.blocks.unit_from(top).filter(|unit| unit.state == State::Top);
         let all = self.attempt.tally.bytes.get(index).copied().unwrap_or(0);
         let Some(unit) = unit else { return };
+        self.grown(layout, state, unit.range);
         let below = all.saturating_sub(unit.range.len());
         let limit = if state.main {
             run_of(self.memory, top).map(AddressRange::end)
@@ -111,6 +112,34 @@ impl Scene<'_> {
         }
     }
 
+    /// A block has taken some of the top chunk, which still is where it was.
+    ///
+    /// glibc 2.17 to 2.43, malloc/malloc.c, `_int_realloc`: where the next chunk is `top`, the block's new size
+    /// is written, then `top`, then the size of what is left. An overflow that changes the last block's size
+    /// leaves the same bytes.
+    fn grown(&mut self, layout: StateLayout, state: ArenaState, top: AddressRange) {
+        let machine = layout.machine;
+        let rules = Rules { machine, main: state.main };
+        let places: Vec<u64> =
+            self.hints.places().flat_map(|held| [held, held.wrapping_sub(machine.header())]).collect();
+        for start in places.into_iter().filter(|start| *start < top.start()) {
+            let unit = self.attempt.reading.blocks.unit_at(start);
+            if unit.is_none_or(|unit| unit.range.start() != start || unit.range.end() != top.start()) {
+                continue;
+            }
+            let Some(chunk) = Chunk::read(&mut self.peek, start) else { continue };
+            let next = start.saturating_add(chunk.size());
+            let left = top.end().saturating_sub(next);
+            let whole = rules.check(chunk, top.end().saturating_sub(start)).is_ok();
+            if whole && next > top.start() && left >= machine.smallest() {
+                let what = format!("the block at {start:#x} takes some of its top chunk");
+                let place = state.address.saturating_add(layout.top());
+                let head = (next.saturating_add(machine.word), left | PREV_INUSE);
+                self.guess(state.address, what, [(place, next), head]);
+            }
+        }
+    }
+
     /// Memory that `mmap` gave instead of `brk` is counted, and `top` does not lead there yet.
     fn elsewhere(&mut self, layout: StateLayout, state: ArenaState, all: u64) {
         let more = state.system.saturating_sub(all);
@@ -139,8 +168,9 @@ impl Scene<'_> {
         bytes.is_none_or(|bytes| bytes.iter().all(|byte| *byte == 0))
     }
 
-    /// Heaps that name the arena already, and are not counted yet.
-    fn new_heaps(&mut self, state: ArenaState) {
+    /// Heaps that name the arena already, and have no top chunk yet.
+    fn new_heaps(&mut self, layout: StateLayout, state: ArenaState, index: usize) {
+        let all = self.attempt.tally.bytes.get(index).copied().unwrap_or(0);
         let Some((reach, first)) = own_heap(&mut self.peek, state.address, state.top) else { return };
         let header = state.address.saturating_sub(first);
         let blocks = &self.attempt.reading.blocks;
@@ -151,7 +181,11 @@ impl Scene<'_> {
             let begun = heap.saturating_add(header);
             if self.peek.word(heap) == Some(state.address) && self.zeros(begun, u64::MAX) {
                 let what = format!("a new heap at {heap:#x} is added");
-                self.guess(state.address, what, [(heap, 0)]);
+                // glibc 2.17 to 2.43, malloc/malloc.c, `sysmalloc`: `system_mem` counts it before `top` leads there.
+                let size = self.peek.word_at(heap, 2).unwrap_or(0);
+                let counted = state.system == all && size < all;
+                let sum = counted.then_some((Self::system_at(layout, state), all.saturating_sub(size)));
+                self.guess(state.address, what, sum.into_iter().chain([(heap, 0)]));
             }
         }
     }

@@ -50,6 +50,8 @@ struct Guess {
     arena: u64,
     what: String,
     words: Words,
+    /// Whether other bytes than those of a call may look the same, and no register shows it.
+    weak: bool,
 }
 
 /// What guesses are made from.
@@ -75,7 +77,7 @@ impl Scene<'_> {
         let words: Words =
             words.into_iter().filter(|(at, word)| self.peek.word(*at) != Some(*word)).collect();
         if !words.is_empty() {
-            self.found.push(Guess { arena, what, words });
+            self.found.push(Guess { arena, what, words, weak: false });
         }
     }
 }
@@ -160,6 +162,7 @@ impl Search<'_> {
         let mut scene =
             Scene { memory, peek: Peek::new(memory), attempt: now, hints, job, found: Vec::new() };
         scene.hidden();
+        scene.cut_after_foreign()?;
         for guess in std::mem::take(&mut scene.found) {
             if self.tries == 0 {
                 break;
@@ -176,10 +179,16 @@ impl Search<'_> {
 fn guesses(memory: &Overlay<'_>, attempt: &Attempt, hints: &Hints, job: &Job) -> Result<Vec<Guess>, Error> {
     let mut scene = Scene { memory, peek: Peek::new(memory), attempt, hints, job, found: Vec::new() };
     scene.ends();
+    // First: that a list leads to chunks which no walk came to has other explanations, too.
+    if foreign_bytes(attempt) > 0 {
+        scene.cut_after_foreign()?;
+    }
     scene.lists()?;
     scene.borders()?;
     scene.mappings()?;
     scene.caches();
+    // What old bytes lead to may be whole by chance: what registers or more than one word say comes first.
+    scene.found.sort_by_key(|guess| guess.weak);
     Ok(scene.found)
 }
 
