@@ -200,7 +200,7 @@ impl Run {
         let held = self.held(entry);
         self.tracer.look();
         let before = if begun { self.judge(&held, true) } else { Units::new() };
-        let mut extra: Vec<u64> = Vec::new();
+        let mut extra: Vec<(u64, u64)> = Vec::new();
         loop {
             match self.tracer.step() {
                 Step::Same => {}
@@ -209,7 +209,8 @@ impl Run {
                     let used =
                         now.iter().filter(|(_, (state, _))| *state == State::Used).map(|(start, _)| *start);
                     let was = |start: &u64| before.get(start).is_some_and(|(state, _)| *state == State::Used);
-                    extra.extend(used.filter(|start| !was(start)));
+                    let counter = self.tracer.registers.rip;
+                    extra.extend(used.filter(|start| !was(start)).map(|start| (start, counter)));
                 }
                 Step::Over => break,
                 Step::Ended => {
@@ -220,12 +221,22 @@ impl Run {
         }
         self.tracer.look();
         let after = self.judge(&held, true);
-        for start in extra {
+        let name = CALLS.get(usize::try_from(call).unwrap()).unwrap_or(&"?");
+        let mut freed = None;
+        for (start, counter) in extra {
             if after.get(&start).is_none_or(|(state, _)| *state != State::Used) {
-                let name = CALLS.get(usize::try_from(call).unwrap()).unwrap_or(&"?");
                 let told = format!("{name}: {} -> {}", role(&before, start), role(&after, start));
                 *self.account.stale.entry(told).or_default() += 1;
             }
+            // What the call has in hand it changes: it takes it, moves it to another list or merges it.
+            let was = before.get(&start).filter(|(state, _)| state.free());
+            if let Some((state, length)) = was.filter(|was| after.get(&start) == Some(*was)) {
+                freed = Some(format!("pc {counter:#x} {start:#x} of {length:#x} bytes, {state:?}"));
+            }
+        }
+        if let Some(text) = freed {
+            self.account.wrong += 1;
+            self.fault("freed before the call and in use".to_owned(), text);
         }
         self.tracer.go();
     }

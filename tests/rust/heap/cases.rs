@@ -60,6 +60,22 @@ fn what_lies_before_the_parameters_does_not_make_them_those_of_2_35() {
     }
 }
 
+// In a static program its own data is near malloc's: a table of blocks, whose first is in the same memory as top.
+#[test]
+fn a_table_of_blocks_is_not_taken_for_the_parameters_of_a_static_program() {
+    for minor in [31, 36] {
+        let mut plan = plain(Kind::X86, minor);
+        plan.main.push(stretch(Got::Mmap, 3, &[Want::Used, Want::Used]));
+        let mut built = build(&plan);
+        let first = built.chunks.iter().map(|chunk| chunk.start).filter(|start| *start < built.arenas[0].top);
+        let first = first.max().unwrap() + 16;
+        let table = built.arenas[0].address / crate::builder::PAGE * crate::builder::PAGE + 0x2100;
+        // trim_threshold, top_pad, mmap_threshold, arena_test, arena_max; the counts, their bytes; sbrk_base.
+        built.image.words(table, &[24, 40, 72, 0, 0, 0, 0, 0, 0, first, 24, 0, 0, 0]);
+        built_is_walked_back(&built).unwrap_or_else(|error| panic!("{minor}: {error}"));
+    }
+}
+
 // 2.17 to 2.43 malloc/malloc.c, sysmalloc: of a top chunk of 48 bytes 16 are left for itself, which are no
 // chunk: `set_head (old_top, old_size | PREV_INUSE)` makes a third mark.
 #[test]

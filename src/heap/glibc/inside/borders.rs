@@ -16,7 +16,7 @@ use super::super::boundary::Seek;
 use super::super::chunk::{Chunk, Rules};
 use super::super::known::Known;
 use super::super::layout::{NON_MAIN_ARENA, PAGE, PREV_INUSE};
-use super::Scene;
+use super::{Foreign, Scene};
 
 /// How many broken places are looked at.
 const PLACES: usize = 8;
@@ -32,6 +32,9 @@ const FAR: u64 = 32 << 20;
 
 /// How many bytes are looked at in all for the chunks behind cuts.
 const LOOKED_AT: u64 = 128 << 20;
+
+/// How many bytes are looked at in all for the chunks behind those that registers show.
+const IN_HAND: u64 = 8 << 20;
 
 /// How many bytes are looked at between two questions whether to stop.
 const PIECE: u64 = 1 << 20;
@@ -155,33 +158,42 @@ impl Scene<'_> {
         top.unwrap_or_else(span)
     }
 
-    /// Chunks in registers that are cut or made smaller and that no walk came to.
+    /// Chunks in registers that are cut or made smaller.
     ///
-    /// Between two parts of memory that others took a walk finds its start by chunks that agree. Where
-    /// few chunks follow the memory of others, one that is being cut has none before it agree.
-    pub(super) fn cut_after_foreign(&mut self) -> Result<(), Error> {
+    /// What was before where the rest starts may lead right to another chunk, so that no walk breaks. And
+    /// between two parts of memory that others took a walk finds its start by chunks that agree: where few
+    /// follow the memory of others, one that is being cut has none before it agree.
+    pub(super) fn cut_in_hand(&mut self, foreign: bool) -> Result<(), Error> {
         let machine = self.machine();
         let header = machine.header();
         let held: BTreeSet<u64> =
             self.hints.places().flat_map(|held| [held, held.wrapping_sub(header)]).collect();
-        let mut left = LOOKED_AT;
+        let mut left = IN_HAND;
         for start in held.into_iter().filter(|start| machine.first_chunk(*start) == *start) {
-            let around = self.attempt.reading.blocks.unit_at(start).filter(|unit| unit.range.start() < start);
-            let Some(around) = around.filter(|unit| self.arena(unit).is_some_and(|(_, main, _)| main)) else {
-                continue;
-            };
-            let Some(chunk) = Chunk::read(&mut self.peek, start) else { continue };
-            let rest = start.saturating_add(chunk.size());
-            let room = self.limit(&around, start).saturating_sub(start);
-            if (Rules { machine, main: true }).check(chunk, room).is_err() {
+            let Some(around) = self.attempt.reading.blocks.unit_at(start) else { continue };
+            if around.range.start() == start {
+                if around.state == State::Used {
+                    self.cut(&around, around.range.end(), &mut left)?;
+                }
                 continue;
             }
+            let main = self.arena(&around).is_some_and(|(_, main, _)| main);
+            let Some(chunk) = Chunk::read(&mut self.peek, start).filter(|_| main && foreign) else {
+                continue;
+            };
+            let rest = start.saturating_add(chunk.size());
             let range = AddressRange::saturating(start, chunk.size());
             let unit = Unit { range, state: State::Foreign, ..around };
+            let room = self.limit(&unit, start).saturating_sub(start);
+            if (Rules { machine, main }).check(chunk, room).is_err() {
+                continue;
+            }
+            let first = self.found.len();
             self.cut(&unit, rest, &mut left)?;
             if self.hints.held(rest, header) {
                 self.shrunk(&unit, rest)?;
             }
+            self.found.iter_mut().skip(first).for_each(|guess| guess.foreign = Foreign::Less);
         }
         Ok(())
     }

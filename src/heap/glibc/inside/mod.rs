@@ -52,6 +52,29 @@ struct Guess {
     words: Words,
     /// Whether other bytes than those of a call may look the same, and no register shows it.
     weak: bool,
+    /// What it has to do to the memory that is taken for that of others.
+    foreign: Foreign,
+}
+
+/// How a guess may change the memory that is taken for that of others.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Foreign {
+    /// Where the arena's memory ends changes, and with it what is between.
+    Any,
+    /// A chunk within the arena is no reason to take more of it for that of others.
+    NoMore,
+    /// The guess is about chunks that no walk came to.
+    Less,
+}
+
+impl Foreign {
+    const fn allows(self, before: u64, after: u64) -> bool {
+        match self {
+            Self::Any => true,
+            Self::NoMore => after <= before,
+            Self::Less => after < before,
+        }
+    }
 }
 
 /// What guesses are made from.
@@ -77,7 +100,7 @@ impl Scene<'_> {
         let words: Words =
             words.into_iter().filter(|(at, word)| self.peek.word(*at) != Some(*word)).collect();
         if !words.is_empty() {
-            self.found.push(Guess { arena, what, words, weak: false });
+            self.found.push(Guess { arena, what, words, weak: false, foreign: Foreign::NoMore });
         }
     }
 }
@@ -136,13 +159,17 @@ impl Search<'_> {
     ///
     /// Each guess has to leave fewer faults. Where it leads no further, the next one is tried.
     fn better(&mut self, now: &Attempt, words: &Words) -> Result<Option<(Attempt, Vec<HalfDone>)>, Error> {
+        let foreign = foreign_bytes(now);
         for guess in guesses(&Overlay::new(self.memory, words), now, self.hints, self.job)? {
             if self.tries == 0 {
                 return Ok(None);
             }
             let mut with = words.clone();
             with.extend(guess.words);
-            let Some(next) = self.read(&with)?.filter(|next| next.faults() < now.faults()) else { continue };
+            let allowed = |next: &Attempt| {
+                next.faults() < now.faults() && guess.foreign.allows(foreign, foreign_bytes(next))
+            };
+            let Some(next) = self.read(&with)?.filter(allowed) else { continue };
             let half_done = (Some(guess.arena), guess.what);
             if next.whole() {
                 return Ok(Some((next, vec![half_done])));
@@ -162,7 +189,7 @@ impl Search<'_> {
         let mut scene =
             Scene { memory, peek: Peek::new(memory), attempt: now, hints, job, found: Vec::new() };
         scene.hidden();
-        scene.cut_after_foreign()?;
+        scene.cut_in_hand(true)?;
         for guess in std::mem::take(&mut scene.found) {
             if self.tries == 0 {
                 break;
@@ -179,10 +206,9 @@ impl Search<'_> {
 fn guesses(memory: &Overlay<'_>, attempt: &Attempt, hints: &Hints, job: &Job) -> Result<Vec<Guess>, Error> {
     let mut scene = Scene { memory, peek: Peek::new(memory), attempt, hints, job, found: Vec::new() };
     scene.ends();
-    // First: that a list leads to chunks which no walk came to has other explanations, too.
-    if foreign_bytes(attempt) > 0 {
-        scene.cut_after_foreign()?;
-    }
+    scene.found.iter_mut().for_each(|guess| guess.foreign = Foreign::Any);
+    // Before the lists: that one leads to chunks which no walk came to has other explanations, too.
+    scene.cut_in_hand(foreign_bytes(attempt) > 0)?;
     scene.lists()?;
     scene.borders()?;
     scene.mappings()?;
