@@ -1,8 +1,8 @@
 //! The places outside of the heap from which a pointer counts.
 //!
 //! Whatever a program can write to counts, unless it is known not to: the allocator's own
-//! structures, its free memory, the dead part of stacks, and dead registers. So a root that
-//! nobody thought of holds too much rather than too little.
+//! structures, its free memory, the dead part of stacks, and dead registers. Memory of a kind
+//! that is not known here counts, which holds too much rather than too little.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -160,7 +160,7 @@ pub fn lossless(bytes: &[u8]) -> String {
 ///
 /// Ends at the first NUL or otherwise unprintable byte after the match, or
 /// where memory does. Bytes of the match that are no UTF-8 are escaped as in
-/// [`lossless`]; what may be printed is for whoever prints, see [`escaped`](crate::text::escaped).
+/// [`lossless`]; before it is printed see [`escaped`](crate::text::escaped).
 ///
 /// ```
 /// use gdb_leak::inspect::text::excerpt;

@@ -5,7 +5,7 @@
 //! all files of a folder whose process ended give ESRCH or ENOENT), so nothing that is read
 //! through it is of the next process with this number.
 //!
-//! This is also how the two reasons for a missing process are told apart: one whose folder
+//! This also separates the two reasons for a missing process: one whose folder
 //! cannot be opened does not exist, and one whose folder was open has ended since, whichever
 //! file of it is missed first.
 
@@ -194,7 +194,7 @@ fn problem(cause: ProcError) -> String {
     match cause {
         ProcError::NotFound(_) => ENDED.to_owned(),
         ProcError::PermissionDenied(_) => {
-            "may not be read: it belongs to somebody else or tracing is restricted; try as root, or see gdb-leak doctor"
+            "may not be read: it belongs to another user or tracing is restricted; try as root, or see gdb-leak doctor"
                 .to_owned()
         }
         ProcError::Io(cause, _) if cause.raw_os_error() == Some(Errno::ESRCH as i32) => ENDED.to_owned(),

@@ -162,7 +162,7 @@ impl Held {
             Err(Errno::EPERM) if !self.folder.lives(id) => return Ok(()),
             Err(Errno::EPERM) => {
                 return Err(self.refuse(
-                    "may not be stopped: it belongs to somebody else or tracing is restricted; \
+                    "may not be stopped: it belongs to another user or tracing is restricted; \
                      try as root, or see gdb-leak doctor",
                 ));
             }

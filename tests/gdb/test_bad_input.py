@@ -166,7 +166,7 @@ class TestPids:
         finally:
             other.kill()
             other.wait()
-        refused(answer, str(other.pid), "belongs to somebody else")
+        refused(answer, str(other.pid), "belongs to another user")
 
     def test_a_file_named_by_digits_is_reached_by_its_path(
         self, sample: Any, tmp_path: Path
