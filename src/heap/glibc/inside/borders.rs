@@ -172,7 +172,7 @@ impl Scene<'_> {
         for start in held.into_iter().filter(|start| machine.first_chunk(*start) == *start) {
             let Some(around) = self.attempt.reading.blocks.unit_at(start) else { continue };
             if around.range.start() == start {
-                if around.state == State::Used {
+                if foreign && around.state == State::Used {
                     self.cut(&around, around.range.end(), &mut left)?;
                 }
                 continue;
@@ -183,12 +183,12 @@ impl Scene<'_> {
             };
             let rest = start.saturating_add(chunk.size());
             let range = AddressRange::saturating(start, chunk.size());
+            let first = self.found.len();
             let unit = Unit { range, state: State::Foreign, ..around };
             let room = self.limit(&unit, start).saturating_sub(start);
             if (Rules { machine, main }).check(chunk, room).is_err() {
                 continue;
             }
-            let first = self.found.len();
             self.cut(&unit, rest, &mut left)?;
             if self.hints.held(rest, header) {
                 self.shrunk(&unit, rest)?;
