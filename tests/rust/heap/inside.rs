@@ -125,9 +125,9 @@ fn a_rest_without_a_size_that_leads_into_a_block_hides_none_before_that() {
     built.image.words(last.start + 0x20, &[0; 4]);
     let rest = cut(&mut built, &chunk, last.start + 0x20);
     // The rest is on the unsorted list already.
-    let list = built.arenas[0].address + built.target.state().bins - 16;
-    built.image.words(rest + 16, &[list, list]);
-    built.image.words(list + 16, &[rest, rest]);
+    let unsorted = built.arenas[0].address + built.target.state().bins - 16;
+    built.image.words(rest + 16, &[unsorted, unsorted]);
+    built.image.words(unsorted + 16, &[rest, rest]);
     within(&mut built, &[chunk.start, rest]);
     all_but_in_hand(&built, &[chunk.start]);
     let heap = built.open().heap.unwrap();
