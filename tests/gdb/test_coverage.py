@@ -191,6 +191,15 @@ class TestMemoryOfNoKnownHeap:
         assert one["coverage"]["writable"] == other["total"]["writable"]
 
 
+def archive(library: str) -> str:
+    """Return where gcc finds the static LIBRARY; skip the test where it is not installed."""
+    line = ["gcc", f"-print-file-name={library}"]
+    found = subprocess.run(line, capture_output=True, text=True, check=True).stdout.strip()
+    if not Path(found).is_absolute():
+        pytest.skip(f"{library} is not installed")
+    return found
+
+
 class TestAllocatorsThatAreLinkedIn:
     """They are named where two signs agree, and no verdict depends on that."""
 
@@ -224,11 +233,7 @@ class TestAllocatorsThatAreLinkedIn:
     def test_a_real_one_is_named(
         self, tmp_path: Path, name: str, library: str, more: tuple[str, ...], strip: bool
     ) -> None:
-        found = subprocess.run(
-            ["gcc", f"-print-file-name={library}"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        if not Path(found).is_absolute():
-            pytest.skip(f"{library} is not installed")
+        found = archive(library)
         source = ROOT / "tests" / "fixtures" / "covered.c"
         path = tmp_path / "covered"
         line = ["gcc", "-g", "-pthread", "-o", path, source, "-Wl,--whole-archive", found]
@@ -314,11 +319,7 @@ class TestAllocatorsWithoutNames:
     def test_one_in_the_place_of_glibc_s_is_named(
         self, tmp_path: Path, name: str, library: str
     ) -> None:
-        found = subprocess.run(
-            ["gcc", f"-print-file-name={library}"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        if not Path(found).is_absolute():
-            pytest.skip(f"{library} is not installed")
+        found = archive(library)
         linked, path = tmp_path / "linked", tmp_path / "covered"
         line = ["gcc", "-pthread", "-s", "-o", linked, ROOT / "tests" / "fixtures" / "covered.c"]
         line += ["-Wl,--whole-archive", found, "-Wl,--no-whole-archive", "-lstdc++", "-lm"]

@@ -8,6 +8,15 @@ use gdb_leak::unwind::Cfa;
 
 use crate::assembly::listing;
 
+/// A function that waits in a system call, at its sixth byte.
+pub(crate) const WAITS: &str = "
+    4883ec08           sub rsp,8
+    = rsp+16
+    0f05               syscall
+    4883c408           add rsp,8
+    = rsp+8
+    c3                 ret";
+
 pub(crate) const BASE: u64 = 0x5555_0000_0000;
 pub(crate) const STACK: u64 = 0x7ffd_0000_0000;
 const TABLE: usize = 0x200;

@@ -9,18 +9,10 @@ use gdb_leak::source::Thread;
 use gdb_leak::unwind::{Unclear, Unwinder, dead_slots};
 use proptest::prelude::*;
 
-use crate::module::{BASE, Part, STACK, at, image, memory, thread};
+use crate::module::{BASE, Part, STACK, WAITS, at, image, memory, thread};
 
 const NOTHING: [u64; 0] = [];
 
-/// Reads, and is asked where it waits: at its sixth byte.
-const WAITS: &str = "
-    4883ec08           sub rsp,8
-    = rsp+16
-    0f05               syscall
-    4883c408           add rsp,8
-    = rsp+8
-    c3                 ret";
 /// A frame of four words of which it uses the second, without a frame pointer; its call
 /// returns at its eleventh byte.
 const PLAIN: &str = "

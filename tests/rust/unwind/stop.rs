@@ -8,16 +8,8 @@ use gdb_leak::source::captured::Captured;
 use gdb_leak::unwind::{Unwinder, dead};
 use gdb_leak::word::WordFormat;
 
-use crate::module::{Part, STACK, at, image, memory, thread};
+use crate::module::{Part, STACK, WAITS, at, image, memory, thread};
 
-/// Waits in a system call, at its sixth byte.
-const WAITS: &str = "
-    4883ec08           sub rsp,8
-    = rsp+16
-    0f05               syscall
-    4883c408           add rsp,8
-    = rsp+8
-    c3                 ret";
 /// Its call returns at its fifth byte.
 const CALLS: &str = "
     e8fb0f0000         call .+0x1000
