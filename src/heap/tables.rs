@@ -24,10 +24,14 @@ const WORD: u64 = 8;
 const LEAST: usize = 3;
 
 /// A table of which these entries were looked at, and none agreed, is none.
-const TRIED: usize = 64;
+const TRIED: usize = 16;
 
 /// Entries of one table that are looked at: a large program has millions.
 const MOST_ENTRIES: usize = 1 << 14;
+
+/// Bytes of a table that are read first, and twice as many each time after: most of what a pointer
+/// leads to is no table, which its first words show.
+const FIRST_READ: u64 = 256;
 
 /// Bytes of tables that are gone over: what a module has in its data may be a pointer to anything.
 const MOST_READ: u64 = 4 << 30;
@@ -129,9 +133,11 @@ impl Reader<'_> {
         let mut votes = Votes::default();
         let mut buffer = Buffer::default();
         let mut at = start;
+        let mut length = FIRST_READ;
         while at < end {
             self.job.check()?;
-            let piece = AddressRange::saturating(at, PAGE.saturating_mul(16).min(end.saturating_sub(at)));
+            let piece = AddressRange::saturating(at, length.min(end.saturating_sub(at)));
+            length = PAGE.saturating_mul(16).min(length.saturating_mul(2));
             let index = at.saturating_sub(start) / WORD;
             at = piece.end();
             self.left = self.left.saturating_sub(piece.len());
