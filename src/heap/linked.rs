@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use memchr::memmem::Finder;
+use aho_corasick::{AhoCorasick, MatchKind};
 
 use crate::error::Error;
 use crate::memory::{Buffer, Memory, Permissions, Region, RegionKind};
@@ -126,31 +126,38 @@ fn texts(memory: &dyn Memory, job: &Job) -> Result<Vec<BTreeSet<Name>>, Error> {
     let ranges = read_only(memory);
     let needles: Vec<String> =
         KNOWN.iter().flat_map(|known| known.texts.iter().map(|text| text.replace('@', ""))).collect();
-    let finders: Vec<Finder<'_>> = needles.iter().map(|text| Finder::new(text.as_bytes())).collect();
+    // Fails for texts of gigabytes in all.
+    let Ok(finder) = AhoCorasick::builder().match_kind(MatchKind::LeftmostFirst).build(&needles) else {
+        return Ok(Vec::new());
+    };
     let longest = needles.iter().map(String::len).max().unwrap_or(0) as u64;
     let mut seen: Vec<BTreeSet<Name>> = vec![BTreeSet::new(); needles.len()];
     let work = |chunk: &Chunk, buffer: &mut Buffer| {
         let end = chunk.own.end().saturating_add(longest).min(chunk.run.end());
         let mut at = chunk.own.start();
         let mut found: BTreeSet<(usize, &Name)> = BTreeSet::new();
-        // Joins the pieces of a chunk, so that a text across two pieces is found; what a gap
-        // separates is no text.
+        // The pieces so far, so that a text across two of them is found; what a gap separates is
+        // no text. Most chunks are one piece, which is not copied.
         let mut joined: Vec<u8> = Vec::new();
         while at < end {
             let view = memory.view(AddressRange::saturating(at, end.saturating_sub(at)), buffer);
-            joined.extend_from_slice(view.bytes);
             at = at.saturating_add(view.bytes.len() as u64);
+            let last = view.gap.is_some() || view.bytes.is_empty() || at >= end;
+            if last && joined.is_empty() {
+                found.extend(holders(memory, &finder, view.bytes, at));
+            } else {
+                joined.extend_from_slice(view.bytes);
+            }
+            if last {
+                found.extend(holders(memory, &finder, &joined, at));
+                joined.clear();
+            }
             match view.gap {
-                Some(gap) => {
-                    found.extend(holders(memory, &finders, &joined, at));
-                    joined.clear();
-                    at = gap.range.end().max(at.saturating_add(1));
-                }
+                Some(gap) => at = gap.range.end().max(at.saturating_add(1)),
                 None if view.bytes.is_empty() => break,
                 None => {}
             }
         }
-        found.extend(holders(memory, &finders, &joined, at));
         found
     };
     pass::in_order(&ranges, pass::CHUNK, job, work, |_, found| {
@@ -171,20 +178,18 @@ fn texts(memory: &dyn Memory, job: &Job) -> Result<Vec<BTreeSet<Name>>, Error> {
 /// Returns which texts are in `bytes`, which end at `end`, each with the module that has all of it.
 fn holders<'m>(
     memory: &'m dyn Memory,
-    finders: &[Finder<'_>],
+    finder: &AhoCorasick,
     bytes: &[u8],
     end: u64,
 ) -> BTreeSet<(usize, &'m Name)> {
     let start = end.saturating_sub(bytes.len() as u64);
     let mut found = BTreeSet::new();
-    for (number, finder) in finders.iter().enumerate() {
-        let length = finder.needle().len() as u64;
-        for place in finder.find_iter(bytes) {
-            let address = start.saturating_add(place as u64);
-            let name = |at| memory.region_at(at).map(|region| &region.name);
-            let last = address.saturating_add(length).saturating_sub(1);
-            found.extend(name(address).filter(|own| name(last) == Some(own)).map(|own| (number, own)));
-        }
+    for text in finder.find_iter(bytes) {
+        let address = start.saturating_add(text.start() as u64);
+        let name = |at| memory.region_at(at).map(|region| &region.name);
+        let last = address.saturating_add(text.len() as u64).saturating_sub(1);
+        let number = text.pattern().as_usize();
+        found.extend(name(address).filter(|own| name(last) == Some(own)).map(|own| (number, own)));
     }
     found
 }
