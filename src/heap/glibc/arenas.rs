@@ -1,6 +1,6 @@
 //! The arenas' own structures, and the stretches of memory that belong to each.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::Error;
 use crate::heap::block::{MOST_SPAN, Part, STEP, Shape, State};
@@ -233,7 +233,8 @@ impl Ground<'_> {
         self.runs(false, &mut search)?;
         let missed = self.missed(&search);
         if missed == 0 {
-            return Ok(());
+            // What others took may count, or memory that is not whole has as many bytes.
+            return self.broken(state, arena).map(drop);
         }
         let first = self.parts.split_off(known);
         let mut plain = Search { state, arena, top_seen, best: None };
@@ -243,6 +244,9 @@ impl Ground<'_> {
         }
         self.parts.truncate(known);
         self.parts.extend(first);
+        if search.top_seen && self.broken(state, arena)? {
+            return Ok(());
+        }
         if let Some((_, start, free)) = search.best.filter(|_| !search.top_seen) {
             // Damage: what leads to top is walked all the same, over what is broken.
             let first = self.machine().first_chunk(start);
@@ -254,6 +258,17 @@ impl Ground<'_> {
 
     /// Looks for stretches in all mappings without a file, where nothing was found yet.
     fn runs(&mut self, over_mapped: bool, search: &mut Search) -> Result<(), Error> {
+        for free in self.unclaimed() {
+            if self.complete(search) {
+                return Ok(());
+            }
+            self.pages(free, over_mapped, search)?;
+        }
+        Ok(())
+    }
+
+    /// What no part has of the mappings without a file.
+    fn unclaimed(&self) -> Vec<AddressRange> {
         let regions = self.memory.regions();
         let anonymous = regions.iter().filter(|region| {
             let kind = !matches!(region.kind, RegionKind::Stack | RegionKind::Special);
@@ -268,17 +283,69 @@ impl Ground<'_> {
         let between = AddressRange::merge(written.collect()).into_iter();
         let between = between.filter(|range| ends.contains(&range.start()) && starts.contains(&range.end()));
         let open = open.iter().map(|region| region.range);
-        for run in AddressRange::merge(open.chain(between).collect()) {
-            let taken = self.parts.iter().map(Part::range).filter(|range| run.intersection(*range).is_some());
-            let taken = AddressRange::merge(taken.collect());
-            for free in run.without(&taken) {
-                if self.complete(search) {
-                    return Ok(());
-                }
-                self.pages(free, over_mapped, search)?;
+        let runs = AddressRange::merge(open.chain(between).collect());
+        let taken = AddressRange::merge(self.parts.iter().map(Part::range).collect());
+        runs.into_iter().flat_map(|run| run.without(&taken)).collect()
+    }
+
+    /// Takes a stretch through which chunks do not lead: a call is at work in it, or it is damaged.
+    ///
+    /// Its size is what the arena counts more than was found, with or without what others took.
+    fn broken(&mut self, state: ArenaState, arena: u32) -> Result<bool, Error> {
+        for own_only in [false, true] {
+            let missing = state.system.saturating_sub(self.claimed(arena, own_only));
+            if missing > 0 && missing % PAGE == 0 && self.broken_with(missing, state, arena)? {
+                return Ok(true);
             }
         }
-        Ok(())
+        Ok(false)
+    }
+
+    /// Takes such a stretch of which `missing` bytes were not found, and returns whether there is one.
+    ///
+    /// Its first chunk shows it, and so many bytes behind that the marks at its end. Or there is a chunk
+    /// by chance, at the start of a page, from which the others follow each other: a part that is not
+    /// whole without what is before it.
+    fn broken_with(&mut self, missing: u64, state: ArenaState, arena: u32) -> Result<bool, Error> {
+        let machine = self.machine();
+        let header = machine.header();
+        let rest: BTreeMap<u64, (usize, u64)> = (0..)
+            .zip(&self.parts)
+            .filter(|(_, part)| part.arena() == Some(arena))
+            .map(|(index, part)| (part.range().start(), (index, part.range().end())))
+            .collect();
+        let mut peek = Peek::new(self.memory);
+        let mut best: Option<(u64, u64, Option<usize>, Stretch)> = None;
+        for free in self.unclaimed() {
+            let mut at = up(free.start(), PAGE);
+            while let Some(end) = at.checked_add(missing).filter(|end| *end <= free.end()) {
+                self.job.check()?;
+                let start = at;
+                at = at.saturating_add(PAGE);
+                let mut marked = |before: u64| {
+                    let mark = end.checked_sub(before).and_then(|mark| Chunk::read(&mut peek, mark));
+                    mark.is_some_and(|mark| mark.fencepost(machine))
+                };
+                let (joined, limit) = match rest.get(&end) {
+                    Some((index, limit)) => (Some(*index), *limit),
+                    None if marked(header) && marked(header.saturating_mul(2)) => (None, end),
+                    None => continue,
+                };
+                let top = (start..limit).contains(&state.top).then_some(state.top);
+                let stretch = Stretch { limit, top, main: true, open: true };
+                let led = self.led(start, stretch)?;
+                if led > best.as_ref().map_or(0, |(most, ..)| *most) {
+                    best = Some((led, start, joined, stretch));
+                }
+            }
+        }
+        let Some((_, start, joined, stretch)) = best else { return Ok(false) };
+        if let Some(index) = joined {
+            self.parts.remove(index);
+        }
+        let overhead = machine.first_chunk(start).saturating_sub(start);
+        self.walk(start, overhead, stretch, arena)?;
+        Ok(true)
     }
 
     /// Whether all that the arena took from the system was found.
@@ -314,7 +381,8 @@ impl Ground<'_> {
             }
             let first = machine.first_chunk(at);
             let top = (first..free.end()).contains(&search.state.top).then_some(search.state.top);
-            let (end, whole) = self.try_stretch(at, first, free.end(), top, search.arena)?;
+            let stretch = Stretch { limit: free.end(), top, main: true, open: true };
+            let (end, whole) = self.try_stretch(at, stretch, search.arena)?;
             if whole {
                 search.top_seen |= top.is_some_and(|top| (at..end).contains(&top));
                 at = up(end.max(at.saturating_add(1)), PAGE);
@@ -334,23 +402,32 @@ impl Ground<'_> {
     /// Takes the stretch from `start` on, if chunks tile it up to top or marks at a page's end.
     ///
     /// Comes back with how far chunks led, and whether the stretch was taken.
-    fn try_stretch(
-        &mut self,
-        start: u64,
-        first: u64,
-        limit: u64,
-        top: Option<u64>,
-        arena: u32,
-    ) -> Result<(u64, bool), Error> {
-        let machine = self.machine();
-        let mut peek = Peek::new(self.memory);
-        let Some(chunk) = Chunk::read(&mut peek, first) else { return Ok((start, false)) };
-        let rules = Rules { machine, main: true };
-        let starts = chunk.previous_in_use() && rules.check(chunk, limit.saturating_sub(first)).is_ok();
-        if !starts && top != Some(first) {
-            return Ok((start, false));
+    fn try_stretch(&mut self, start: u64, stretch: Stretch, arena: u32) -> Result<(u64, bool), Error> {
+        let Some((part, whole)) = self.strictly(start, stretch, arena)? else { return Ok((start, false)) };
+        let at = part.end();
+        if whole {
+            self.parts.push(part);
         }
-        let stretch = Stretch { limit, top, main: true, open: true };
+        Ok((at, whole))
+    }
+
+    /// How many bytes chunks lead through from `start` on.
+    fn led(&self, start: u64, stretch: Stretch) -> Result<u64, Error> {
+        let tried = self.strictly(start, stretch, 0)?;
+        Ok(tried.map_or(0, |(part, _)| part.end().saturating_sub(start)))
+    }
+
+    /// The units from `start` up to where a rule is broken, and whether they are all of a stretch.
+    fn strictly(&self, start: u64, stretch: Stretch, arena: u32) -> Result<Option<(Part, bool)>, Error> {
+        let machine = self.machine();
+        let first = machine.first_chunk(start);
+        let Some(chunk) = Chunk::read(&mut Peek::new(self.memory), first) else { return Ok(None) };
+        let rules = Rules { machine, main: true };
+        let room = stretch.limit.saturating_sub(first);
+        let starts = chunk.previous_in_use() && rules.check(chunk, room).is_ok();
+        if !starts && stretch.top != Some(first) {
+            return Ok(None);
+        }
         let mut walk = Walk::new(self.memory, machine, stretch, self.known, self.job);
         walk.strict = true;
         let mut part = Part::new(start, self.shape(), Some(arena));
@@ -361,11 +438,7 @@ impl Ground<'_> {
             End::Fence => part.end() % PAGE == 0,
             End::Limit | End::Full => false,
         };
-        let (at, taken) = (part.end(), whole && walk.harm.count == 0);
-        if taken {
-            self.parts.push(part);
-        }
-        Ok((at, taken))
+        Ok(Some((part, whole && walk.harm.count == 0)))
     }
 
     /// Where the memory of `brk` starts, where malloc's own account of it was not found.
