@@ -79,12 +79,17 @@ fn with_steps(built: &Built, steps: u64) -> Chunk {
     *built.chunks.iter().find(|chunk| chunk.size == built.target.smallest() + steps * 16).unwrap()
 }
 
-/// malloc/malloc.c, `_int_malloc`: a chunk is off its list and has the size of its first part, and where the
-/// rest starts is an old size that leads to `to`. Returns where that is.
-fn cut(built: &mut Built, chunk: &Chunk, to: u64) -> u64 {
+/// malloc/malloc.c, `unlink_chunk`: both neighbours on the list lead past the chunk.
+fn off_its_list(built: &mut Built, chunk: &Chunk) {
     let (next, back) = (built.image.read(chunk.start + 16), built.image.read(chunk.start + 24));
     built.image.word(next + 24, back);
     built.image.word(back + 16, next);
+}
+
+/// malloc/malloc.c, `_int_malloc`: a chunk is off its list and has the size of its first part, and where the
+/// rest starts is an old size that leads to `to`. Returns where that is.
+fn cut(built: &mut Built, chunk: &Chunk, to: u64) -> u64 {
+    off_its_list(built, chunk);
     let rest = chunk.start + 0x60;
     let flag = built.image.read(chunk.start + 8) & 1;
     built.image.word(chunk.start + 8, 0x60 | flag);
@@ -97,7 +102,7 @@ fn cut(built: &mut Built, chunk: &Chunk, to: u64) -> u64 {
 #[test]
 fn a_rest_ends_where_registers_say_and_not_where_old_bytes_lead() {
     let used = |steps| (steps, Want::Used);
-    for by_size in [false, true] {
+    for (by_size, foot) in [(false, false), (true, false), (false, true), (true, true)] {
         let mut built = arena(31, &[used(1), used(40), used(2), used(5), used(1), used(7), used(3)]);
         let block = with_steps(&built, 40);
         let last = built.chunks.iter().map(|chunk| chunk.start).max().unwrap();
@@ -107,6 +112,10 @@ fn a_rest_ends_where_registers_say_and_not_where_old_bytes_lead() {
         built.image.words(rest, &[0x5555, 0x1234_5678_9abc, 0, 0]);
         let old = rest + 0x40;
         built.image.words(old, &[0, (last - old) | 1]);
+        if foot {
+            // Before that it was free up to there.
+            built.image.words(old, &[old - block.start, last - old]);
+        }
         let in_hand = if by_size { (block.end() - rest) | 1 } else { block.end() };
         within(&mut built, &[block.start, in_hand, rest]);
         all_but_in_hand(&built, &[block.start]);
@@ -118,21 +127,23 @@ fn a_rest_ends_where_registers_say_and_not_where_old_bytes_lead() {
 // glibc 2.17 to 2.43, malloc/malloc.c, `_int_malloc`: the rest's links, the first size, the rest's
 // size, the size behind it.
 #[test]
-fn a_rest_without_a_size_that_leads_into_a_block_hides_none_before_that() {
+fn a_rest_without_a_size_hides_none_of_the_blocks_before_that_to_which_its_old_bytes_lead() {
     let used = |steps| (steps, Want::Used);
-    let mut built = arena(41, &[used(1), (40, Want::Binned), used(2), used(5), used(1), used(7)]);
-    let (chunk, last) = (with_steps(&built, 40), with_steps(&built, 7));
-    built.image.words(last.start + 0x20, &[0; 4]);
-    let rest = cut(&mut built, &chunk, last.start + 0x20);
-    // The rest is on the unsorted list already.
-    let unsorted = built.arenas[0].address + built.target.state().bins - 16;
-    built.image.words(rest + 16, &[unsorted, unsorted]);
-    built.image.words(unsorted + 16, &[rest, rest]);
-    within(&mut built, &[chunk.start, rest]);
-    all_but_in_hand(&built, &[chunk.start]);
-    let heap = built.open().heap.unwrap();
-    let (start, end, state) = unit(heap.as_ref(), rest).unwrap();
-    assert!((start, end) == (rest, chunk.end()) && state.free());
+    for inside in [0x20, 0] {
+        let mut built = arena(41, &[used(1), (40, Want::Binned), used(2), used(5), used(1), used(7)]);
+        let (chunk, last) = (with_steps(&built, 40), with_steps(&built, 7));
+        built.image.words(last.start + 0x20, &[0; 4]);
+        let rest = cut(&mut built, &chunk, last.start + inside);
+        // The rest is on the unsorted list already.
+        let unsorted = built.arenas[0].address + built.target.state().bins - 16;
+        built.image.words(rest + 16, &[unsorted, unsorted]);
+        built.image.words(unsorted + 16, &[rest, rest]);
+        within(&mut built, &[chunk.start, rest]);
+        all_but_in_hand(&built, &[chunk.start]);
+        let heap = built.open().heap.unwrap();
+        let (start, end, state) = unit(heap.as_ref(), rest).unwrap();
+        assert!((start, end) == (rest, chunk.end()) && state.free());
+    }
 }
 
 // glibc 2.17 to 2.43, malloc/malloc.c, `_int_realloc`: the block's size, then `top`, then its size.
@@ -178,6 +189,67 @@ fn a_chunk_that_becomes_the_top_chunk_between_memory_of_others_hides_none_before
     built.image.word(last.start + 8, (end - last.start) | flag);
     within(&mut built, &[last.start]);
     all_but(&built, &[last.start]);
+}
+
+/// A main arena that got these blocks by `mmap`, and its top chunk in another mapping after that.
+fn mapped(minor: u32, of: &[(u64, Want)]) -> Built {
+    let mut plan = plain(Kind::X86, minor);
+    let stretch =
+        |of: &[(u64, Want)]| Stretch { got: Got::Mmap, blocks: blocks(of), top: None, rest: Want::Used };
+    plan.main.extend([stretch(of), stretch(&[(3, Want::Used)])]);
+    build(&plan)
+}
+
+/// Blocks of which the fourth starts with a page, so that a mapping may seem to start there.
+const BY_PAGES: [(u64, Want); 5] =
+    [(1, Want::Used), (30, Want::Used), (216, Want::Used), (9, Want::Used), (12, Want::Used)];
+
+// glibc 2.17 to 2.43, malloc/malloc.c, `_int_free`: the next chunk's flag, links, then both sizes.
+#[test]
+fn a_chunk_that_is_freed_in_a_mapping_of_the_main_arena_hides_none_beside_it() {
+    let used = |steps| (steps, Want::Used);
+    for minor in [31, 43] {
+        for of in [&BY_PAGES[..], &[used(2), used(30), used(4), used(5)]] {
+            let mut built = mapped(minor, of);
+            let chunk = with_steps(&built, 30);
+            let flags = built.image.read(chunk.end() + 8);
+            built.image.word(chunk.end() + 8, flags & !1);
+            within(&mut built, &[chunk.start]);
+            all_but_in_hand(&built, &[chunk.start]);
+        }
+    }
+}
+
+#[test]
+fn a_damaged_size_in_a_mapping_of_the_main_arena_costs_no_other_block() {
+    for steps in [30, 216] {
+        let mut built = mapped(36, &BY_PAGES);
+        let chunk = with_steps(&built, steps);
+        built.image.word(chunk.start + 8, 0x7000_0001);
+        let heap = built.open().heap.unwrap();
+        assert!(heap.damage().iter().any(|damage| (chunk.start..chunk.end()).contains(&damage.address)));
+        for other in built.chunks.iter().filter(|other| other.start != chunk.start) {
+            assert_eq!(unit(heap.as_ref(), other.start), Some((other.start, other.end(), other.state)));
+        }
+    }
+}
+
+// glibc 2.41 to 2.43, malloc/malloc.c, `_int_free_create_chunk`: the next chunk is off its list; links, which may
+// lie over the header of the chunk that is merged with the one before it; then the size.
+#[test]
+fn a_chunk_that_is_merged_between_memory_of_others_hides_none_before_it() {
+    let used = |steps| (steps, Want::Used);
+    let between = [used(2), used(3), used(0), used(90), (40, Want::Binned), used(2), used(5)];
+    let mut built = build(&between_others(41, &between));
+    let (merged, next) = (with_steps(&built, 90), with_steps(&built, 40));
+    let first = *built.chunks.iter().find(|chunk| chunk.end() == merged.start).unwrap();
+    assert_eq!((first.size, merged.end()), (0x20, next.start));
+    off_its_list(&mut built, &next);
+    let head = built.arenas[0].address + built.target.state().bins - 16;
+    built.image.words(first.start + 16, &[head, head, 0, 0]);
+    built.image.words(head + 16, &[first.start, first.start]);
+    within(&mut built, &[first.start, next.end() - first.start]);
+    all_but_in_hand(&built, &[first.start, merged.start, next.start]);
 }
 
 /// The heap with memory after that of others behind its end, which is counted; where that starts.

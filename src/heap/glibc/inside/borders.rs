@@ -15,8 +15,8 @@ use crate::range::AddressRange;
 use super::super::boundary::Seek;
 use super::super::chunk::{Chunk, Rules};
 use super::super::known::Known;
-use super::super::layout::{NON_MAIN_ARENA, PAGE, PREV_INUSE};
-use super::{Foreign, Scene};
+use super::super::layout::{FLAGS, NON_MAIN_ARENA, PAGE, PREV_INUSE};
+use super::{Rank, Scene};
 
 /// How many broken places are looked at.
 const PLACES: usize = 8;
@@ -46,7 +46,6 @@ impl Scene<'_> {
         let (mut seen, mut left) = (BTreeSet::new(), LOOKED_AT);
         for place in broken {
             self.merged(place);
-            self.first_freed(place);
             self.cut_before(place, &mut seen, &mut left)?;
         }
         Ok(())
@@ -118,7 +117,7 @@ impl Scene<'_> {
                     continue;
                 }
                 // What a block held before may look like a cut.
-                self.cut(unit, end, left)?;
+                self.cut(unit, end, left, false)?;
                 self.shrunk(unit, end)?;
             }
         }
@@ -172,34 +171,39 @@ impl Scene<'_> {
         for start in held.into_iter().filter(|start| machine.first_chunk(*start) == *start) {
             let Some(around) = self.attempt.reading.blocks.unit_at(start) else { continue };
             if around.range.start() == start {
-                if foreign && around.state == State::Used {
-                    self.cut(&around, around.range.end(), &mut left)?;
+                // A list may have the rest already.
+                let used = around.state == State::Used;
+                if used && (foreign || self.linked(around.range.end())) {
+                    self.cut(&around, around.range.end(), &mut left, true)?;
                 }
-                continue;
+            } else if foreign && self.arena(&around).is_some_and(|(_, main, _)| main) {
+                let first = self.found.len();
+                self.cut_unseen(&around, start, &mut left)?;
+                self.about_foreign(first);
             }
-            let main = self.arena(&around).is_some_and(|(_, main, _)| main);
-            let Some(chunk) = Chunk::read(&mut self.peek, start).filter(|_| main && foreign) else {
-                continue;
-            };
-            let rest = start.saturating_add(chunk.size());
-            let range = AddressRange::saturating(start, chunk.size());
-            let first = self.found.len();
-            let unit = Unit { range, state: State::Foreign, ..around };
-            let room = self.limit(&unit, start).saturating_sub(start);
-            if (Rules { machine, main }).check(chunk, room).is_err() {
-                continue;
-            }
-            self.cut(&unit, rest, &mut left)?;
-            if self.hints.held(rest, header) {
-                self.shrunk(&unit, rest)?;
-            }
-            self.found.iter_mut().skip(first).for_each(|guess| guess.foreign = Foreign::Less);
+        }
+        Ok(())
+    }
+
+    /// The chunk at `start`, to which no walk came, is cut or made smaller.
+    fn cut_unseen(&mut self, around: &Unit, start: u64, left: &mut u64) -> Result<(), Error> {
+        let Some(chunk) = Chunk::read(&mut self.peek, start) else { return Ok(()) };
+        let rest = start.saturating_add(chunk.size());
+        let range = AddressRange::saturating(start, chunk.size());
+        let unit = Unit { range, state: State::Foreign, ..*around };
+        let room = self.limit(&unit, start).saturating_sub(start);
+        let rules = Rules { machine: self.machine(), main: true };
+        if rules.check(chunk, room).is_ok() {
+            self.cut(&unit, rest, left, true)?;
+            self.shrunk(&unit, rest)?;
         }
         Ok(())
     }
 
     /// Whether `unit` is the first part of a free chunk; the next chunk still has the size of the whole.
-    fn cut(&mut self, unit: &Unit, rest: u64, left: &mut u64) -> Result<(), Error> {
+    ///
+    /// `sure` says that more than that speaks for it.
+    fn cut(&mut self, unit: &Unit, rest: u64, left: &mut u64, sure: bool) -> Result<(), Error> {
         let machine = self.machine();
         let Some((arena, main, locked)) = self.arena(unit) else { return Ok(()) };
         let start = unit.range.start();
@@ -237,7 +241,17 @@ impl Scene<'_> {
                     let other = if main { 0 } else { NON_MAIN_ARENA };
                     let what = format!("the chunk at {start:#x} is cut off a larger one");
                     let head = (rest.saturating_add(machine.word), size | PREV_INUSE | other);
-                    self.guess(arena, what, [head, (place, size)]);
+                    let rank = if sure {
+                        Rank::Sure
+                    } else if self.ends_in_hand(rest, limit, rules).contains(&place) {
+                        Rank::InHand
+                    } else {
+                        Rank::InMemory
+                    };
+                    // A list may have the rest before the first part has its size.
+                    let own = Chunk::read(&mut self.peek, start).map_or(0, |own| own.head & FLAGS);
+                    let own = (start.saturating_add(machine.word), rest.saturating_sub(start) | own);
+                    self.ranked(rank, arena, what, [own, head, (place, size)]);
                     // What a block held before may look so too.
                     found = found.saturating_add(1);
                 }
@@ -293,10 +307,9 @@ impl Scene<'_> {
             let head = (rest.saturating_add(machine.word), size | PREV_INUSE | other);
             // A free chunk behind it may have been taken in first.
             let foot = if chunk.previous_in_use() { chunk.previous } else { size };
-            let first = self.found.len();
-            self.guess(arena, what, [head, (next, foot)]);
-            let weak = !in_hand.contains(&next) || !self.hints.held(rest, machine.header());
-            self.found.iter_mut().skip(first).for_each(|guess| guess.weak = weak);
+            let known = in_hand.contains(&next) && self.hints.held(rest, machine.header());
+            let rank = if known { Rank::InHand } else { Rank::OldBytes };
+            self.ranked(rank, arena, what, [head, (next, foot)]);
         }
         Ok(())
     }

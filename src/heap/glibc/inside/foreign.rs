@@ -7,6 +7,8 @@
 //! memory has nothing before it by which a walk would find it: once it is being freed, its own
 //! size is the only one that leads to the next.
 
+use std::collections::BTreeSet;
+
 use crate::heap::block::State;
 
 use super::super::arenas::ArenaState;
@@ -112,37 +114,51 @@ impl Scene<'_> {
         }
     }
 
-    /// The chunk at `place` says that the one before it is free, and before it is memory of others.
-    pub(super) fn first_freed(&mut self, place: u64) {
+    /// Chunks in memory that is taken for that of others: registers hold them, and they are being freed.
+    ///
+    /// Each ends where that memory does, or with the free chunk behind it, which it is merged with.
+    pub(super) fn freed_in_hand(&mut self) {
         let machine = self.machine();
-        let blocks = &self.attempt.reading.blocks;
-        let before = blocks.unit_at(place.saturating_sub(1));
-        let Some(foreign) = before.filter(|unit| unit.state == State::Foreign && unit.range.end() == place)
-        else {
-            return;
-        };
-        let Some((arena, main, _)) = self.arena(&foreign) else { return };
-        let Some(chunk) = Chunk::read(&mut self.peek, place).filter(|chunk| !chunk.previous_in_use()) else {
-            return;
-        };
-        let rules = Rules { machine, main };
         let header = machine.header();
-        let places: Vec<u64> =
+        let held: BTreeSet<u64> =
             self.hints.places().flat_map(|held| [held, held.wrapping_sub(header)]).collect();
-        for start in places.into_iter().filter(|start| foreign.range.contains(*start)) {
-            let size = place.saturating_sub(start);
-            let whole = Chunk { previous: 0, head: size | PREV_INUSE };
-            if machine.first_chunk(start) != start || rules.check(whole, size).is_err() {
-                continue;
+        for start in held.into_iter().filter(|start| machine.first_chunk(*start) == *start) {
+            let blocks = &self.attempt.reading.blocks;
+            let around = blocks.unit_at(start).filter(|unit| unit.state == State::Foreign);
+            let Some((arena, main, _)) = around.and_then(|unit| self.arena(&unit)) else { continue };
+            let near = around.map_or(start, |unit| unit.range.end());
+            let behind = blocks.unit_from(near).filter(|unit| unit.state.block());
+            let rules = Rules { machine, main };
+            for end in [Some(near), behind.map(|unit| unit.range.end())].into_iter().flatten() {
+                self.freed(arena, rules, start, end);
             }
-            let what = format!("the chunk at {start:#x} is being freed");
-            // Its own size may be that of the first of the chunks that it is merged from, or the one
-            // before it was cut off: glibc 2.41 to 2.43, `_int_free_create_chunk`.
-            let own = Chunk::read(&mut self.peek, start).filter(|own| own.size() != size);
-            let head = own.map(|_| (start.saturating_add(machine.word), whole.head));
-            if chunk.previous != size || head.is_some() {
-                self.guess(arena, what, head.into_iter().chain([(place, size)]));
-            }
+        }
+    }
+
+    /// The chunk from `start` to `end` is being freed.
+    ///
+    /// The one behind it says that it is free; or registers hold that one, too, which is taken off its list.
+    fn freed(&mut self, arena: u64, rules: Rules, start: u64, end: u64) {
+        let machine = rules.machine;
+        let size = end.saturating_sub(start);
+        let whole = Chunk { previous: 0, head: size | PREV_INUSE };
+        let Some(own) = Chunk::read(&mut self.peek, start) else { return };
+        let Some(behind) = Chunk::read(&mut self.peek, end) else { return };
+        // Its own size may be that of the first of the chunks that it is merged from, or the one
+        // before it was cut off: glibc 2.41 to 2.43, `_int_free_create_chunk`.
+        let head = (own.size() != size).then_some((start.saturating_add(machine.word), whole.head));
+        let size_behind = (behind.previous != size).then_some((end, size));
+        let words = if !behind.previous_in_use() {
+            head.into_iter().chain(size_behind)
+        } else if self.hints.held(end, machine.header()) {
+            head.into_iter().chain(None)
+        } else {
+            return;
+        };
+        if rules.check(whole, size).is_ok() {
+            let first = self.found.len();
+            self.guess(arena, format!("the chunk at {start:#x} is being freed"), words);
+            self.about_foreign(first);
         }
     }
 }

@@ -50,10 +50,22 @@ struct Guess {
     arena: u64,
     what: String,
     words: Words,
-    /// Whether other bytes than those of a call may look the same, and no register shows it.
-    weak: bool,
+    rank: Rank,
     /// What it has to do to the memory that is taken for that of others.
     foreign: Foreign,
+}
+
+/// What speaks for a guess, the best first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    /// What only a call leaves, at the place that is explained.
+    Sure,
+    /// Of a chunk before the place that is explained: registers hold its end, too.
+    InHand,
+    /// Of such a chunk: a size in memory says where it ends.
+    InMemory,
+    /// Bytes from before the call, which may lead anywhere.
+    OldBytes,
 }
 
 /// How a guess may change the memory that is taken for that of others.
@@ -97,11 +109,20 @@ impl Scene<'_> {
     }
 
     fn guess(&mut self, arena: u64, what: String, words: impl IntoIterator<Item = (u64, u64)>) {
+        self.ranked(Rank::Sure, arena, what, words);
+    }
+
+    fn ranked(&mut self, rank: Rank, arena: u64, what: String, words: impl IntoIterator<Item = (u64, u64)>) {
         let words: Words =
             words.into_iter().filter(|(at, word)| self.peek.word(*at) != Some(*word)).collect();
         if !words.is_empty() {
-            self.found.push(Guess { arena, what, words, weak: false, foreign: Foreign::NoMore });
+            self.found.push(Guess { arena, what, words, rank, foreign: Foreign::NoMore });
         }
+    }
+
+    /// Has the guesses from the one with this number on explain memory that is taken for that of others.
+    fn about_foreign(&mut self, first: usize) {
+        self.found.iter_mut().skip(first).for_each(|guess| guess.foreign = Foreign::Less);
     }
 }
 
@@ -117,20 +138,32 @@ pub(super) fn explained(
     read: Attempt,
     job: &Job,
 ) -> Result<(Attempt, Vec<HalfDone>), Error> {
-    let foreign = foreign_bytes(&read);
-    if read.whole() && foreign == 0 {
+    if read.whole() && foreign_bytes(&read) == 0 {
         return Ok((read, Vec::new()));
     }
     let hints = Hints::of(memory, threads, rings);
     let units = read.reading.blocks.len().max(1);
     let tries = UNITS.checked_div(units).unwrap_or(0).clamp(1, TRIES);
     let mut search = Search { memory, threads, rings, hints: &hints, job, tries };
-    if read.whole() {
-        let hidden = search.hidden(&read, foreign)?;
-        return Ok(hidden.unwrap_or((read, Vec::new())));
+    let mut now = Explained { attempt: read, words: Words::new(), half_done: Vec::new() };
+    if !now.attempt.whole() {
+        if let Some(better) = search.better(&now.attempt, &now.words)? {
+            now = better;
+        }
     }
-    let found = search.better(&read, &Words::new())?;
-    Ok(found.unwrap_or((read, Vec::new())))
+    if now.attempt.whole() {
+        if let Some(hidden) = search.hidden(&now)? {
+            now = hidden;
+        }
+    }
+    Ok((now.attempt, now.half_done))
+}
+
+/// A reading, with what was put over the memory for it and what that says.
+struct Explained {
+    attempt: Attempt,
+    words: Words,
+    half_done: Vec<HalfDone>,
 }
 
 /// How many bytes are taken for those of others.
@@ -155,10 +188,10 @@ impl Search<'_> {
         Attempt::read(&Overlay::new(self.memory, words), self.threads, self.rings, self.job)
     }
 
-    /// Returns a whole reading with more guesses than `words`, and what they say.
+    /// Returns a whole reading with more guesses than `words`.
     ///
     /// Each guess has to leave fewer faults. Where it leads no further, the next one is tried.
-    fn better(&mut self, now: &Attempt, words: &Words) -> Result<Option<(Attempt, Vec<HalfDone>)>, Error> {
+    fn better(&mut self, now: &Attempt, words: &Words) -> Result<Option<Explained>, Error> {
         let foreign = foreign_bytes(now);
         for guess in guesses(&Overlay::new(self.memory, words), now, self.hints, self.job)? {
             if self.tries == 0 {
@@ -172,34 +205,46 @@ impl Search<'_> {
             let Some(next) = self.read(&with)?.filter(allowed) else { continue };
             let half_done = (Some(guess.arena), guess.what);
             if next.whole() {
-                return Ok(Some((next, vec![half_done])));
+                return Ok(Some(Explained { attempt: next, words: with, half_done: vec![half_done] }));
             }
-            if let Some((whole, mut more)) = self.better(&next, &with)? {
-                more.insert(0, half_done);
-                return Ok(Some((whole, more)));
+            if let Some(mut whole) = self.better(&next, &with)? {
+                whole.half_done.insert(0, half_done);
+                return Ok(Some(whole));
             }
         }
         Ok(None)
     }
 
-    /// Returns a whole reading in which less of the memory is of others than in `now`, which is whole, too.
-    fn hidden(&mut self, now: &Attempt, foreign: u64) -> Result<Option<(Attempt, Vec<HalfDone>)>, Error> {
-        let memory = self.memory;
+    /// Returns the whole reading that takes the least memory for that of others; `now` is whole, too.
+    fn hidden(&mut self, now: &Explained) -> Result<Option<Explained>, Error> {
+        let mut least = foreign_bytes(&now.attempt);
+        let mut best = None;
+        if least == 0 {
+            return Ok(best);
+        }
+        let memory = Overlay::new(self.memory, &now.words);
         let (hints, job) = (self.hints, self.job);
-        let mut scene =
-            Scene { memory, peek: Peek::new(memory), attempt: now, hints, job, found: Vec::new() };
+        let (attempt, found) = (&now.attempt, Vec::new());
+        let mut scene = Scene { memory: &memory, peek: Peek::new(&memory), attempt, hints, job, found };
         scene.hidden();
         scene.cut_in_hand(true)?;
-        for guess in std::mem::take(&mut scene.found) {
+        scene.freed_in_hand();
+        for guess in scene.found {
             if self.tries == 0 {
                 break;
             }
-            let next = self.read(&guess.words)?;
-            if let Some(next) = next.filter(|next| next.whole() && foreign_bytes(next) < foreign) {
-                return Ok(Some((next, vec![(Some(guess.arena), guess.what)])));
+            let mut words = now.words.clone();
+            words.extend(guess.words);
+            let Some(attempt) = self.read(&words)? else { continue };
+            let foreign = foreign_bytes(&attempt);
+            if attempt.whole() && foreign < least {
+                least = foreign;
+                let mut half_done = now.half_done.clone();
+                half_done.push((Some(guess.arena), guess.what));
+                best = Some(Explained { attempt, words, half_done });
             }
         }
-        Ok(None)
+        Ok(best)
     }
 }
 
@@ -211,10 +256,11 @@ fn guesses(memory: &Overlay<'_>, attempt: &Attempt, hints: &Hints, job: &Job) ->
     scene.cut_in_hand(foreign_bytes(attempt) > 0)?;
     scene.lists()?;
     scene.borders()?;
+    scene.freed_in_hand();
     scene.mappings()?;
     scene.caches();
-    // What old bytes lead to may be whole by chance: what registers or more than one word say comes first.
-    scene.found.sort_by_key(|guess| guess.weak);
+    // What old bytes lead to may be whole by chance.
+    scene.found.sort_by_key(|guess| guess.rank);
     Ok(scene.found)
 }
 
