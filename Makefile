@@ -51,7 +51,7 @@ soak: $(INSTALLED) ## random heaps and graphs with many times the plans, stops a
 	GDB_LEAK_SOAK=20 $(WITH_RUST) cargo test --locked --release --test heap --test graph
 	GDB_LEAK_SOAK=20 $(WITH_RUST) cargo test --locked --release --test steps a_heap_of_each -- --nocapture
 	GDB_LEAK_SOAK=100 .venv/bin/pytest --timeout 3600 tests/gdb/test_heap_inside.py
-	GDB_LEAK_SOAK=5 .venv/bin/pytest tests/gdb/test_leak_graph.py
+	GDB_LEAK_SOAK=5 .venv/bin/pytest tests/gdb/test_leak_graph.py tests/gdb/test_ends.py
 
 lint: setup-lint $(INSTALLED) ## formats, clippy, ruff, mypy, and the stub against the module
 	$(WITH_RUST) cargo fmt --all --check

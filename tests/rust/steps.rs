@@ -25,7 +25,7 @@ use std::time::Instant;
 use gdb_leak::heap::block::State;
 use gdb_leak::pass::Job;
 
-use tracer::{Mark, Step, Tracer};
+use tracer::{Addresses, Mark, Step, Tracer};
 
 /// What the fixture calls, by its numbers.
 const CALLS: [&str; 8] = ["", "malloc", "calloc", "realloc", "memalign", "free", "malloc_trim", "thread"];
@@ -88,7 +88,6 @@ struct Run {
     table: u64,
     entries: u64,
     account: Account,
-    with_registers: bool,
     verbose: bool,
 }
 
@@ -108,7 +107,7 @@ impl Run {
     /// Checks the heap against what is true at every moment, and returns its units.
     fn judge(&mut self, held: &[(u64, u64)], begun: bool) -> Units {
         self.account.judged += 1;
-        let threads = self.tracer.threads(self.with_registers);
+        let threads = self.tracer.threads();
         let heap = gdb_leak::heap::open(&self.tracer.mirror, &threads, &Job::default()).unwrap();
         let mut faults = Vec::new();
         let Some(heap) = heap else {
@@ -242,11 +241,11 @@ impl Run {
     }
 }
 
-fn step_through(program: &Path, words: &[&str], with_registers: bool) -> Account {
+fn step_through(program: &Path, words: &[&str], addresses: Addresses) -> Account {
     let began = Instant::now();
-    let tracer = Tracer::start(program, words);
+    let tracer = Tracer::start(program, words, addresses);
     let verbose = std::env::var_os("GDB_LEAK_STEPS_VERBOSE").is_some();
-    let mut run = Run { tracer, table: 0, entries: 0, account: Account::default(), with_registers, verbose };
+    let mut run = Run { tracer, table: 0, entries: 0, account: Account::default(), verbose };
     run.go();
     run.account.stops = run.tracer.stops;
     let mut told = format!(
@@ -355,7 +354,7 @@ const OWN: [[&str; 4]; 6] = [
 fn a_heap_is_whole_at_every_stop_inside_of_malloc() {
     let folder = tempfile::tempdir().unwrap();
     let program = compiled(folder.path(), "heap_steps", &[]);
-    let accounts = in_parallel(&OWN, |words| step_through(&program, words, true));
+    let accounts = in_parallel(&OWN, |words| step_through(&program, words, Addresses::Same));
     let judged: u64 = accounts.iter().map(|account| account.judged).sum();
     let wrong: u64 = accounts.iter().map(|account| account.wrong).sum();
     assert!(judged >= 20_000, "{judged} judged");
@@ -363,13 +362,16 @@ fn a_heap_is_whole_at_every_stop_inside_of_malloc() {
 }
 
 /// What a row of the matrix is stepped through in `make soak`: the seed, the calls, where, which.
-const SOAK: [[&str; 4]; 7] = [
+const SOAK: [[&str; 4]; 10] = [
     ["2", "600", "thread", "mixed"],
     ["9", "600", "thread", "mixed"],
+    ["14", "600", "main", "mixed"],
     ["3", "400", "thread", "top"],
     ["4", "400", "thread", "mapped"],
     ["5", "400", "thread", "foreign"],
+    ["15", "400", "thread", "foreign"],
     ["6", "300", "thread", "apart"],
+    ["16", "300", "thread", "apart"],
     ["7", "100", "thread", "heaps"],
 ];
 
@@ -392,7 +394,7 @@ fn a_heap_of_each_library_is_whole_at_every_stop_inside_of_malloc() {
     let began = Instant::now();
     let accounts = in_parallel(&rows, |(name, program, words)| {
         let began = Instant::now();
-        let account = step_through(program, words, true);
+        let account = step_through(program, words, Addresses::Random);
         (*name, words.join(" "), account, began.elapsed())
     });
     let mut all = Account::default();
@@ -418,5 +420,5 @@ fn a_program_that_is_named_is_stepped_through() {
     let Ok(program) = std::env::var("GDB_LEAK_STEPS") else { return };
     let words = std::env::var("GDB_LEAK_STEPS_WORDS").unwrap();
     let words: Vec<&str> = words.split(' ').collect();
-    assert_eq!(step_through(Path::new(&program), &words, true).wrong, 0);
+    assert_eq!(step_through(Path::new(&program), &words, Addresses::Random).wrong, 0);
 }

@@ -12,6 +12,7 @@ use iced_x86::{
     Decoder, DecoderOptions, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, Register as Name,
 };
 use nix::libc::user_regs_struct;
+use nix::sys::personality::{self, Persona};
 use nix::sys::ptrace::{self, Options};
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -28,6 +29,15 @@ pub(crate) enum Mark {
     Ready { table: u64, entries: u64 },
     Begin { entry: u64, call: u64 },
     End,
+}
+
+/// Where the system puts the memory of a program.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Addresses {
+    /// Where it did the last time: what comes next is the same, too.
+    Same,
+    /// Anywhere, as it does for all programs.
+    Random,
 }
 
 pub(crate) struct Tracer {
@@ -61,8 +71,14 @@ pub(crate) enum Step {
 }
 
 impl Tracer {
-    pub(crate) fn start(program: &Path, words: &[&str]) -> Self {
+    pub(crate) fn start(program: &Path, words: &[&str], addresses: Addresses) -> Self {
+        // A child has this thread's. Some containers do not allow another one.
+        let own = personality::get().unwrap();
+        if addresses == Addresses::Same {
+            let _ = personality::set(own | Persona::ADDR_NO_RANDOMIZE);
+        }
         let mut child = Command::new(program).args(words).env_clear().stdin(Stdio::piped()).spawn().unwrap();
+        let _ = personality::set(own);
         let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
         // Until it is in its own code, it is this program.
         while std::fs::read_link(format!("/proc/{pid}/exe")).ok().as_deref() != Some(program) {
@@ -227,16 +243,12 @@ impl Tracer {
     }
 
     /// The threads as a reader of the process sees them.
-    pub(crate) fn threads(&self, with_registers: bool) -> Vec<Thread> {
+    pub(crate) fn threads(&self) -> Vec<Thread> {
         let thread = |(id, pointer): (&i32, &u64)| {
             let own = *id == self.thread.as_raw();
             // Of the others only that they wait matters.
             let waits = vec![Register { name: "rip".into(), value: 0 }];
-            let general = match (with_registers, own) {
-                (true, true) => general(&self.registers),
-                (true, false) => waits,
-                (false, _) => Vec::new(),
-            };
+            let general = if own { general(&self.registers) } else { waits };
             Thread {
                 id: *id,
                 stack_pointer: own.then_some(self.registers.rsp),
