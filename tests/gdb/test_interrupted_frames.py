@@ -4,9 +4,8 @@ import os
 from pathlib import Path
 
 import pytest
-from gdb_leak import _native
-from harness import tracer
 from harness.debuggers import shell
+from harness.frames import frames_of
 from harness.overwriting import overwritten
 from harness.processes import Program, compile_fixture
 
@@ -24,15 +23,11 @@ def test_frames_that_a_signal_interrupted_are_unwound(
     process = Program(program, "large", name, cwd=tmp_path)
     try:
         process.wait_for("READY")
-        with tracer.held(process.pid) as stopped:
-            memory = _native.open_process(process.pid)
-            ((_, frames, _),) = _native.frames(memory, stopped.registers())
-            symbols = [memory.symbol(frame.pc) for frame in frames]
+        by_name = dict(frames_of(process.pid))
         own = process.places["large"][0]
         answer = shell("check", process.pid, "-json", "-list").json()
     finally:
         process.end()
-    by_name = {symbol[0]: frame for symbol, frame in zip(symbols, frames) if symbol}
     assert {"go_on", name, "large", "main"} <= by_name.keys()
     # That of the fault counts as a whole.
     assert (by_name[name].unclear == "fault") == (name == "faulted")
