@@ -31,7 +31,8 @@ use crate::source::proc::Folder;
 use crate::source::{Origin, SourceKind, Target};
 use crate::word::WordFormat;
 
-const PAGE: u64 = 4096;
+const PAGE: u64 = PAGE_BYTES as u64;
+const PAGE_BYTES: usize = 4096;
 
 /// Bytes read at a time: 5 GB/s in such pieces, 1.8 in pages; smaller ones gain nothing.
 const READ: u64 = 1 << 20;
@@ -153,12 +154,16 @@ impl Process {
         self.stacks().is_some_and(|(called, read)| called == read)
     }
 
+    /// Where the last page of the stack starts.
+    fn last_page(&self) -> Option<u64> {
+        let stack = self.regions.iter().rev().find(|region| region.name == "[stack]")?;
+        Some(stack.range.end().saturating_sub(PAGE))
+    }
+
     /// The last page of the stack, by `process_vm_readv` and by `/proc/PID/mem`.
     fn stacks(&self) -> Option<(Vec<u8>, Vec<u8>)> {
-        const SIZE: usize = 4096;
-        let stack = self.regions.iter().rev().find(|region| region.name == "[stack]")?;
-        let at = stack.range.end().saturating_sub(PAGE);
-        let (mut called, mut read) = (vec![0; SIZE], vec![0; SIZE]);
+        let at = self.last_page()?;
+        let (mut called, mut read) = (vec![0; PAGE_BYTES], vec![0; PAGE_BYTES]);
         let both = (self.call(&mut called, at)?, file::read_at(&self.memory, &mut read, at).ok()?);
         (both == (called.len(), read.len())).then_some((called, read))
     }
@@ -185,15 +190,11 @@ impl Process {
     /// Seen: a child that shares the memory kept it open to readers while the list of regions
     /// was that of the next program already. True where there is no stack, or it may not be opened.
     fn same_as_now(&self) -> bool {
-        const SIZE: usize = 4096;
-        let Some(stack) = self.regions.iter().rev().find(|region| region.name == "[stack]") else {
-            return true;
-        };
+        let Some(at) = self.last_page() else { return true };
         let Ok(now) = self.folder.file("mem") else { return true };
-        let at = stack.range.end().saturating_sub(PAGE);
-        let (mut one, mut other) = (vec![0; SIZE], vec![0; SIZE]);
+        let (mut one, mut other) = (vec![0; PAGE_BYTES], vec![0; PAGE_BYTES]);
         let read = (file::read_at(&self.memory, &mut one, at), file::read_at(&now, &mut other, at));
-        matches!(read, (Ok(SIZE), Ok(SIZE))) && one == other
+        matches!(read, (Ok(PAGE_BYTES), Ok(PAGE_BYTES))) && one == other
     }
 
     /// How many bytes `process_vm_readv` put into `space`; none where it cannot.
