@@ -338,3 +338,37 @@ fn a_cache_that_is_given_back_at_the_end_of_a_thread_has_fewer_blocks_than_it_co
         }
     }
 }
+
+/// An arena of a further thread with two heaps, of which the last has nothing but its top chunk.
+///
+/// Returns where that heap starts.
+fn two_heaps(minor: u32, rest: Want) -> (Built, u64) {
+    let mut plan = plain(Kind::X86, minor);
+    let heap = |of: &[(u64, Want)]| Stretch { got: Got::Mmap, blocks: blocks(of), top: Some(9), rest };
+    plan.arenas = vec![vec![heap(&[(2, Want::Used), (30, Want::Used)]), heap(&[(5, Want::Used)])]];
+    let mut built = build(&plan);
+    let arena = built.arenas[1].clone();
+    let heap = arena.top / PAGE * PAGE;
+    let top = heap + plan.target.heap_info();
+    built.chunks.retain(|chunk| !(heap..arena.top).contains(&chunk.start));
+    built.image.word(top + 8, (arena.top + arena.top_size - top) | 1);
+    built.image.word(arena.address + built.target.state().top, top);
+    (built, heap)
+}
+
+// glibc 2.17 to 2.43, malloc/arena.c, `heap_trim`: `system_mem`, the mapping, a list, `top`, its size.
+#[test]
+fn the_last_heap_of_an_arena_may_be_given_back() {
+    for (minor, rest) in [(31, Want::Used), (31, Want::Unsorted), (43, Want::Unsorted)] {
+        let (mut built, heap) = two_heaps(minor, rest);
+        let system = built.arenas[1].address + built.target.state().system;
+        let (size, sum) = (built.image.read(heap + 16), built.image.read(system));
+        built.image.word(system, sum - size);
+        within(&mut built, &[heap]);
+        all_but_in_hand(&built, &[]);
+        built.image.lose(heap, true);
+        let merged = built.chunks.iter().filter(|chunk| chunk.arena == 1 && chunk.merged());
+        let merged: Vec<u64> = merged.map(|chunk| chunk.start).collect();
+        all_but(&built, &merged);
+    }
+}

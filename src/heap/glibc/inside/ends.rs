@@ -6,6 +6,8 @@
 //! size was written yet: often into a page that was never touched, in whose fault a growing
 //! program spends most of its time.
 
+use std::collections::BTreeSet;
+
 use crate::heap::block::State;
 use crate::range::AddressRange;
 
@@ -30,6 +32,7 @@ impl Scene<'_> {
             }
             if !state.main {
                 self.new_heaps(layout, state, index);
+                self.last_heap(layout, state, index);
             }
         }
     }
@@ -188,5 +191,61 @@ impl Scene<'_> {
                 self.guess(state.address, what, sum.into_iter().chain([(heap, 0)]));
             }
         }
+    }
+
+    /// The last heap of the arena, which has nothing but its top chunk, is given back.
+    ///
+    /// glibc 2.17 to 2.43, malloc/arena.c, `heap_trim`: `system_mem` becomes less by its size, then it is unmapped,
+    /// then `top` leads to the marks at the end of the heap before it, or to the free chunk before these.
+    fn last_heap(&mut self, layout: StateLayout, state: ArenaState, index: usize) {
+        let machine = layout.machine;
+        let Some((reach, first)) = own_heap(&mut self.peek, state.address, state.top) else { return };
+        let last = align_down(state.top, reach);
+        let header = state.address.saturating_sub(first);
+        if last == first || state.top != machine.first_chunk(last.saturating_add(header)) {
+            return;
+        }
+        let all = self.attempt.tally.bytes.get(index).copied().unwrap_or(0);
+        let what = format!("its last heap at {last:#x} is given back");
+        let sum = Self::system_at(layout, state);
+        if self.peek.word(last) == Some(state.address) {
+            let size = self.peek.word_at(last, 2).unwrap_or(0);
+            if size > 0 && all.saturating_sub(state.system) == size {
+                self.guess(state.address, what, [(sum, all)]);
+            }
+            return;
+        }
+        let Some(before) = self.last_of(state.address, reach) else { return };
+        let end = before.saturating_add(self.peek.word_at(before, 2).unwrap_or(0));
+        let marks = self.attempt.reading.blocks.unit_at(end.saturating_sub(1));
+        let Some(marks) = marks.filter(|unit| unit.state == State::Overhead) else { return };
+        if all != state.system {
+            return;
+        }
+        let mut top = marks.range.start();
+        let mut words = Vec::new();
+        let header = machine.header();
+        if let Some(chunk) = Chunk::read(&mut self.peek, top).filter(|chunk| !chunk.previous_in_use()) {
+            top = top.saturating_sub(chunk.previous);
+            let Some((next, back)) = self.peek.two(top.saturating_add(header)) else { return };
+            let off = [
+                (next.saturating_add(header.saturating_add(machine.word)), back),
+                (back.saturating_add(header), next),
+            ];
+            words.extend(off);
+        }
+        words.push((state.address.saturating_add(layout.top()), top));
+        words.push((top.saturating_add(machine.word), end.saturating_sub(top) | PREV_INUSE));
+        self.guess(state.address, what, words);
+    }
+
+    /// The heap of the arena to which no other one leads back.
+    fn last_of(&mut self, arena: u64, reach: u64) -> Option<u64> {
+        let spans = self.attempt.reading.blocks.spans().iter().map(|span| span.range.start());
+        let starts: BTreeSet<u64> = spans.filter(|start| align_down(*start, reach) == *start).collect();
+        let own: Vec<u64> =
+            starts.into_iter().filter(|start| self.peek.word(*start) == Some(arena)).collect();
+        let before: BTreeSet<u64> = own.iter().filter_map(|heap| self.peek.word_at(*heap, 1)).collect();
+        own.into_iter().find(|heap| !before.contains(heap))
     }
 }
