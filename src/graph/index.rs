@@ -108,6 +108,13 @@ impl<'b> Index<'b> {
         asked.is_none_or(|asked| offset < asked.max(1)).then_some(Hit { unit, offset, asked })
     }
 
+    /// The block in use whose header is at `value`.
+    #[must_use]
+    pub fn with_header(&self, value: u64) -> Option<Hit> {
+        let unit = self.blocks.unit_from(value).filter(|unit| unit.state == State::Used)?;
+        (unit.block().start() != value).then(|| Hit { unit, offset: 0, asked: self.asked(&unit) })
+    }
+
     #[inline]
     fn span(&self, cursor: &mut Cursor, value: u64) -> Option<&'b Span> {
         let spans = self.blocks.spans();

@@ -127,9 +127,11 @@ impl Paths<'_> {
     fn out_of_root(&self, unit: &Unit, definite: bool, job: &Job) -> Result<Option<Step>, Error> {
         let block = unit.block();
         let mut found: Option<Pointer> = None;
-        let near = |value: u64| block.contains(value);
+        // A call of the allocator holds it by its header.
+        let near = |value: u64| block.contains(value) || value == unit.range.start();
         self.roots.pointers(self.memory, self.index, self.heuristics, &near, job, |pointer| {
-            if found.is_none() && (!definite || pointer.link.definite()) {
+            let own = pointer.hit.unit.index == unit.index;
+            if own && found.is_none() && (!definite || pointer.link.definite()) {
                 found = Some(pointer);
             }
         })?;

@@ -85,11 +85,14 @@ impl Referrers {
         job: &Job,
     ) -> Result<Self, Error> {
         let block = unit.block();
-        let near = |value: u64| block.contains(value);
+        // A call of the allocator holds it by its header.
+        let near = |value: u64| block.contains(value) || value == unit.range.start();
         let mut found = Self::default();
         roots.pointers(memory, index, heuristics, &near, job, |pointer| {
             let source = Source::Root(pointer.place);
-            found.add(Reference { source, offset: pointer.hit.offset }, limit);
+            if pointer.hit.unit.index == unit.index {
+                found.add(Reference { source, offset: pointer.hit.offset }, limit);
+            }
         })?;
         Ok(found)
     }

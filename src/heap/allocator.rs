@@ -129,6 +129,11 @@ pub trait Allocator: Send + Sync {
     /// What could be given back to the system.
     fn trim(&self) -> Trim;
 
+    /// The numbers of the threads that may be within one of its calls.
+    ///
+    /// Such a thread holds units by their headers.
+    fn in_calls(&self) -> &[i32];
+
     /// Sentences on whatever makes it less than whole.
     fn notes(&self) -> &[String];
 

@@ -55,6 +55,9 @@ impl Allocator for Plain {
     fn trim(&self) -> Trim {
         Trim::default()
     }
+    fn in_calls(&self) -> &[i32] {
+        &[]
+    }
     fn notes(&self) -> &[String] {
         &[]
     }

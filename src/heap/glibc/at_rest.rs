@@ -1,4 +1,4 @@
-//! Whether no thread can be within a call of malloc.
+//! Which threads may be within a call of malloc.
 
 use crate::memory::Memory;
 use crate::peek::Peek;
@@ -35,16 +35,32 @@ pub(super) fn at_rest(memory: &dyn Memory, threads: &[Thread], rings: &[Ring]) -
     !threads.is_empty() && threads.iter().all(|thread| outside(memory, &mut peek, thread, rings))
 }
 
-fn outside(memory: &dyn Memory, peek: &mut Peek<'_>, thread: &Thread, rings: &[Ring]) -> bool {
+/// The numbers of the threads that run code of malloc's module, or wait in a system call that malloc enters.
+///
+/// Known on x86-64 only.
+pub(super) fn in_calls(memory: &dyn Memory, threads: &[Thread], rings: &[Ring]) -> Vec<i32> {
+    let runs = |thread: &&Thread| counter(thread).is_some_and(|counter| runs_malloc(memory, counter, rings));
+    threads.iter().filter(runs).map(|thread| thread.id).collect()
+}
+
+fn counter(thread: &Thread) -> Option<u64> {
     let counter = thread.registers.general.iter().find(|register| register.name == "rip");
-    let (Some(counter), Some(sp)) = (counter.map(|counter| counter.value), thread.stack_pointer) else {
-        return false;
-    };
-    let of_malloc = |address: u64| {
-        let region = memory.region_at(address);
-        region.is_some_and(|region| rings.iter().any(|ring| region.name == ring.module))
-    };
-    if of_malloc(counter) && !waits_elsewhere(memory, counter) {
+    counter.map(|counter| counter.value)
+}
+
+fn of_malloc(memory: &dyn Memory, address: u64, rings: &[Ring]) -> bool {
+    let region = memory.region_at(address);
+    region.is_some_and(|region| rings.iter().any(|ring| region.name == ring.module))
+}
+
+/// Whether a thread at `counter` may be running malloc.
+fn runs_malloc(memory: &dyn Memory, counter: u64, rings: &[Ring]) -> bool {
+    of_malloc(memory, counter, rings) && !waits_elsewhere(memory, counter)
+}
+
+fn outside(memory: &dyn Memory, peek: &mut Peek<'_>, thread: &Thread, rings: &[Ring]) -> bool {
+    let (Some(counter), Some(sp)) = (counter(thread), thread.stack_pointer) else { return false };
+    if runs_malloc(memory, counter, rings) {
         return false;
     }
     let Some(stack) = memory.region_at(sp) else { return false };
@@ -56,7 +72,7 @@ fn outside(memory: &dyn Memory, peek: &mut Peek<'_>, thread: &Thread, rings: &[R
     }
     let format = peek.format();
     let words = words.chunks_exact(format.size.max(1)).map(|word| format.order.value(word));
-    let mut returns = words.filter(|address| of_malloc(*address));
+    let mut returns = words.filter(|address| of_malloc(memory, *address, rings));
     !returns.any(|address| peek.bytes(address, RESTORER.len()) == Some(&RESTORER))
 }
 

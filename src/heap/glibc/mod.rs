@@ -76,6 +76,7 @@ pub struct Glibc {
     caches: Option<Caches>,
     followed: Followed,
     unread: Unread,
+    in_calls: Vec<i32>,
 }
 
 /// Where blocks may lie outside of regions that are heaps, without a walk over these.
@@ -176,6 +177,7 @@ impl Glibc {
             caches,
             followed,
             unread,
+            in_calls: at_rest::in_calls(memory, threads, &rings),
         }))
     }
 }
@@ -312,6 +314,10 @@ impl Allocator for Glibc {
 
     fn trim(&self) -> Trim {
         self.trim
+    }
+
+    fn in_calls(&self) -> &[i32] {
+        &self.in_calls
     }
 
     fn notes(&self) -> &[String] {

@@ -119,6 +119,7 @@ impl World {
             name: "rax".to_owned(),
             value: *value,
             kind: RootKind::Register,
+            in_call: false,
         };
         Roots {
             stretches: vec![of(STACK, &self.stack, RootKind::Stack), of(TABLE, &self.table, RootKind::Anon)],
