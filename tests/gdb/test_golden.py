@@ -97,6 +97,8 @@ def ask(target: str, sample: Any, folder: Path) -> Said:
         for form in ("text", "json")
     ]
     files += [(sample.before, "BEFORE"), (sample.after, "CORE"), (sample.path, "PROGRAM")]
+    # A core by gdb has the first 80 bytes of a command line.
+    files.append((Path(str(sample.path)[:80]), "PROGRAM"))
     mappings = truth.parse_maps(sample.maps_after.read_text())
     return Said(texts, answers, golden.Normal(mappings, files, sample.live.pid))
 
