@@ -29,6 +29,7 @@ mod params;
 mod partly_mapped;
 mod reading;
 mod reason;
+mod scattered;
 mod statics;
 mod supported;
 mod tcache;
