@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use procfs::ProcError;
-use procfs::process::{Process as Proc, StatFlags, Syscall, Task};
+use procfs::process::{Process as Proc, Stat, StatFlags, Syscall, Task};
 
 use crate::error::{Error, reason};
 use crate::source::Thread;
@@ -85,6 +85,9 @@ impl Folder {
     pub(super) fn file(&self, name: &str) -> Result<File, Error> {
         let thread = self.living()?.next().ok_or_else(|| self.ended())?;
         let path = self.inside(thread).join(name);
+        // Linux 6.18, kernel/ptrace.c, `__ptrace_may_access`: what has no memory any more may be looked
+        // at by root only.
+        let problem = |cause| if self.leaves(thread) { ENDED.to_owned() } else { problem(cause) };
         self.proc.open_relative(path).map_err(|cause| self.refuse(problem(cause)))
     }
 
@@ -110,12 +113,21 @@ impl Folder {
     /// [`Error::Process`] where the process ended.
     pub(super) fn living(&self) -> Result<impl Iterator<Item = i32>, Error> {
         let tasks = self.proc.tasks().map_err(|cause| self.refuse(problem(cause)))?;
-        Ok(tasks.filter_map(Result::ok).filter(lives).map(|task| task.tid))
+        Ok(tasks
+            .filter_map(Result::ok)
+            .filter(|task| task.stat().is_ok_and(|stat| lives(&stat)))
+            .map(|task| task.tid))
     }
 
     /// Whether a thread of that number is one of the process, and has not ended.
     pub(super) fn lives(&self, thread: i32) -> bool {
-        self.proc.task_from_tid(thread).is_ok_and(|task| lives(&task))
+        self.proc.task_from_tid(thread).and_then(|task| task.stat()).is_ok_and(|stat| lives(&stat))
+    }
+
+    /// Whether a thread of that number ended, or is about to.
+    fn leaves(&self, thread: i32) -> bool {
+        let stat = self.proc.task_from_tid(thread).and_then(|task| task.stat());
+        stat.map_or(true, |stat| !lives(&stat) || stat.flags & StatFlags::PF_EXITING.bits() != 0)
     }
 
     /// The threads, with the stack pointers of those that wait in a system call.
@@ -167,8 +179,8 @@ impl Folder {
     }
 }
 
-fn lives(task: &Task) -> bool {
-    task.stat().is_ok_and(|stat| !matches!(stat.state, 'Z' | 'X' | 'x'))
+fn lives(stat: &Stat) -> bool {
+    !matches!(stat.state, 'Z' | 'X' | 'x')
 }
 
 /// The path of the folder in `/proc` where a process shows its memory: that of its main thread, as
