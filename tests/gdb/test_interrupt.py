@@ -9,7 +9,7 @@ from typing import Callable
 import pytest
 from harness import cores
 from harness.debuggers import DOOR, environment, gdb_line
-from harness.processes import Program, compile_fixture
+from harness.processes import Program, compile_fixture, wait_until_it_sleeps
 from harness.terminal import PROMPT, Terminal
 
 GIB = 1 << 30
@@ -201,6 +201,5 @@ def test_ctrl_c_while_a_shell_holds_a_process_lets_it_run_on(
         print(f"ended after {seconds:.3f} s")  # noqa: T201
         assert terminal.wait() == 130
         assert seconds < MOST_SECONDS
-        stat = Path(f"/proc/{graph.pid}/stat").read_text()
-        assert stat.rpartition(")")[2].split()[0] == "S"
+        wait_until_it_sleeps(graph.pid)
         assert "TracerPid:\t0\n" in Path(f"/proc/{graph.pid}/status").read_text()

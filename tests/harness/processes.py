@@ -24,6 +24,19 @@ def compile_fixture(name: str, out: Path, *flags: str) -> Path:
     return compile_program("gcc", source, out, *flags)
 
 
+def wait_until_it_sleeps(pid: int) -> None:
+    """Return once a process waits, or has ended; one that is held or stopped never does."""
+    until = time.monotonic() + 30
+    state = "R"
+    while state not in "SZ":
+        assert time.monotonic() < until, f"process {pid} is not at rest, but {state}"
+        time.sleep(0.001)
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            return
+
+
 class Program:
     """A fixture program that runs, and waits on its standard input between steps."""
 
@@ -73,13 +86,8 @@ class Program:
     # The line is there a moment before the program is at rest: its first call
     # of a function still writes where that is (lazy binding).
     def _wait_until_it_reads(self) -> None:
-        until = time.monotonic() + 30
-        while self.alive():
-            stat = Path(f"/proc/{self.pid}/stat").read_text()
-            if stat.rpartition(")")[2].split()[0] == "S":
-                return
-            assert time.monotonic() < until, f"{self.path.name} does not come to rest"
-            time.sleep(0.001)
+        if self.alive():
+            wait_until_it_sleeps(self.pid)
 
     def press_key(self) -> None:
         """Send the line that the program waits for."""
