@@ -202,4 +202,5 @@ def test_ctrl_c_while_a_shell_holds_a_process_lets_it_run_on(
         assert terminal.wait() == 130
         assert seconds < MOST_SECONDS
         wait_until_it_sleeps(graph.pid)
+        assert graph.alive()
         assert "TracerPid:\t0\n" in Path(f"/proc/{graph.pid}/status").read_text()

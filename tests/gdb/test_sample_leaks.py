@@ -173,4 +173,5 @@ class TestErrorExitcode:
 def test_a_process_is_let_go_after_each_check(sample: Any) -> None:
     shell("check", sample.live.pid)
     wait_until_it_sleeps(sample.live.pid)
+    assert sample.live.alive()
     os.kill(sample.live.pid, 0)

@@ -32,10 +32,10 @@ impl Ground<'_> {
     /// glibc, malloc/malloc.c, `sysmalloc`: whole pages; the last one holds the top chunk, each
     /// other one ends with marks. Neighbouring mappings are one region.
     ///
-    /// Folklore: they are not at least 1 MiB (`MMAP_AS_MORECORE_SIZE`): from 2.35 on that is the
+    /// Observed: they are not at least 1 MiB (`MMAP_AS_MORECORE_SIZE`): from 2.35 on that is the
     /// alignment of the first one only. Seen: `tests/fixtures/heap_nobrk.c`, glibc 2.36.
     pub(super) fn elsewhere(&mut self, state: ArenaState, arena: u32, top_seen: bool) -> Result<(), Error> {
-        // Folklore: the last page of a chunk with its own mapping may hold bytes that lead right
+        // Observed: the last page of a chunk with its own mapping may hold bytes that lead right
         // into the stretch behind it; and one that `realloc` shrank may still say its old length
         // at its start. Neither way is always right, and what the arena counts tells which was.
         // Seen: `tests/fixtures/heap_traffic.c` with hugetlb=2, glibc 2.36.
@@ -180,7 +180,7 @@ impl Ground<'_> {
         let memory = self.memory;
         let mut peek = Peek::new(memory);
         let mut at = up(free.start(), PAGE);
-        // Folklore: bytes may look like chunks from every page on, up to one and
+        // Bytes may look like chunks from every page on, up to one and
         // the same break. What was walked in vain is bounded by the memory's size.
         let mut left = free.len().saturating_mul(IN_VAIN);
         while at < free.end() && left > 0 && !self.complete(search) {
