@@ -138,7 +138,7 @@ pub struct Roots {
     pub recorder: Vec<AddressRange>,
     /// Registers of all threads.
     pub registers: Vec<RegisterRoot>,
-    /// The innermost frames of threads that may be within a call of the allocator.
+    /// The innermost frames of threads that may be within a call of the allocator, in address order.
     pub in_calls: Vec<AddressRange>,
     /// How many stacks of ended threads were left out, and their bytes.
     pub ended: (u64, u64),
@@ -358,6 +358,12 @@ impl Roots {
         self.stretches.iter().map(|stretch| stretch.range).collect()
     }
 
+    /// Whether a word at `address` is in a frame of a call of the allocator.
+    fn in_call(&self, address: u64) -> bool {
+        let after = self.in_calls.partition_point(|range| range.end() <= address);
+        self.in_calls.get(after).is_some_and(|range| range.contains(address))
+    }
+
     /// The words in registers that hold blocks.
     fn in_registers<N: Fn(u64) -> bool>(&self, scan: &Scan<'_, N>, mut take: impl FnMut(Pointer, RootKind)) {
         let mut cursor = Cursor::default();
@@ -404,7 +410,7 @@ impl Roots {
                     if let Some((hit, link)) = held {
                         take(Pointer { place, hit, link }, stretch.kind);
                     }
-                    if self.in_calls.iter().any(|range| range.contains(address)) {
+                    if self.in_call(address) {
                         if let Some(hit) = scan.with_header(value) {
                             take(Pointer { place, hit, link: Link::Start }, stretch.kind);
                         }
@@ -442,7 +448,8 @@ const INNERMOST: u64 = 1024;
 /// The innermost frames of these threads.
 fn innermost(threads: &[Thread], in_calls: &[i32]) -> Vec<AddressRange> {
     let own = threads.iter().filter(|thread| in_calls.contains(&thread.id));
-    own.filter_map(|thread| Some(AddressRange::saturating(thread.stack_pointer?, INNERMOST))).collect()
+    let frames = own.filter_map(|thread| Some(AddressRange::saturating(thread.stack_pointer?, INNERMOST)));
+    AddressRange::merge(frames.collect())
 }
 
 fn registers(thread: &Thread, vector: bool, in_calls: &[i32]) -> Vec<RegisterRoot> {
