@@ -95,9 +95,9 @@ fn own_addresses(memory: &dyn Memory, anonymous: &[AddressRange], job: &Job) -> 
     let format = memory.word_format();
     let work = |chunk: &Chunk, buffer: &mut Buffer| {
         let mut own = Vec::new();
-        let (_, behind) = words::pieces(memory, chunk.own, buffer, |at, bytes| {
+        let behind = words::pieces(memory, chunk.own, buffer, |at, content| {
             let near = |value: u64| value % ALIGN == 0 && at.contains(value);
-            words::each(format, at.start(), bytes, near, |address, value| {
+            words::each(format, at.start(), content.bytes(), near, |address, value| {
                 if address == value {
                     own.push(value);
                 }

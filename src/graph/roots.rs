@@ -20,7 +20,7 @@ use super::index::{Cursor, Hit, Index};
 use super::link::{Edge, Link};
 use super::places::{self, Plain};
 use super::stacks;
-use super::words;
+use super::words::{self, Content};
 
 /// What a root is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -402,8 +402,11 @@ impl Roots {
         for (number, stretch) in stretches.take_while(|(_, stretch)| stretch.range.start() < chunk.own.end())
         {
             let Some(range) = stretch.range.intersection(chunk.own) else { continue };
-            let (lost, gap_end) = words::pieces(scan.memory, range, buffer, |at, bytes| {
-                words::each(format, at.start(), bytes, scan.near, |address, value| {
+            let gap_end = words::pieces(scan.memory, range, buffer, |at, content| {
+                if matches!(content, Content::Missing) {
+                    missing = missing.saturating_add(at.len());
+                }
+                words::each(format, at.start(), content.bytes(), scan.near, |address, value| {
                     let place = Place::Memory(address, number);
                     let hit = scan.index.find(&mut cursor, value);
                     let held = hit.and_then(|hit| Some((hit, look.holds(&hit, stretch.kind.leftovers())?)));
@@ -417,7 +420,6 @@ impl Roots {
                     }
                 });
             });
-            missing = missing.saturating_add(lost);
             behind = gap_end.filter(|end| *end > chunk.own.end());
         }
         (missing, behind)

@@ -7,7 +7,7 @@ use crate::range::AddressRange;
 use crate::word::WordFormat;
 
 use super::index::{Cursor, Hit, Index};
-use super::words;
+use super::words::{self, Content};
 
 /// How many words of a block hold the links of a free chunk, and may be left from then.
 ///
@@ -41,7 +41,9 @@ impl<'w> Walk<'w> {
         self.index.blocks().spans().iter().map(|span| span.range).collect()
     }
 
-    /// Shows what lies in a chunk to `visit`, as far as `near` lets words pass; comes back with the missing bytes.
+    /// Shows what lies in a chunk to `visit`, as far as `near` lets words pass.
+    ///
+    /// Returns how many bytes of blocks in use are missing.
     pub(super) fn chunk(
         &self,
         chunk: &Chunk,
@@ -55,24 +57,24 @@ impl<'w> Walk<'w> {
         let behind = spans.get(first..).unwrap_or_default().iter();
         for span in behind.take_while(|span| span.range.start() < chunk.own.end()) {
             let Some(range) = span.range.intersection(chunk.own) else { continue };
-            let (lost, _) = words::pieces(self.memory, range, buffer, |at, bytes| {
-                self.units(span, at, bytes, near, visit);
+            words::pieces(self.memory, range, buffer, |at, content| {
+                let lost = self.units(span, at, &content, near, visit);
+                missing = missing.saturating_add(lost);
             });
-            missing = missing.saturating_add(lost);
         }
         missing
     }
 
-    /// The units in `range` of a span, whose bytes are given unless they are missing.
+    /// The units in `range` of a span. Returns how many bytes of blocks in use are missing.
     fn units(
         &self,
         span: &Span,
         range: AddressRange,
-        bytes: &[u8],
+        content: &Content<'_>,
         near: &impl Fn(u64) -> bool,
         visit: &mut impl Visit,
-    ) {
-        let mut cursor = Cursor::default();
+    ) -> u64 {
+        let (mut cursor, mut missing) = (Cursor::default(), 0_u64);
         for unit in self.index.blocks().units_near(span, range.start()) {
             if unit.range.start() >= range.end() {
                 break;
@@ -80,10 +82,16 @@ impl<'w> Walk<'w> {
             if range.contains(unit.range.start()) {
                 visit.unit();
             }
-            if unit.state == State::Used {
-                self.block(&unit, range, bytes, &mut cursor, near, visit);
+            if unit.state != State::Used {
+                continue;
             }
+            if matches!(content, Content::Missing) {
+                let lost = self.index.own(&unit).intersection(range);
+                missing = missing.saturating_add(lost.map_or(0, |lost| lost.len()));
+            }
+            self.block(&unit, range, content.bytes(), &mut cursor, near, visit);
         }
+        missing
     }
 
     /// The words of a block that lie in `range`, whose bytes are given.

@@ -7,25 +7,43 @@ use crate::word::WordFormat;
 /// How much is asked about at once, whether anybody ever wrote there.
 const PIECE: u64 = 1 << 20;
 
-/// Hands over the bytes of `range` in pieces: where each starts, where it ends, and its bytes.
+/// What a piece of memory holds.
+pub(super) enum Content<'b> {
+    /// These bytes.
+    Bytes(&'b [u8]),
+    /// Nothing was ever written there, so no word points anywhere.
+    Untouched,
+    /// It cannot be read.
+    Missing,
+}
+
+impl Content<'_> {
+    /// Its bytes; none where it is untouched or missing.
+    pub(super) const fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Bytes(bytes) => bytes,
+            Self::Untouched | Self::Missing => &[],
+        }
+    }
+}
+
+/// Hands over `range` in pieces, in order.
 ///
-/// A piece without bytes has no word that points anywhere: nobody ever wrote there, or it
-/// is missing. Comes back with how many bytes are missing, and where the gap ends that the
-/// last piece lies in, which may be far behind `range`.
+/// Returns where the gap ends that the last piece lies in, which may be far behind `range`.
 pub(super) fn pieces(
     memory: &dyn Memory,
     range: AddressRange,
     buffer: &mut Buffer,
-    mut take: impl FnMut(AddressRange, &[u8]),
-) -> (u64, Option<u64>) {
-    let (mut at, mut missing, mut behind) = (range.start(), 0_u64, None);
+    mut take: impl FnMut(AddressRange, Content<'_>),
+) -> Option<u64> {
+    let (mut at, mut behind) = (range.start(), None);
     let end = range.end();
     while at < end {
         let step = at.checked_next_multiple_of(PIECE).filter(|step| *step > at);
         let step = step.or_else(|| at.checked_add(PIECE)).unwrap_or(end).min(end);
         let blank = AddressRange::saturating(at, step.saturating_sub(at));
         if memory.untouched(blank) {
-            take(blank, &[]);
+            take(blank, Content::Untouched);
             at = step;
             continue;
         }
@@ -33,7 +51,7 @@ pub(super) fn pieces(
         let view = memory.view(rest, buffer);
         let length = view.bytes.len() as u64;
         if length > 0 {
-            take(AddressRange::saturating(at, length), view.bytes);
+            take(AddressRange::saturating(at, length), Content::Bytes(view.bytes));
             at = at.saturating_add(length);
         }
         let Some(gap) = view.gap else {
@@ -43,16 +61,14 @@ pub(super) fn pieces(
             continue;
         };
         let to = gap.range.end().clamp(at, end);
-        let lost = AddressRange::saturating(at, to.saturating_sub(at));
-        missing = missing.saturating_add(lost.len());
-        take(lost, &[]);
+        take(AddressRange::saturating(at, to.saturating_sub(at)), Content::Missing);
         if to == at {
             break;
         }
         behind = Some(gap.range.end()).filter(|gap_end| to == end && *gap_end > end);
         at = to;
     }
-    (missing, behind)
+    behind
 }
 
 /// Calls `take` with the address and the value of each aligned word that `near` lets pass.

@@ -5,6 +5,7 @@ use gdb_leak::heap::allocator::Count;
 use gdb_leak::heap::block::State;
 use gdb_leak::memory::Memory;
 use gdb_leak::pass::{CHUNK, Job};
+use gdb_leak::range::AddressRange;
 use gdb_leak::word::{ByteOrder, WordFormat};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -110,6 +111,18 @@ proptest! {
             prop_assert_eq!(told, naive::references(&world, unit));
         }
         prop_assert_eq!(graph.references(), all);
+    }
+
+    #[test]
+    fn only_the_bytes_of_blocks_in_use_are_missing(world in worlds(), from in 0..500_u64, words in 0..500_u64) {
+        let (blocks, job, size) = (world.blocks(), Job::default(), world.format.size as u64);
+        let hole = AddressRange::with_length(world.start + from * size, words * size).unwrap();
+        let memory = world.heap_without(hole);
+        let heuristics = Heuristics::new(&memory, Wanted::NONE);
+        let graph = Graph::new(&memory, &Index::new(&blocks), &heuristics, &job).unwrap();
+        let used = (0..world.units.len()).filter(|unit| world.units[*unit].1 == State::Used);
+        let lost = used.filter_map(|unit| world.range(unit).intersection(hole));
+        prop_assert_eq!(graph.missing(), lost.map(|lost| lost.len()).sum::<u64>());
     }
 
     #[test]

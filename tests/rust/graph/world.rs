@@ -91,6 +91,20 @@ impl World {
         words.iter().flat_map(|word| self.format.order.bytes(*word, self.format.size)).collect()
     }
 
+    /// The memory of the heap alone, without what lies in `hole`.
+    pub(crate) fn heap_without(&self, hole: AddressRange) -> Captured {
+        let bytes = self.bytes(&self.heap());
+        let place = |address: u64| usize::try_from(address - self.start).unwrap().min(bytes.len());
+        let (before, behind) = (&bytes[..place(hole.start())], &bytes[place(hole.end())..]);
+        let mut memory = Captured::new().with_format(self.format);
+        for (start, bytes) in [(self.start, before), (hole.end(), behind)] {
+            if !bytes.is_empty() {
+                memory = memory.with(start, bytes);
+            }
+        }
+        memory
+    }
+
     pub(crate) fn memory(&self) -> Files {
         let (heap, stack, table) = (self.heap(), self.bytes(&self.stack), self.bytes(&self.table));
         let inner = Captured::new()
