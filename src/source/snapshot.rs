@@ -11,7 +11,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
-use crate::memory::{Permissions, Region, RegionKind};
+use crate::memory::{Memory, Permissions, Region, RegionKind};
 use crate::name::Name;
 use crate::range::AddressRange;
 use crate::save::write_whole;
@@ -58,11 +58,25 @@ struct SavedRegion {
 /// The target as it stands, without its bytes.
 #[must_use]
 pub fn take(target: &Target) -> Target {
-    let regions = target.memory.regions().to_vec();
+    let mut regions = target.memory.regions().to_vec();
+    keep_sizes(&*target.memory, &mut regions);
     let memory = Listed::new(target.memory.word_format(), regions, "snapshot");
     let now = humantime::format_rfc3339_seconds(SystemTime::now());
     let origin = Origin { kind: SourceKind::Snapshot, taken: Some(now.to_string()), ..target.origin.clone() };
     Target { memory: Arc::new(memory), origin }
+}
+
+/// Keeps how much a mapping without permissions holds: without a byte it is a reserve.
+fn keep_sizes(memory: &dyn Memory, regions: &mut [Region]) {
+    let hidden = |region: &Region| region.permissions.none() && region.saved > 0 && region.rss.is_none();
+    if !regions.iter().any(hidden) {
+        return;
+    }
+    let resident = memory.resident_regions().unwrap_or_default();
+    for (number, region) in regions.iter_mut().enumerate().filter(|(_, region)| hidden(region)) {
+        // None is resident where all of it was swapped out, or where the source is a core.
+        region.rss = Some(resident.get(number).copied().filter(|bytes| *bytes > 0).unwrap_or(region.saved));
+    }
 }
 
 /// Writes a snapshot, whole or not at all.

@@ -158,6 +158,21 @@ def test_a_place_where_no_region_is_gets_a_note(
     assert [note for note in answer["notes"] if note.startswith(f"-in {where}: no memory")]
 
 
+@pytest.mark.parametrize("running", ["dynamic"], indirect=True)
+def test_a_snapshot_tells_a_reserve_from_a_page_that_nothing_may_read(
+    running: Program, tmp_path: Path
+) -> None:
+    assert shell("snapshot", running.pid, tmp_path / "taken").status == 0
+    process, taken = (
+        shell("regions", target, "-json").json() for target in (running.pid, tmp_path / "taken")
+    )
+    assert taken["total"]["reserved"] == process["total"]["reserved"]
+    hidden = [
+        region for region in taken["regions"] if region["permissions"] == "---" and region["rss"]
+    ]
+    assert [region["rss"] for region in hidden] == [4096]
+
+
 @pytest.mark.parametrize("command", [["find", "x"], ["strings"]])
 def test_a_note_on_a_reserve_does_not_say_that_no_region_is_there(
     start: Any, command: list[str]
