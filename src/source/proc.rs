@@ -124,6 +124,12 @@ impl Folder {
         self.proc.task_from_tid(thread).and_then(|task| task.stat()).is_ok_and(|stat| lives(&stat))
     }
 
+    /// Whether no signal but SIGKILL wakes a thread, if that: its state is `D`.
+    pub(super) fn waits_in_kernel(&self, thread: i32) -> bool {
+        let stat = self.proc.task_from_tid(thread).and_then(|task| task.stat());
+        stat.is_ok_and(|stat| stat.state == 'D')
+    }
+
     /// Whether a thread of that number ended, or is about to.
     fn leaves(&self, thread: i32) -> bool {
         let stat = self.proc.task_from_tid(thread).and_then(|task| task.stat());

@@ -187,9 +187,13 @@ impl Held {
             // so look first. Seen: timer_create with SIGRTMIN.
             match waitid(Id::Pid(Pid::from_raw(id)), peek) {
                 Ok(WaitStatus::StillAlive) if begun.elapsed() > PATIENCE => {
-                    return Err(
-                        self.refuse(format!("thread {id} did not stop within {} s", PATIENCE.as_secs()))
-                    );
+                    let why = if self.folder.waits_in_kernel(id) {
+                        ": it waits in the kernel (state D), for a device, or after vfork for its child"
+                    } else {
+                        ""
+                    };
+                    let seconds = PATIENCE.as_secs();
+                    return Err(self.refuse(format!("thread {id} did not stop within {seconds} s{why}")));
                 }
                 Ok(WaitStatus::StillAlive) => {
                     std::thread::sleep(Duration::from_micros(200));

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from harness import cores
 from harness.debuggers import DOOR, Answer, gdb, shell
+from harness.processes import compile_fixture
 
 REFUSED, WRONG_USAGE = 1, 2
 
@@ -167,6 +168,20 @@ class TestPids:
             other.kill()
             other.wait()
         refused(answer, str(other.pid), "belongs to another user")
+
+    def test_a_process_that_waits_for_its_child_of_vfork_cannot_be_stopped(
+        self, tmp_path: Path
+    ) -> None:
+        program = compile_fixture("vforked", tmp_path / "vforked")
+        forked = subprocess.Popen([program], stdout=subprocess.PIPE)
+        try:
+            assert forked.stdout is not None
+            assert forked.stdout.readline() == b"READY\n"
+            answer = shell("snapshot", forked.pid, tmp_path / "taken")
+        finally:
+            forked.kill()
+            forked.communicate()
+        refused(answer, str(forked.pid), "did not stop within 5 s", "vfork")
 
     def test_a_file_named_by_digits_is_reached_by_its_path(
         self, sample: Any, tmp_path: Path
