@@ -143,7 +143,7 @@ impl Ground<'_> {
             top_seen = self.brk(base, state, arena)?;
         }
         if !top_seen || self.claimed(arena, state.scattered) < state.system {
-            self.elsewhere(state, arena, top_seen)?;
+            self.scattered(state, arena, top_seen)?;
         }
         self.let_go_of_foreign(state, arena);
         let found = self.parts.iter().any(|part| part.range().contains(state.top));

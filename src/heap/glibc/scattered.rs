@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::Error;
 use crate::heap::block::{Part, State};
-use crate::memory::RegionKind;
+use crate::memory::{Buffer, RegionKind};
 use crate::peek::Peek;
 use crate::range::AddressRange;
 
@@ -16,6 +16,9 @@ use super::walk::{End, Stretch, Walk};
 
 /// How often the same memory may be walked in vain while stretches are looked for.
 const IN_VAIN: u64 = 4;
+
+/// How many bytes at once may be passed over where nothing was ever written.
+const EMPTY: u64 = 1 << 20;
 
 /// What is known so far while the main arena's mappings are looked for.
 struct Search {
@@ -34,7 +37,7 @@ impl Ground<'_> {
     ///
     /// Observed: they are not at least 1 MiB (`MMAP_AS_MORECORE_SIZE`): from 2.35 on that is the
     /// alignment of the first one only. Seen: `tests/fixtures/heap_nobrk.c`, glibc 2.36.
-    pub(super) fn elsewhere(&mut self, state: ArenaState, arena: u32, top_seen: bool) -> Result<(), Error> {
+    pub(super) fn scattered(&mut self, state: ArenaState, arena: u32, top_seen: bool) -> Result<(), Error> {
         // Observed: the last page of a chunk with its own mapping may hold bytes that lead right
         // into the stretch behind it; and one that `realloc` shrank may still say its old length
         // at its start. Neither way is always right, and what the arena counts tells which was.
@@ -45,18 +48,24 @@ impl Ground<'_> {
         self.runs(false, &mut search)?;
         let missed = self.missed(&search);
         if missed == 0 {
-            // What others took may count, or memory that is not whole has as many bytes.
-            return self.broken(state, arena).map(drop);
+            // `system_mem` may count some of what others took, so that the sums agree though a stretch is
+            // missing; not where it counts all of that, or nothing.
+            let exact = [true, false].map(|own_only| self.claimed(arena, own_only)).contains(&state.system);
+            return if exact { Ok(()) } else { self.take_unfinished(state, arena, false).map(drop) };
         }
         let first = self.parts.split_off(known);
         let mut plain = Search { state, arena, top_seen, best: None };
         self.runs(false, &mut plain)?;
-        if self.missed(&plain) < missed {
+        let left = self.missed(&plain);
+        if left < missed {
+            if left > 0 && plain.top_seen {
+                self.take_unfinished(state, arena, true)?;
+            }
             return Ok(());
         }
         self.parts.truncate(known);
         self.parts.extend(first);
-        if search.top_seen && self.broken(state, arena)? {
+        if search.top_seen && self.take_unfinished(state, arena, true)? {
             return Ok(());
         }
         if let Some((_, start, free)) = search.best.filter(|_| !search.top_seen) {
@@ -97,28 +106,34 @@ impl Ground<'_> {
         let open = open.iter().map(|region| region.range);
         let runs = AddressRange::merge(open.chain(between).collect());
         let taken = AddressRange::merge(self.parts.iter().map(Part::range).collect());
-        runs.into_iter().flat_map(|run| run.without(&taken)).collect()
+        runs.into_iter().flat_map(|run| run.without(run.among(&taken))).collect()
     }
 
-    /// Takes a stretch through which chunks do not lead: a call is at work in it, or it is damaged.
+    /// Takes the stretch that a strict walk cannot finish, because a call changes it or it is damaged.
     ///
-    /// Its size is what the arena counts more than was found, with or without what others took.
-    fn broken(&mut self, state: ArenaState, arena: u32) -> Result<bool, Error> {
+    /// Its size is the part of `system_mem` that was not found, with or without what others took. Where it
+    /// is not `evident` that any is missing, one plausible chunk is not enough.
+    fn take_unfinished(&mut self, state: ArenaState, arena: u32, evident: bool) -> Result<bool, Error> {
         for own_only in [false, true] {
             let missing = state.system.saturating_sub(self.claimed(arena, own_only));
-            if missing > 0 && missing % PAGE == 0 && self.broken_with(missing, state, arena)? {
+            if missing > 0 && missing % PAGE == 0 && self.take_missing(missing, state, arena, evident)? {
                 return Ok(true);
             }
         }
         Ok(false)
     }
 
-    /// Takes such a stretch of which `missing` bytes were not found, and returns whether there is one.
+    /// Looks for `missing` bytes that start with plausible chunks, and returns whether there are any.
     ///
-    /// Its first chunk shows it, and so many bytes behind that the marks at its end. Or there is a chunk
-    /// by chance, at the start of a page, from which the others follow each other: a part that is not
-    /// whole without what is before it.
-    fn broken_with(&mut self, missing: u64, state: ArenaState, arena: u32) -> Result<bool, Error> {
+    /// They end with marks, or where a known part starts. That part is the rest of the same stretch, found
+    /// at a chunk that starts a page by chance, and is replaced.
+    fn take_missing(
+        &mut self,
+        missing: u64,
+        state: ArenaState,
+        arena: u32,
+        evident: bool,
+    ) -> Result<bool, Error> {
         let machine = self.machine();
         let header = machine.header();
         let rest: BTreeMap<u64, (usize, u64)> = (0..)
@@ -130,10 +145,16 @@ impl Ground<'_> {
         let mut best: Option<(u64, u64, Option<usize>, Stretch)> = None;
         for free in self.unclaimed() {
             let mut at = up(free.start(), PAGE);
-            while let Some(end) = at.checked_add(missing).filter(|end| *end <= free.end()) {
+            // Chunks may lead far from every page on.
+            let mut left = free.len().saturating_mul(IN_VAIN);
+            while let Some(end) = at.checked_add(missing).filter(|end| *end <= free.end() && left > 0) {
                 self.job.check()?;
                 let start = at;
                 at = at.saturating_add(PAGE);
+                if let Some(to) = self.empty(start, state) {
+                    at = to;
+                    continue;
+                }
                 let mut marked = |before: u64| {
                     let mark = end.checked_sub(before).and_then(|mark| Chunk::read(&mut peek, mark));
                     mark.is_some_and(|mark| mark.fencepost(machine))
@@ -145,9 +166,12 @@ impl Ground<'_> {
                 };
                 let top = (start..limit).contains(&state.top).then_some(state.top);
                 let stretch = Stretch { limit, top, main: true, open: true };
-                let led = self.led(start, stretch)?;
-                if led > best.as_ref().map_or(0, |(most, ..)| *most) {
-                    best = Some((led, start, joined, stretch));
+                let Some((part, _)) = self.strictly(start, stretch, arena)? else { continue };
+                let reach = part.end().saturating_sub(start);
+                left = left.saturating_sub(reach);
+                let follow = part.last_start() > Some(machine.first_chunk(start));
+                if (follow || evident) && reach > best.as_ref().map_or(0, |(most, ..)| *most) {
+                    best = Some((reach, start, joined, stretch));
                 }
             }
         }
@@ -158,6 +182,26 @@ impl Ground<'_> {
         let overhead = machine.first_chunk(start).saturating_sub(start);
         self.walk(start, overhead, stretch, arena)?;
         Ok(true)
+    }
+
+    /// Where to look next, if there is nothing at `at`: no bytes, or none that were ever written.
+    ///
+    /// One page in some is asked about, which is enough for mappings of any size.
+    fn empty(&self, at: u64, state: ArenaState) -> Option<u64> {
+        if at % EMPTY != 0 {
+            return None;
+        }
+        let mut buffer = Buffer::default();
+        let piece = AddressRange::saturating(at, EMPTY);
+        let to = if self.memory.untouched(piece) {
+            piece.end()
+        } else {
+            let view = self.memory.view(AddressRange::saturating(at, 1), &mut buffer);
+            let gap = view.gap.filter(|_| view.bytes.is_empty())?;
+            up(gap.range.end(), PAGE)
+        };
+        // The header of a new top chunk may not be written yet.
+        (to > at && !(at..to).contains(&state.top)).then_some(to)
     }
 
     /// Whether all that the arena took from the system was found.
@@ -185,6 +229,10 @@ impl Ground<'_> {
         let mut left = free.len().saturating_mul(IN_VAIN);
         while at < free.end() && left > 0 && !self.complete(search) {
             self.job.check()?;
+            if let Some(to) = self.empty(at, search.state) {
+                at = to;
+                continue;
+            }
             let mapped = if over_mapped { mapped::length_at(&mut peek, machine, at) } else { None };
             let behind = mapped.and_then(|length| at.checked_add(length));
             if let Some(behind) = behind.filter(|behind| *behind <= free.end()) {
@@ -213,7 +261,7 @@ impl Ground<'_> {
 
     /// Takes the stretch from `start` on, if chunks tile it up to top or marks at a page's end.
     ///
-    /// Comes back with how far chunks led, and whether the stretch was taken.
+    /// Returns how far chunks led, and whether the stretch was taken.
     fn try_stretch(&mut self, start: u64, stretch: Stretch, arena: u32) -> Result<(u64, bool), Error> {
         let Some((part, whole)) = self.strictly(start, stretch, arena)? else { return Ok((start, false)) };
         let at = part.end();
@@ -221,12 +269,6 @@ impl Ground<'_> {
             self.parts.push(part);
         }
         Ok((at, whole))
-    }
-
-    /// How many bytes chunks lead through from `start` on.
-    fn led(&self, start: u64, stretch: Stretch) -> Result<u64, Error> {
-        let tried = self.strictly(start, stretch, 0)?;
-        Ok(tried.map_or(0, |(part, _)| part.end().saturating_sub(start)))
     }
 
     /// The units from `start` up to where a rule is broken, and whether they are all of a stretch.

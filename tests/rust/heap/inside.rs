@@ -191,6 +191,27 @@ fn a_chunk_that_becomes_the_top_chunk_between_memory_of_others_hides_none_before
     all_but(&built, &[last.start]);
 }
 
+#[test]
+fn numbers_in_registers_make_no_block_of_what_others_took() {
+    let mut built = build(&between_others(41, &[(2, Want::Used), (30, Want::Used), (5, Want::Used)]));
+    let first = with_steps(&built, 2).start;
+    let others = first - 0x400;
+    let is_foreign = |built: &Built| {
+        all_but(built, &[]);
+        let heap = built.open().heap.unwrap();
+        assert_eq!(unit(heap.as_ref(), others).map(|(.., state)| state), Some(State::Foreign));
+    };
+    within(&mut built, &[others, first]);
+    is_foreign(&built);
+    // Another allocator may have sizes before its blocks, too.
+    built.image.put_bytes(others, &[0x42; 0x100]);
+    built.image.word(others + 8, 0x91);
+    for held in [&[others][..], &[others, first], &[others, 0x90], &[others + 16, others + 0x90]] {
+        within(&mut built, held);
+        is_foreign(&built);
+    }
+}
+
 /// A main arena that got these blocks by `mmap`, and its top chunk in another mapping after that.
 fn mapped(minor: u32, of: &[(u64, Want)]) -> Built {
     let mut plan = plain(Kind::X86, minor);
@@ -339,13 +360,15 @@ fn a_cache_that_is_given_back_at_the_end_of_a_thread_has_fewer_blocks_than_it_co
     }
 }
 
-/// An arena of a further thread with two heaps, of which the last has nothing but its top chunk.
+/// An arena of a further thread with two heaps, of which the last has nothing but its top chunk, and the
+/// first had `left` steps left of its own.
 ///
 /// Returns where that heap starts.
-fn two_heaps(minor: u32, rest: Want) -> (Built, u64) {
+fn two_heaps(minor: u32, rest: Want, left: u64) -> (Built, u64) {
     let mut plan = plain(Kind::X86, minor);
-    let heap = |of: &[(u64, Want)]| Stretch { got: Got::Mmap, blocks: blocks(of), top: Some(9), rest };
-    plan.arenas = vec![vec![heap(&[(2, Want::Used), (30, Want::Used)]), heap(&[(5, Want::Used)])]];
+    let heap =
+        |of: &[(u64, Want)], steps| Stretch { got: Got::Mmap, blocks: blocks(of), top: Some(steps), rest };
+    plan.arenas = vec![vec![heap(&[(2, Want::Used), (30, Want::Used)], left), heap(&[(5, Want::Used)], 9)]];
     let mut built = build(&plan);
     let arena = built.arenas[1].clone();
     let heap = arena.top / PAGE * PAGE;
@@ -359,8 +382,10 @@ fn two_heaps(minor: u32, rest: Want) -> (Built, u64) {
 // glibc 2.17 to 2.43, malloc/arena.c, `heap_trim`: `system_mem`, the mapping, a list, `top`, its size.
 #[test]
 fn the_last_heap_of_an_arena_may_be_given_back() {
-    for (minor, rest) in [(31, Want::Used), (31, Want::Unsorted), (43, Want::Unsorted)] {
-        let (mut built, heap) = two_heaps(minor, rest);
+    let versions = [(31, Want::Used), (31, Want::Unsorted), (43, Want::Unsorted)];
+    // With 0 and 1 the old top chunk becomes a mark as a whole.
+    for ((minor, rest), left) in versions.into_iter().flat_map(|own| [0, 1, 2, 9].map(|left| (own, left))) {
+        let (mut built, heap) = two_heaps(minor, rest, left);
         let system = built.arenas[1].address + built.target.state().system;
         let (size, sum) = (built.image.read(heap + 16), built.image.read(system));
         built.image.word(system, sum - size);

@@ -36,6 +36,14 @@ const LOOKED_AT: u64 = 128 << 20;
 /// How many bytes are looked at in all for the chunks behind those that registers show.
 const IN_HAND: u64 = 8 << 20;
 
+/// How many bytes may still be looked at.
+struct Left {
+    /// For a size that says how far back a chunk was cut.
+    sizes: u64,
+    /// For chunks that follow each other.
+    chains: u64,
+}
+
 /// How many bytes are looked at between two questions whether to stop.
 const PIECE: u64 = 1 << 20;
 
@@ -43,7 +51,7 @@ impl Scene<'_> {
     pub(super) fn borders(&mut self) -> Result<(), Error> {
         let broken: Vec<u64> =
             self.attempt.harm.named.iter().take(PLACES).map(|damage| damage.address).collect();
-        let (mut seen, mut left) = (BTreeSet::new(), LOOKED_AT);
+        let (mut seen, mut left) = (BTreeSet::new(), Left { sizes: LOOKED_AT, chains: u64::MAX });
         for place in broken {
             self.merged(place);
             self.cut_before(place, &mut seen, &mut left)?;
@@ -98,7 +106,7 @@ impl Scene<'_> {
         &mut self,
         place: u64,
         seen: &mut BTreeSet<(u64, u64)>,
-        left: &mut u64,
+        left: &mut Left,
     ) -> Result<(), Error> {
         let blocks = &self.attempt.reading.blocks;
         let at = blocks.unit_at(place).or_else(|| blocks.unit_at(place.saturating_sub(1)));
@@ -117,8 +125,8 @@ impl Scene<'_> {
                     continue;
                 }
                 // What a block held before may look like a cut.
-                self.cut(unit, end, left, false)?;
-                self.shrunk(unit, end)?;
+                self.cut(unit, end, left, None)?;
+                self.shrunk(unit, end, left)?;
             }
         }
         Ok(())
@@ -163,18 +171,14 @@ impl Scene<'_> {
     /// between two parts of memory that others took a walk finds its start by chunks that agree: where few
     /// follow the memory of others, one that is being cut has none before it agree.
     pub(super) fn cut_in_hand(&mut self, foreign: bool) -> Result<(), Error> {
-        let machine = self.machine();
-        let header = machine.header();
-        let held: BTreeSet<u64> =
-            self.hints.places().flat_map(|held| [held, held.wrapping_sub(header)]).collect();
-        let mut left = IN_HAND;
-        for start in held.into_iter().filter(|start| machine.first_chunk(*start) == *start) {
+        let mut left = Left { sizes: IN_HAND, chains: LOOKED_AT };
+        for start in self.hints.chunks(self.machine()) {
             let Some(around) = self.attempt.reading.blocks.unit_at(start) else { continue };
             if around.range.start() == start {
                 // A list may have the rest already.
                 let used = around.state == State::Used;
                 if used && (foreign || self.linked(around.range.end())) {
-                    self.cut(&around, around.range.end(), &mut left, true)?;
+                    self.cut(&around, around.range.end(), &mut left, Some(Rank::Sure))?;
                 }
             } else if foreign && self.arena(&around).is_some_and(|(_, main, _)| main) {
                 let first = self.found.len();
@@ -186,7 +190,7 @@ impl Scene<'_> {
     }
 
     /// The chunk at `start`, to which no walk came, is cut or made smaller.
-    fn cut_unseen(&mut self, around: &Unit, start: u64, left: &mut u64) -> Result<(), Error> {
+    fn cut_unseen(&mut self, around: &Unit, start: u64, left: &mut Left) -> Result<(), Error> {
         let Some(chunk) = Chunk::read(&mut self.peek, start) else { return Ok(()) };
         let rest = start.saturating_add(chunk.size());
         let range = AddressRange::saturating(start, chunk.size());
@@ -194,16 +198,16 @@ impl Scene<'_> {
         let room = self.limit(&unit, start).saturating_sub(start);
         let rules = Rules { machine: self.machine(), main: true };
         if rules.check(chunk, room).is_ok() {
-            self.cut(&unit, rest, left, true)?;
-            self.shrunk(&unit, rest)?;
+            self.cut(&unit, rest, left, Some(Rank::Sure))?;
+            self.shrunk(&unit, rest, left)?;
         }
         Ok(())
     }
 
     /// Whether `unit` is the first part of a free chunk; the next chunk still has the size of the whole.
     ///
-    /// `sure` says that more than that speaks for it.
-    fn cut(&mut self, unit: &Unit, rest: u64, left: &mut u64, sure: bool) -> Result<(), Error> {
+    /// `rank` is that of every guess; without one it depends on whether registers hold the end.
+    fn cut(&mut self, unit: &Unit, rest: u64, left: &mut Left, rank: Option<Rank>) -> Result<(), Error> {
         let machine = self.machine();
         let Some((arena, main, locked)) = self.arena(unit) else { return Ok(()) };
         let start = unit.range.start();
@@ -213,7 +217,7 @@ impl Scene<'_> {
         }
         let rules = Rules { machine, main };
         let limit = self.limit(unit, start);
-        let end = limit.min(rest.saturating_add(FAR.min(*left)));
+        let end = limit.min(rest.saturating_add(FAR.min(left.sizes)));
         let mut found = 0_u32;
         let mut next = rest.saturating_add(machine.smallest());
         let mut buffer = Buffer::default();
@@ -221,7 +225,7 @@ impl Scene<'_> {
         while next < end && found < ALIKE {
             self.job.check()?;
             let piece = AddressRange::saturating(next, end.saturating_sub(next).min(PIECE));
-            *left = left.saturating_sub(piece.len());
+            left.sizes = left.sizes.saturating_sub(piece.len());
             let memory = self.memory;
             let view = memory.view(piece, &mut buffer);
             let format = memory.word_format();
@@ -231,6 +235,9 @@ impl Scene<'_> {
             let places: Vec<u64> = wholes.map(|(whole, _)| start.saturating_add(whole)).collect();
             let steps = view.bytes.len().checked_div(step).unwrap_or(0) as u64;
             for place in places {
+                if found == ALIKE {
+                    break;
+                }
                 let Some(chunk) = Chunk::read(&mut self.peek, place) else { continue };
                 let whole = place.saturating_sub(start);
                 if chunk.previous == whole
@@ -241,13 +248,11 @@ impl Scene<'_> {
                     let other = if main { 0 } else { NON_MAIN_ARENA };
                     let what = format!("the chunk at {start:#x} is cut off a larger one");
                     let head = (rest.saturating_add(machine.word), size | PREV_INUSE | other);
-                    let rank = if sure {
-                        Rank::Sure
-                    } else if self.ends_in_hand(rest, limit, rules).contains(&place) {
-                        Rank::InHand
-                    } else {
-                        Rank::InMemory
+                    let by_registers = || {
+                        let in_hand = self.ends_in_hand(rest, limit, rules).contains(&place);
+                        if in_hand { Rank::InHand } else { Rank::InMemory }
                     };
+                    let rank = rank.unwrap_or_else(by_registers);
                     // A list may have the rest before the first part has its size.
                     let own = Chunk::read(&mut self.peek, start).map_or(0, |own| own.head & FLAGS);
                     let own = (start.saturating_add(machine.word), rest.saturating_sub(start) | own);
@@ -265,7 +270,7 @@ impl Scene<'_> {
     }
 
     /// A block was made smaller, and what is left behind it, at `rest`, has no size yet.
-    fn shrunk(&mut self, unit: &Unit, rest: u64) -> Result<(), Error> {
+    fn shrunk(&mut self, unit: &Unit, rest: u64, left: &mut Left) -> Result<(), Error> {
         let machine = self.machine();
         let Some((arena, main, locked)) = self.arena(unit) else { return Ok(()) };
         let own = [unit.range.start(), unit.block().start()];
@@ -287,7 +292,8 @@ impl Scene<'_> {
             lenient: false,
             job: self.job,
         };
-        let found = seek.next(rest.saturating_add(machine.smallest()))?;
+        let found = if left.chains > 0 { seek.next(rest.saturating_add(machine.smallest()))? } else { None };
+        left.chains = left.chains.saturating_sub(found.unwrap_or(stop).saturating_sub(rest));
         // What a block held before may lead to the same chunks from within: where the walk went on counts too.
         let blocks = &self.attempt.reading.blocks;
         let behind = blocks.unit_from(rest).filter(|unit| unit.state == State::Damaged);

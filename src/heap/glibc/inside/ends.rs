@@ -123,9 +123,7 @@ impl Scene<'_> {
     fn grown(&mut self, layout: StateLayout, state: ArenaState, top: AddressRange) {
         let machine = layout.machine;
         let rules = Rules { machine, main: state.main };
-        let places: Vec<u64> =
-            self.hints.places().flat_map(|held| [held, held.wrapping_sub(machine.header())]).collect();
-        for start in places.into_iter().filter(|start| *start < top.start()) {
+        for start in self.hints.chunks(machine).into_iter().filter(|start| *start < top.start()) {
             let unit = self.attempt.reading.blocks.unit_at(start);
             if unit.is_none_or(|unit| unit.range.start() != start || unit.range.end() != top.start()) {
                 continue;
@@ -217,14 +215,21 @@ impl Scene<'_> {
         }
         let Some(before) = self.last_of(state.address, reach) else { return };
         let end = before.saturating_add(self.peek.word_at(before, 2).unwrap_or(0));
-        let marks = self.attempt.reading.blocks.unit_at(end.saturating_sub(1));
-        let Some(marks) = marks.filter(|unit| unit.state == State::Overhead) else { return };
         if all != state.system {
             return;
         }
-        let mut top = marks.range.start();
-        let mut words = Vec::new();
+        // glibc 2.17 to 2.43, malloc/malloc.c, `sysmalloc`: the second mark has the size of the first, or
+        // of what little was left of the old top chunk.
         let header = machine.header();
+        let second = align_down(end.saturating_sub(header), machine.align);
+        let Some(mark) = Chunk::read(&mut self.peek, second).filter(|mark| mark.head == PREV_INUSE) else {
+            return;
+        };
+        if mark.previous != header && mark.previous != header.saturating_mul(2) {
+            return;
+        }
+        let mut top = second.saturating_sub(mark.previous);
+        let mut words = Vec::new();
         if let Some(chunk) = Chunk::read(&mut self.peek, top).filter(|chunk| !chunk.previous_in_use()) {
             top = top.saturating_sub(chunk.previous);
             let Some((next, back)) = self.peek.two(top.saturating_add(header)) else { return };

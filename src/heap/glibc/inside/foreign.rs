@@ -7,8 +7,6 @@
 //! memory has nothing before it by which a walk would find it: once it is being freed, its own
 //! size is the only one that leads to the next.
 
-use std::collections::BTreeSet;
-
 use crate::heap::block::State;
 
 use super::super::arenas::ArenaState;
@@ -119,10 +117,7 @@ impl Scene<'_> {
     /// Each ends where that memory does, or with the free chunk behind it, which it is merged with.
     pub(super) fn freed_in_hand(&mut self) {
         let machine = self.machine();
-        let header = machine.header();
-        let held: BTreeSet<u64> =
-            self.hints.places().flat_map(|held| [held, held.wrapping_sub(header)]).collect();
-        for start in held.into_iter().filter(|start| machine.first_chunk(*start) == *start) {
+        for start in self.hints.chunks(machine) {
             let blocks = &self.attempt.reading.blocks;
             let around = blocks.unit_at(start).filter(|unit| unit.state == State::Foreign);
             let Some((arena, main, _)) = around.and_then(|unit| self.arena(&unit)) else { continue };
@@ -144,13 +139,15 @@ impl Scene<'_> {
         let whole = Chunk { previous: 0, head: size | PREV_INUSE };
         let Some(own) = Chunk::read(&mut self.peek, start) else { return };
         let Some(behind) = Chunk::read(&mut self.peek, end) else { return };
-        // Its own size may be that of the first of the chunks that it is merged from, or the one
+        // Its own size may be that of the first of the chunks that it is merged from, or whatever was there
         // before it was cut off: glibc 2.41 to 2.43, `_int_free_create_chunk`.
         let head = (own.size() != size).then_some((start.saturating_add(machine.word), whole.head));
         let size_behind = (behind.previous != size).then_some((end, size));
+        let unit = self.attempt.reading.blocks.unit_from(end);
+        let taken_in = unit.is_some_and(|unit| unit.state.free());
         let words = if !behind.previous_in_use() {
             head.into_iter().chain(size_behind)
-        } else if self.hints.held(end, machine.header()) {
+        } else if taken_in && self.hints.held(end, machine.header()) {
             head.into_iter().chain(None)
         } else {
             return;

@@ -9,6 +9,7 @@ use crate::range::AddressRange;
 use crate::source::Thread;
 use crate::source::registers::Register;
 
+use super::super::layout::Machine;
 use super::super::locate::Ring;
 
 /// What is known of the threads that may be in a call of malloc.
@@ -55,6 +56,12 @@ impl Hints {
     /// What the registers of threads that run malloc's module hold.
     pub(super) fn places(&self) -> impl Iterator<Item = u64> + '_ {
         self.held.iter().copied()
+    }
+
+    /// Where the chunks would be whose address, or whose block's address, one of these is.
+    pub(super) fn chunks(&self, machine: Machine) -> BTreeSet<u64> {
+        let chunks = self.places().flat_map(|held| [held, held.wrapping_sub(machine.header())]);
+        chunks.filter(|chunk| machine.first_chunk(*chunk) == *chunk).collect()
     }
 
     /// Whether a thread that runs malloc's module has the chunk at `chunk` in its registers.

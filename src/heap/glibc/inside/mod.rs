@@ -5,7 +5,8 @@
 //! they are. Where a reading breaks some, what calls of malloc leave half done is looked for in
 //! memory; what such a call was about to write is put over the memory, as a guess, and all
 //! is read again. A guess is believed if fewer rules are broken then, and all of them together
-//! only if none is broken in the end: a heap that is damaged stays as it was read.
+//! only if none is broken in the end: a heap that is damaged stays as it was read. Of readings
+//! that break no rule, the one is kept that takes the least memory for that of others.
 //!
 //! A guess needs evidence that only a call leaves behind: a chunk that one neighbour on a
 //! list still leads to and the other does not, a size before a border that adds up across the
@@ -55,7 +56,7 @@ struct Guess {
     foreign: Foreign,
 }
 
-/// What speaks for a guess, the best first.
+/// How strong the evidence for a guess is, the strongest first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Rank {
     /// What only a call leaves, at the place that is explained.
@@ -120,7 +121,7 @@ impl Scene<'_> {
         }
     }
 
-    /// Has the guesses from the one with this number on explain memory that is taken for that of others.
+    /// Marks the guesses from index `first` on: each has to leave less memory that is taken for that of others.
     fn about_foreign(&mut self, first: usize) {
         self.found.iter_mut().skip(first).for_each(|guess| guess.foreign = Foreign::Less);
     }
@@ -229,6 +230,9 @@ impl Search<'_> {
         scene.hidden();
         scene.cut_in_hand(true)?;
         scene.freed_in_hand();
+        // A whole reading is no reason to follow bytes that may lead anywhere.
+        scene.found.retain(|guess| guess.rank != Rank::OldBytes);
+        scene.found.sort_by_key(|guess| guess.rank);
         for guess in scene.found {
             if self.tries == 0 {
                 break;
