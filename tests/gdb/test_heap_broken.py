@@ -19,7 +19,7 @@ from harness.heap_stops import (
 #: A used chunk's header, or the one behind it.
 HEADERS = ("size0", "past", "misaligned", "prevclear")
 #: A link of a list.
-LINKS = ("tcacheloop", "fastloop", "outside", "wild", "binlink", "smalllink")
+LINKS = ("tcacheloop", "fastloop", "outside", "wild", "binlink", "smalllink", "sizelink")
 
 
 def scenarios(*kinds: str) -> list[Scenario]:
@@ -49,6 +49,7 @@ _names: Any = {"ids": lambda scenario: scenario.name, "scope": "module"}
 stop = pytest.fixture(broken, params=scenarios(*HEADERS, *LINKS), **_names)
 stop_of_a_header = pytest.fixture(broken, params=scenarios(*HEADERS), **_names)
 stop_of_a_link = pytest.fixture(broken, params=scenarios(*LINKS), **_names)
+stop_of_a_foot = pytest.fixture(broken, params=scenarios("foot"), **_names)
 stop_of_a_list = pytest.fixture(broken, params=scenarios("tcachecut"), **_names)
 sound = pytest.fixture(broken, params=scenarios("none"), **_names)
 
@@ -109,6 +110,16 @@ def test_a_broken_link_leaves_the_tiling_sound(stop_of_a_link: Stop, form: str) 
     assert checks["tiling"]
     assert checks["system-mem"]
     assert not (checks["list-links"] and checks["tcache-counts"])
+
+
+def test_a_free_chunk_whose_size_behind_it_is_wrong_is_damage_where_no_thread_is_in_a_call(
+    stop_of_a_foot: Stop, form: str
+) -> None:
+    said = stop_of_a_foot.heap(form)
+    named = {int(entry["address"], 16) for entry in said["damage"]}
+    assert named & near(stop_of_a_foot), said["damage"]
+    assert not all(check["holds"] for check in said["checks"])
+    assert not any("malloc call" in note for note in said["notes"])
 
 
 def test_a_list_that_is_one_short_is_damage_where_no_thread_is_in_a_call(

@@ -49,7 +49,9 @@ impl Attempt {
         libcs.retain(|libc| !libc.states.is_empty());
         let Some(first) = libcs.first() else { return Ok(None) };
         let (layout, params) = (first.ring.layout, first.params);
-        let mut reading = Subject { memory, threads, first, libcs: &libcs, heaps: &heaps, job }.read()?;
+        let at_rest: &dyn Fn() -> bool = &|| at_rest(memory, threads, rings);
+        let mut reading =
+            Subject { memory, threads, first, libcs: &libcs, heaps: &heaps, at_rest, job }.read()?;
         harm.merge(std::mem::take(&mut reading.walks));
         let tally = Tally::of(&reading.blocks, reading.states.len(), job)?;
         let seen = checks::Seen {
@@ -65,7 +67,7 @@ impl Attempt {
             unread: &reading.unread,
             tally: &tally,
             blocks: &reading.blocks,
-            at_rest: &|| at_rest(memory, threads, rings),
+            at_rest,
         };
         let Checked { checks, notes, inside } = checks::checks(&seen);
         Ok(Some(Self { libcs, reading, harm, tally, checks, notes, inside }))

@@ -30,6 +30,7 @@ mod partly_mapped;
 mod reading;
 mod reason;
 mod scattered;
+mod size_links;
 mod statics;
 mod supported;
 mod tcache;

@@ -23,6 +23,7 @@ use super::layout::StateLayout;
 use super::libc::Libc;
 use super::mapped;
 use super::partly_mapped;
+use super::size_links;
 use super::tcache::{self, Caches, Follow, Followed};
 use super::unread::Unread;
 use super::version::Traits;
@@ -38,6 +39,8 @@ pub(super) struct Subject<'s> {
     pub first: &'s Libc,
     pub libcs: &'s [Libc],
     pub heaps: &'s Heaps,
+    /// Whether no thread is within a call.
+    pub at_rest: &'s dyn Fn() -> bool,
     pub job: &'s Job,
 }
 
@@ -135,7 +138,14 @@ impl Subject<'_> {
         };
         let followed = marks.all(caches.as_ref(), &states, job)?;
         unread.lists = marks.unread;
-        let links = marks.harm;
+        let mut links = marks.harm;
+        let (mut peek, mut sizes) = (Peek::new(memory), Harm::default());
+        for own in states.iter().filter(|(_, state)| state.begun()) {
+            size_links::check(&mut peek, &blocks, *own, &mut sizes);
+        }
+        if sizes.count > 0 && (self.at_rest)() {
+            links.merge(sizes);
+        }
         Ok(Reading { blocks, states, mapped, traits, caches, followed, walks, links, unread, caught })
     }
 

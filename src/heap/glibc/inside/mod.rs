@@ -12,7 +12,8 @@
 //! list still leads to and the other does not, a size before a border that adds up across the
 //! border. Where the same bytes may be damage as well (a single flag; bytes that were not
 //! written yet), the arena's lock has to be taken, or a thread's registers have to show that it
-//! is at work at that chunk.
+//! is at work at that chunk. Where the registers of all threads show that none is within a call,
+//! nothing is looked for.
 
 mod borders;
 mod caches;
@@ -30,6 +31,7 @@ use crate::pass::Job;
 use crate::peek::Peek;
 use crate::source::Thread;
 
+use super::at_rest::at_rest;
 use super::attempt::Attempt;
 use super::layout::Machine;
 use super::locate::Ring;
@@ -139,7 +141,7 @@ pub(super) fn explained(
     read: Attempt,
     job: &Job,
 ) -> Result<(Attempt, Vec<HalfDone>), Error> {
-    if read.whole() && foreign_bytes(&read) == 0 {
+    if read.whole() && foreign_bytes(&read) == 0 || at_rest(memory, threads, rings) {
         return Ok((read, Vec::new()));
     }
     let hints = Hints::of(memory, threads, rings);
