@@ -325,7 +325,10 @@ impl Pending {
             if unruled && !ruled(word) && point.written(word) && point.live_or_returned_word(word) {
                 return true;
             }
-            if saved.contains(&word) || inner.as_ref().is_some_and(|inner| inner.live(passed)) {
+            // What it reads at a place that only it knows is an argument, which its caller has put there.
+            let argument = || point.written(word) || flow.is_none_or(|flow| flow.passes(word));
+            let read = |inner: &Point<'_>| inner.live(passed) && (inner.names(passed) || argument());
+            if saved.contains(&word) || inner.as_ref().is_some_and(read) {
                 return true;
             }
             let of_rules = flow.is_some_and(|flow| flow.saves(word));

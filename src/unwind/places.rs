@@ -11,6 +11,10 @@ use super::rules::Cfa;
 /// The bytes of a word.
 pub(super) const WORD: i64 = 8;
 
+/// How far outside of an object an address may be to which an index is yet to be added, in bytes:
+/// compilers fold constants of an index into it. Seen: `s.a[i - 1]` of a structure that was passed, GCC 12.
+const FOLDED: i64 = 128;
+
 /// Words of one access beyond which it counts as one to everywhere.
 const MOST_WORDS: i64 = 512;
 
@@ -28,8 +32,11 @@ pub(super) enum Value {
     Other,
     /// So many bytes from the CFA.
     Frame(i64),
-    /// Possibly made of an address in these areas.
-    Maybe(Area),
+    /// Made of addresses in the frame, and of what is not known; or that on some ways only.
+    ///
+    /// It may be an address in these areas. The highest address that it was made of is so many
+    /// bytes from the CFA.
+    Near(Area, i64),
     /// A place in the module.
     Place(u64),
     /// An entry of the table there: of four bytes, from the table's start.
@@ -52,17 +59,68 @@ impl Value {
         match self {
             Self::Frame(at) if at < 0 => LOCALS,
             Self::Frame(_) => PASSED,
-            Self::Maybe(area) => area,
+            Self::Near(area, _) => area,
             _ => 0,
         }
     }
 
-    const fn of(area: Area) -> Self {
-        if area == 0 { Self::Other } else { Self::Maybe(area) }
+    /// What is known when something unknown is added to the value.
+    const fn blurred(self) -> Self {
+        match self {
+            Self::Frame(at) => Self::Near(around(at), at),
+            Self::Near(..) => self,
+            _ => Self::Other,
+        }
     }
 
+    /// What is known of a value that is made of this one and another.
+    fn with(self, other: Self) -> Self {
+        self.blurred().join(other.blurred())
+    }
+
+    /// The value so many bytes on.
+    fn on(self, by: i64) -> Self {
+        match self {
+            Self::Frame(at) => at.checked_add(by).map_or(self.anywhere(), Self::Frame),
+            // A loop may add to it again and again.
+            Self::Near(area, at) => Self::Near(area | around(at.saturating_add(by)), at),
+            _ => Self::Other,
+        }
+    }
+
+    /// What is known of a value that is this one or another.
     fn join(self, other: Self) -> Self {
-        if self == other { self } else { Self::of(self.area() | other.area()) }
+        let area = self.area() | other.area();
+        match (self.highest(), other.highest()) {
+            _ if self == other => self,
+            (Some(one), Some(other)) => Self::Near(area, one.max(other)),
+            (Some(at), None) | (None, Some(at)) => Self::Near(area, at),
+            (None, None) => Self::Other,
+        }
+    }
+
+    /// What is known when the value may have become any other address in the frame.
+    fn anywhere(self) -> Self {
+        self.highest().map_or(Self::Other, |at| Self::Near(LOCALS | PASSED, at))
+    }
+
+    /// The highest address in the frame that the value was made of.
+    const fn highest(self) -> Option<i64> {
+        match self {
+            Self::Frame(at) | Self::Near(_, at) => Some(at),
+            _ => None,
+        }
+    }
+}
+
+/// The areas in which an object may be whose address is this, but for an index.
+const fn around(at: i64) -> Area {
+    if at < FOLDED.saturating_neg() {
+        LOCALS
+    } else if at < FOLDED {
+        LOCALS | PASSED
+    } else {
+        PASSED
     }
 }
 
@@ -125,7 +183,8 @@ pub(super) fn run(state: &mut Values, code: &Code, op: &Op, sink: &mut impl Sink
             }
         }
     }
-    let taken = union(state, op.reads & !bit(RSP)) | stack_read(state, op);
+    let taken = combined(state, op.reads & !bit(RSP)).with(stack_read(state, op));
+    let escapes = areas(state, op.reads & !bit(RSP)) | stack_read(state, op).area();
     match op.act {
         Act::Move { to, from } => {
             let value = get(state, from);
@@ -136,10 +195,7 @@ pub(super) fn run(state: &mut Values, code: &Code, op: &Op, sink: &mut impl Sink
             to_register(state, to, value, sink);
         }
         Act::Add { to, by } => {
-            let value = match get(state, to) {
-                Value::Frame(at) => at.checked_add(by).map_or(Value::Maybe(LOCALS | PASSED), Value::Frame),
-                other => Value::of(other.area()),
-            };
+            let value = get(state, to).on(by);
             to_register(state, to, value, sink);
         }
         Act::Sum { to, from } => {
@@ -149,7 +205,7 @@ pub(super) fn run(state: &mut Values, code: &Code, op: &Op, sink: &mut impl Sink
                 {
                     Value::JumpTarget(Table::Distances(table))
                 }
-                (one, other) => Value::of(one.area() | other.area()),
+                (one, other) => one.with(other),
             };
             to_register(state, to, value, sink);
         }
@@ -161,7 +217,7 @@ pub(super) fn run(state: &mut Values, code: &Code, op: &Op, sink: &mut impl Sink
         Act::Pop(to) => {
             if let Value::Frame(at) = get(state, RSP) {
                 sink.access(words(at, WORD, true, false, false));
-                set(state, RSP, at.checked_add(WORD).map_or(Value::Maybe(LOCALS), Value::Frame));
+                set(state, RSP, Value::Frame(at).on(WORD));
             } else if !to.is_some_and(preserved) {
                 // The rules have the slots of those that calls preserve.
                 sink.unclear(Unclear::Depth);
@@ -174,35 +230,35 @@ pub(super) fn run(state: &mut Values, code: &Code, op: &Op, sink: &mut impl Sink
             let frame = get(state, RBP);
             if let Value::Frame(at) = frame {
                 sink.access(words(at, WORD, true, false, false));
-                set(state, RSP, at.checked_add(WORD).map_or(Value::Maybe(LOCALS), Value::Frame));
+                set(state, RSP, Value::Frame(at).on(WORD));
             } else {
                 sink.unclear(Unclear::Size);
             }
             set(state, RBP, Value::Other);
         }
         Act::Call => {
-            let passed = union(state, ARGUMENTS);
+            let passed = areas(state, ARGUMENTS);
             if passed != 0 {
                 sink.access(Access::Escape(passed));
             }
             // A function of the same file may be known to leave registers as they are.
             for register in registers(SCRATCH) {
-                let value = Value::of(get(state, register).area());
+                let value = get(state, register).join(Value::Other);
                 set(state, register, value);
             }
         }
         Act::Unknown => sink.unclear(Unclear::Address),
         Act::Return => {}
         Act::Store { .. } | Act::Other => {
-            if taken != 0 && op.may_escape {
-                sink.access(Access::Escape(taken));
-                if stack_read(state, op) != 0 {
+            if escapes != 0 && op.may_escape {
+                sink.access(Access::Escape(escapes));
+                if stack_read(state, op).area() != 0 {
                     sink.unclear(Unclear::Address);
                 }
             }
             for register in registers(op.dirties) {
-                let kept = if op.kills & bit(register) == 0 { get(state, register).area() } else { 0 };
-                to_register(state, register, Value::of(taken | kept), sink);
+                let kept = if op.kills & bit(register) == 0 { get(state, register) } else { Value::Other };
+                to_register(state, register, taken.with(kept), sink);
             }
         }
     }
@@ -237,22 +293,26 @@ fn push(state: &mut Values, from: Option<u8>, sink: &mut impl Sink) {
     }
 }
 
-/// The area of the stack pointer, where its value is taken.
-fn stack_read(state: &Values, op: &Op) -> Area {
-    if op.reads & bit(RSP) == 0 { 0 } else { get(state, RSP).area() }
+/// The stack pointer, where its value is taken.
+fn stack_read(state: &Values, op: &Op) -> Value {
+    if op.reads & bit(RSP) == 0 { Value::Other } else { get(state, RSP) }
 }
 
 fn lea(state: &Values, op: &Op, mem: &Mem) -> Value {
     if let Some(address) = op.address {
         return Value::Place(address);
     }
+    place(state, mem)
+}
+
+/// What is known of the address of an operand in memory.
+fn place(state: &Values, mem: &Mem) -> Value {
     let base = mem.base.map_or(Value::Other, |base| get(state, base));
     let index = mem.index.map_or(Value::Other, |index| get(state, index));
-    match base {
-        Value::Frame(at) if mem.index.is_none() && !mem.wild => {
-            at.checked_add(mem.displacement).map_or(Value::Maybe(LOCALS | PASSED), Value::Frame)
-        }
-        _ => Value::of(base.area() | index.area()),
+    match (mem.wild, mem.index) {
+        (true, _) => base.join(index).anywhere(),
+        (false, None) => base.on(mem.displacement),
+        (false, Some(_)) => base.on(mem.displacement).with(index.on(mem.displacement)),
     }
 }
 
@@ -291,20 +351,13 @@ pub(super) fn table(state: &Values, code: &Code, op: &Op) -> Option<Table> {
 }
 
 fn access(state: &Values, mem: &Mem) -> Option<Access> {
-    let base = mem.base.map_or(Value::Other, |base| get(state, base));
-    let index = mem.index.map_or(Value::Other, |index| get(state, index));
-    let area = base.area() | index.area();
-    if area == 0 {
-        return None;
-    }
-    let place = match base {
-        Value::Frame(at) if mem.index.is_none() && !mem.wild => at.checked_add(mem.displacement),
+    match place(state, mem) {
+        Value::Frame(at) => {
+            Some(words(at, i64::from(mem.size), mem.read, mem.write, mem.write && mem.always))
+        }
+        Value::Near(area, _) => Some(Access::Somewhere { area, read: mem.read, write: mem.write }),
         _ => None,
-    };
-    Some(match place {
-        Some(at) => words(at, i64::from(mem.size), mem.read, mem.write, mem.write && mem.always),
-        None => Access::Somewhere { area, read: mem.read, write: mem.write },
-    })
+    }
 }
 
 /// An access to so many bytes at a distance from the CFA.
@@ -318,8 +371,13 @@ fn words(at: i64, size: i64, read: bool, write: bool, always: bool) -> Access {
     Access::Words { first, last, read, write, whole: write && always && aligned }
 }
 
+/// What is known of a value that is made of those of some registers.
+fn combined(state: &Values, set: Registers) -> Value {
+    registers(set).map(|register| get(state, register)).fold(Value::Other, Value::with)
+}
+
 /// The areas of the values of some registers.
-fn union(state: &Values, set: Registers) -> Area {
+fn areas(state: &Values, set: Registers) -> Area {
     registers(set).fold(0, |area, register| area | get(state, register).area())
 }
 

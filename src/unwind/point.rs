@@ -65,6 +65,11 @@ impl Point<'_> {
         self.live.has(self.flow.bit(word))
     }
 
+    /// Whether some instruction of the function names a word.
+    pub(super) fn names(&self, word: i64) -> bool {
+        self.flow.words().binary_search(&word).is_ok()
+    }
+
     /// Whether a register's value is read, or may be what a preserved one has at a return.
     ///
     /// Rules go on to name the slot of a register that was restored already.
