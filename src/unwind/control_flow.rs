@@ -391,10 +391,11 @@ impl ControlFlow {
         let cfa = self.cfa(at);
         let mut targets = Vec::new();
         // It ends where an entry leads to no code of the function, or later: what is read
-        // beyond only adds ways that are never taken.
+        // beyond only adds ways that are never taken. The table of a computed `goto` may have holes.
         for index in 0..MOST_ENTRIES {
             let Some(address) = reader.entry(table, index) else { break };
             match self.index_of(address) {
+                None if address == 0 => {}
                 Some(target) if self.cfa(target) == cfa => targets.push(target),
                 None if self.parts.iter().any(|part| part.rules.range.contains(address)) => break,
                 None if reader.continues(address, cfa) => return Err(Failure::Part(address)),

@@ -169,7 +169,7 @@ impl<'m> Functions<'m> {
                 }
                 _ => None,
             };
-            let Some(target) = target else { return false };
+            let Some(target) = target else { return twice::result_is_int(&mut self.peek, op.next) };
             let peek = &mut self.peek;
             *self.twice.entry(target).or_insert_with(|| twice::returns_twice(peek, target))
         })

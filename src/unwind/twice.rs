@@ -2,9 +2,12 @@
 //!
 //! What runs after the second return is not on any path from where the function is then. They
 //! are recognised by what they do, since names may be missing: they store the registers that
-//! calls preserve through a pointer that they were given, and make no frame.
+//! calls preserve, as their caller had them, through a pointer that they were given.
 
-use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{
+    Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind,
+    Register,
+};
 
 use crate::peek::Peek;
 
@@ -14,28 +17,54 @@ const MOST_JUMPS: usize = 6;
 /// The longest instruction.
 const LONGEST: usize = 15;
 
+/// Instructions after a call that are looked at for its result.
+const MOST_AFTER: usize = 8;
+
+/// Whether the call before `address` may be one of `setjmp`: its result is read as an `int`.
+///
+/// For calls by a pointer, of which the target is not known any more. What returns nothing, a pointer
+/// or a `bool` is none.
+pub(super) fn result_is_int(peek: &mut Peek<'_>, address: u64) -> bool {
+    let mut information = InstructionInfoFactory::new();
+    let mut at = address;
+    for _ in 0..MOST_AFTER {
+        let Some(instruction) = decoded(peek, at) else { return false };
+        let mut result = information.info(&instruction).used_registers().iter();
+        let own = result.find(|used| used.register().full_register() == Register::RAX);
+        if let Some(used) = own {
+            return used.register() == Register::EAX && !matches!(used.access(), OpAccess::Write);
+        }
+        if instruction.flow_control() != FlowControl::Next {
+            return false;
+        }
+        at = instruction.next_ip();
+    }
+    false
+}
+
+/// The instruction at `address`.
+fn decoded(peek: &mut Peek<'_>, address: u64) -> Option<Instruction> {
+    let bytes = (1..=LONGEST).rev().find_map(|length| Some(peek.bytes(address, length)?.to_vec()))?;
+    let instruction = Decoder::with_ip(64, &bytes, address, DecoderOptions::NONE).decode();
+    (!instruction.is_invalid()).then_some(instruction)
+}
+
 /// Whether the function at `address` may return twice.
 pub(super) fn returns_twice(peek: &mut Peek<'_>, address: u64) -> bool {
     let (mut at, mut jumps) = (address, 0_usize);
-    let mut stored = 0_u32;
+    let (mut stored, mut changed) = (0_u32, 0_u32);
+    let mut information = InstructionInfoFactory::new();
     for _ in 0..MOST {
-        let bytes = (1..=LONGEST).rev().find_map(|length| Some(peek.bytes(at, length)?.to_vec()));
-        let Some(bytes) = bytes else { return false };
-        let instruction = Decoder::with_ip(64, &bytes, at, DecoderOptions::NONE).decode();
-        if instruction.is_invalid() {
-            return false;
-        }
-        stored |= saved(&instruction);
+        let Some(instruction) = decoded(peek, at) else { return false };
+        stored |= saved(&instruction) & !changed;
         if stored.count_ones() >= 4 {
             return true;
         }
+        let used = information.info(&instruction).used_registers().iter();
+        let written = used.filter(|used| !matches!(used.access(), OpAccess::Read | OpAccess::CondRead));
+        changed |= written.fold(0, |all, used| all | preserved(used.register()));
         let next = match instruction.flow_control() {
-            FlowControl::Next | FlowControl::ConditionalBranch => {
-                if instruction.is_stack_instruction() {
-                    return false;
-                }
-                Some(instruction.next_ip())
-            }
+            FlowControl::Next | FlowControl::ConditionalBranch => Some(instruction.next_ip()),
             FlowControl::UnconditionalBranch if instruction.op0_kind() == OpKind::NearBranch64 => {
                 jumps = jumps.saturating_add(1);
                 Some(instruction.near_branch_target())
@@ -60,12 +89,18 @@ fn saved(instruction: &Instruction) -> u32 {
         && instruction.op0_kind() == OpKind::Memory
         && instruction.op1_kind() == OpKind::Register
         && !matches!(instruction.memory_base(), Register::RSP | Register::RBP | Register::None);
-    match instruction.op1_register() {
-        Register::RBX if stores => 1,
-        Register::R12 if stores => 2,
-        Register::R13 if stores => 4,
-        Register::R14 if stores => 8,
-        Register::R15 if stores => 16,
+    let register = instruction.op1_register();
+    if stores && register.size() == 8 { preserved(register) } else { 0 }
+}
+
+/// The bit of a register that calls preserve.
+fn preserved(register: Register) -> u32 {
+    match register.full_register() {
+        Register::RBX => 1,
+        Register::R12 => 2,
+        Register::R13 => 4,
+        Register::R14 => 8,
+        Register::R15 => 16,
         _ => 0,
     }
 }

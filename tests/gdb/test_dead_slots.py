@@ -38,7 +38,14 @@ FLAVOURS = {
 FUNCTIONS = (
     *("plain", "in_register", "array", "by_address", "by_value", "varargs", "ten_arguments"),
     *("last_call", "variable_size", "jumps_back", "aligned", "switches", "seldom", "large"),
-    *("interrupted", "faulted"),
+    *(
+        "interrupted",
+        "faulted",
+        "by_index",
+        "computed_goto",
+        "marks_its_place",
+        "jumps_back_by_pointer",
+    ),
 )
 #: Whose frames have room that nothing touches, whatever they are compiled with.
 ROOMY = ("plain", "large")
