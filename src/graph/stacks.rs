@@ -14,7 +14,7 @@ use crate::pass::Job;
 use crate::range::AddressRange;
 use crate::source::Thread;
 use crate::source::nptl::{self, Stack};
-use crate::unwind::{self, Classes};
+use crate::unwind::{self, Classes, End};
 use crate::word::ByteOrder;
 
 use super::owners::Owners;
@@ -44,6 +44,16 @@ pub(super) struct Stacks {
     /// How well the words of frames that are alive are known.
     pub classes: Classes,
     pub notes: Vec<String>,
+    /// The stacks that threads run on.
+    used: Vec<Used>,
+}
+
+/// A stack that a thread runs on.
+#[derive(Clone, Copy, Debug)]
+struct Used {
+    thread: i32,
+    /// From where it starts to where frames end in it.
+    range: AddressRange,
 }
 
 /// The stacks of `threads`; control blocks of others are looked for in `anonymous`.
@@ -77,6 +87,8 @@ pub(super) fn stacks(
         // Several threads may stand on one stack: nothing that one of them uses is dead.
         let lowest = known.lowest(range).unwrap_or(pointer).saturating_sub(red);
         stacks.die(range.start(), lowest);
+        let range = AddressRange::saturating(range.start(), end.saturating_sub(range.start()));
+        stacks.used.push(Used { thread: thread.id, range });
     }
     for owner in owners.all() {
         if let Some(id) = owner.thread.or(owner.id.filter(|id| known.lives(*id))) {
@@ -175,6 +187,22 @@ fn alternate(memory: &dyn Memory, pointer: u64) -> bool {
     words.windows(3).any(described)
 }
 
+impl Used {
+    /// Whether a chain of frames on it ends below other frames, and not where those of the thread start.
+    fn within(&self, memory: &dyn Memory, end: End) -> bool {
+        match end {
+            End::Unknown => false,
+            End::Below => true,
+            End::Outermost(pointer) => {
+                let above = AddressRange::new(pointer, self.range.end()).ok();
+                above.is_some_and(|above| {
+                    self.range.contains(pointer) && unwind::has_return_address(memory, above)
+                })
+            }
+        }
+    }
+}
+
 impl Stacks {
     /// Adds the words of live frames, and the registers, that are dead by data flow.
     ///
@@ -193,7 +221,34 @@ impl Stacks {
         self.dead.extend(dead.slots);
         self.registers = dead.registers;
         self.dead = AddressRange::merge(std::mem::take(&mut self.dead));
+        self.revive(memory, threads, &dead.ends);
         Ok(())
+    }
+
+    /// Keeps what is below the stack pointers of threads that run on a stack within their own.
+    ///
+    /// A coroutine's stack may be an array in a frame of the very thread: below it are the frames of whoever
+    /// resumed it. Its own frames do not lead to where those of the thread start.
+    fn revive(&mut self, memory: &dyn Memory, threads: &[Thread], ends: &[(i32, End)]) {
+        let mut within = 0_u64;
+        for (id, end) in ends {
+            let used = self.used.iter().find(|used| used.thread == *id).copied();
+            let Some(used) = used.filter(|used| used.within(memory, *end)) else { continue };
+            let pointer =
+                threads.iter().find(|thread| thread.id == *id).and_then(|thread| thread.stack_pointer);
+            let start = used.range.start();
+            let below = AddressRange::saturating(start, pointer.unwrap_or(start).saturating_sub(start));
+            let dead = std::mem::take(&mut self.dead);
+            self.dead = dead.into_iter().flat_map(|range| range.without(&[below])).collect();
+            within = within.saturating_add(1);
+        }
+        if within > 0 {
+            self.notes.push(format!(
+                "{within} of {} threads run on stacks that the program made within theirs (a coroutine's): these count \
+                 as a whole",
+                threads.len()
+            ));
+        }
     }
 
     /// The number of the thread that owns an address.

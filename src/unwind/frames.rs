@@ -5,6 +5,7 @@ use std::rc::Rc;
 use crate::error::Error;
 use crate::memory::Memory;
 use crate::pass::Job;
+use crate::peek::Peek;
 use crate::range::AddressRange;
 use crate::source::Thread;
 use crate::word::WordFormat;
@@ -58,6 +59,20 @@ pub struct Frames {
     pub frames: Vec<Frame>,
     /// The general registers whose values no frame reads.
     pub dead: Vec<&'static str>,
+    /// How the chain ends.
+    pub end: End,
+}
+
+/// How the chain of a thread's frames ends.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum End {
+    /// Nothing is known of the next frame.
+    #[default]
+    Unknown,
+    /// With a frame that nothing called, whose stack pointer this is.
+    Outermost(u64),
+    /// The next frame is below, so that the frames are not all on one stack.
+    Below,
 }
 
 /// Unwinds threads of a target.
@@ -107,7 +122,7 @@ impl<'m> Unwinder<'m> {
     ///
     /// [`Error::Interrupted`] when the job was stopped.
     pub fn frames(&mut self, thread: &Thread, job: &Job) -> Result<Frames, Error> {
-        let found = self.chain(thread, job)?;
+        let (found, end) = self.chain(thread, job)?;
         let wholes: Result<Vec<Rc<Whole>>, Error> =
             found.iter().map(|frame| self.functions.whole(&frame.part, job)).collect();
         let wholes = wholes?;
@@ -129,18 +144,19 @@ impl<'m> Unwinder<'m> {
             frames.push(judged.frame);
         }
         frames.reverse();
-        Ok(Frames { frames, dead })
+        Ok(Frames { frames, dead, end })
     }
 
-    /// The frames whose callers are known.
-    fn chain(&mut self, thread: &Thread, job: &Job) -> Result<Vec<Pending>, Error> {
+    /// The frames whose callers are known, and what is behind the last one.
+    fn chain(&mut self, thread: &Thread, job: &Job) -> Result<(Vec<Pending>, End), Error> {
         let mut frames: Vec<Pending> = Vec::new();
-        let Some(mut state) = UnwindState::of(thread) else { return Ok(frames) };
+        let mut end = End::Unknown;
+        let Some(mut state) = UnwindState::of(thread) else { return Ok((frames, end)) };
         let memory = self.functions.peek.memory();
         if memory.word_format() != WordFormat::LITTLE_64 {
-            return Ok(frames);
+            return Ok((frames, end));
         }
-        let Some(stack) = memory.region_at(state.stack_pointer) else { return Ok(frames) };
+        let Some(stack) = memory.region_at(state.stack_pointer) else { return Ok((frames, end)) };
         let mut stack = stack.range;
         let mut pending: Option<Pending> = None;
         let mut signal = None;
@@ -149,6 +165,9 @@ impl<'m> Unwinder<'m> {
             // A call may be the last instruction: what it would return to is after it.
             let calls = pending.is_some();
             let inside = if calls { state.pc.wrapping_sub(1) } else { state.pc };
+            if calls && self.nothing_called(state.pc) {
+                end = End::Outermost(state.stack_pointer);
+            }
             let Some(part) = self.functions.part(inside) else { break };
             if part.rules.signal && calls {
                 let Some((kind, next)) = self.interrupted(&state, stack) else { break };
@@ -162,12 +181,24 @@ impl<'m> Unwinder<'m> {
                 break;
             }
             frames.extend(pending.take());
+            let row = part.rules.row(inside);
+            if row.is_some_and(|row| row.back == Saved::Lost) {
+                end = End::Outermost(state.stack_pointer);
+            } else if row.and_then(|row| state.cfa(row.cfa)).is_some_and(|cfa| cfa <= state.stack_pointer) {
+                end = End::Below;
+            }
             let Some((cfa, next)) = self.step(&state, &part, inside, stack) else { break };
             let (pc, stack_pointer) = (state.pc, state.stack_pointer);
             pending = Some(Pending { pc, stack_pointer, cfa, part, calls, signal: signal.take() });
             state = next;
         }
-        Ok(frames)
+        Ok((frames, end))
+    }
+
+    /// Whether the return address of a frame shows that nothing called it: it is zero, or the instruction before
+    /// it is no call. Who starts a function on a new stack puts such an address there.
+    fn nothing_called(&mut self, address: u64) -> bool {
+        address == 0 || behind_call(&mut self.functions.peek, address) == Some(false)
     }
 
     /// What a signal interrupted, where a handler returns to `state`.
@@ -195,12 +226,7 @@ impl<'m> Unwinder<'m> {
             return None;
         }
         let row = part.rules.row(inside)?;
-        let [_, frame_pointer, ..] = state.preserved;
-        let cfa = match row.cfa {
-            Cfa::Rsp(depth) => state.stack_pointer.checked_add_signed(depth)?,
-            Cfa::Rbp(distance) => frame_pointer?.checked_add_signed(distance)?,
-            Cfa::Elsewhere => return None,
-        };
+        let cfa = state.cfa(row.cfa)?;
         let grows = cfa > state.stack_pointer && cfa <= stack.end() && cfa % BYTES == 0;
         let (true, Saved::At(at)) = (grows, row.back) else { return None };
         let pc = self.functions.peek.word(cfa.checked_add_signed(at)?)?;
@@ -218,6 +244,42 @@ impl<'m> Unwinder<'m> {
     }
 }
 
+/// Whether a stretch of a stack has an address to which a call would return.
+///
+/// The arguments and the environment of a program, which are above all frames, have none.
+pub fn has_return_address(memory: &dyn Memory, stretch: AddressRange) -> bool {
+    /// Of a program's entry, in the vector after the environment (System V ABI, x86-64, 3.4.3).
+    const AT_ENTRY: u64 = 9;
+    let mut bytes = Vec::new();
+    let _ = memory.append(stretch, &mut bytes);
+    let format = memory.word_format();
+    let words: Vec<u64> = bytes.chunks_exact(format.size).map(|word| format.order.value(word)).collect();
+    let mut peek = Peek::new(memory);
+    let mut last = 0;
+    words.into_iter().any(|word| {
+        let before = std::mem::replace(&mut last, word);
+        before != AT_ENTRY && behind_call(&mut peek, word) == Some(true)
+    })
+}
+
+/// Whether the instruction before `address` is a call; `None` where there is no code, or where it cannot be read.
+fn behind_call(peek: &mut Peek<'_>, address: u64) -> Option<bool> {
+    const LONGEST: usize = 7;
+    let memory = peek.memory();
+    memory.region_at(address).filter(|region| region.permissions.executable())?;
+    let before = peek.bytes(address.checked_sub(LONGEST as u64)?, LONGEST)?;
+    Some(ends_with_call(before))
+}
+
+/// Whether these bytes end with a call: one of a distance, or one by a register or memory.
+fn ends_with_call(bytes: &[u8]) -> bool {
+    const NEAR: u8 = 0xe8;
+    const GROUP: u8 = 0xff;
+    let back = |distance: usize| bytes.len().checked_sub(distance).and_then(|at| bytes.get(at..));
+    let indirect = |distance: usize| matches!(back(distance), Some([GROUP, mode, ..]) if mode & 0x38 == 0x10);
+    matches!(back(5), Some([NEAR, ..])) || (2..=7).any(indirect)
+}
+
 impl UnwindState {
     fn of(thread: &Thread) -> Option<Self> {
         let value = |name: &str| {
@@ -226,6 +288,16 @@ impl UnwindState {
         };
         let named = |number: u8| NAMES.get(usize::from(number)).and_then(|name| value(name));
         Some(Self { pc: value("rip")?, stack_pointer: value("rsp")?, preserved: PRESERVED.map(named) })
+    }
+
+    /// Where the CFA is by a rule.
+    fn cfa(&self, rule: Cfa) -> Option<u64> {
+        let [_, frame_pointer, ..] = self.preserved;
+        match rule {
+            Cfa::Rsp(depth) => self.stack_pointer.checked_add_signed(depth),
+            Cfa::Rbp(distance) => frame_pointer?.checked_add_signed(distance),
+            Cfa::Elsewhere => None,
+        }
     }
 }
 

@@ -15,7 +15,8 @@
 //!
 //! - **The function itself** reads its frame by addresses that are made of its stack pointer.
 //!   They are followed through registers (`places.rs`): an access at a constant distance from the
-//!   CFA is one to that word, any other counts as one to all locals. An address that leaves the
+//!   CFA is one to that word, any other counts as one to all locals, and to all arguments on the
+//!   stack where these are as near as a constant that was folded into it may be. An address that leaves the
 //!   registers escapes. From there on all locals are alive and may have been written; before,
 //!   the escape counts as a read of all of them. Slots of saved registers are not locals: no
 //!   object includes them. Where the graph is not known (a jump to an unknown target, code with
@@ -70,7 +71,7 @@ mod twice;
 mod unclear;
 
 pub use classes::{Class, Classes};
-pub use frames::{Frame, Frames, Unwinder};
+pub use frames::{End, Frame, Frames, Unwinder, has_return_address};
 pub use rules::{Cfa, Row, Rules, Saved};
 #[doc(hidden)] // Only tests need it.
 pub use slots::Slots;
@@ -92,6 +93,8 @@ pub struct Dead {
     pub registers: Vec<(i32, &'static str)>,
     /// How well the words of the frames are known.
     pub classes: Classes,
+    /// How the chain of each thread ends, with the thread's number.
+    pub ends: Vec<(i32, End)>,
 }
 
 /// Finds the words of frames, and the registers, that nothing reads again.
@@ -106,6 +109,7 @@ pub fn dead(memory: &dyn Memory, threads: &[Thread], job: &Job) -> Result<Dead, 
         let found = unwinder.frames(thread, job)?;
         found.frames.iter().for_each(|frame| dead.classes.add(frame));
         dead.slots.extend(found.frames.into_iter().flat_map(|frame| frame.dead));
+        dead.ends.push((thread.id, found.end));
         dead.registers.extend(found.dead.into_iter().map(|name| (thread.id, name)));
     }
     dead.slots = AddressRange::merge(std::mem::take(&mut dead.slots));
