@@ -256,7 +256,7 @@ def word_value(word: Word) -> Value:
     return {
         "from": None if reference.address is None else hex(reference.address),
         "offset": reference.offset,
-        "interior": reference.offset != 0,
+        "interior": reference.offset > 0,
         "owner": word.owner.value(),
     }
 
@@ -270,6 +270,8 @@ def place(word: Word, word_size: int) -> Span:
 def leads(word: Word) -> str:
     """Return how WORD points at its block."""
     offset = word.reference.offset
+    if offset < 0:
+        return f"to its header, -{-offset:#x}"
     return f"into it, +{offset:#x}" if offset else "to its start"
 
 

@@ -26,13 +26,19 @@ pub struct Cursor(usize);
 pub struct Hit {
     /// The block.
     pub unit: Unit,
-    /// How far into the block.
+    /// How far into the block; where the word points at its header, the distance from there wraps around.
     pub offset: u64,
     /// How many bytes were asked for, where that was recorded.
     pub asked: Option<u64>,
 }
 
 impl Hit {
+    /// How far into the block the word points, which is negative for its header.
+    #[must_use]
+    pub const fn distance(&self) -> i64 {
+        i64::from_ne_bytes(self.offset.to_ne_bytes())
+    }
+
     /// Whether the word may be malloc's own pointer to the unit behind the block.
     ///
     /// Folklore: the last word that a block may use is where the header of the next chunk
@@ -108,11 +114,14 @@ impl<'b> Index<'b> {
         asked.is_none_or(|asked| offset < asked.max(1)).then_some(Hit { unit, offset, asked })
     }
 
-    /// The block in use whose header is at `value`.
+    /// Returns the block in use whose header starts at `value`.
+    ///
+    /// `None` where blocks have no header of their own, since `value` is then the block itself.
     #[must_use]
     pub fn with_header(&self, value: u64) -> Option<Hit> {
         let unit = self.blocks.unit_from(value).filter(|unit| unit.state == State::Used)?;
-        (unit.block().start() != value).then(|| Hit { unit, offset: 0, asked: self.asked(&unit) })
+        let offset = value.wrapping_sub(unit.block().start());
+        (offset != 0).then(|| Hit { unit, offset, asked: self.asked(&unit) })
     }
 
     #[inline]

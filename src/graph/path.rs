@@ -19,8 +19,8 @@ pub struct Step {
     pub source: Source,
     /// The number of the block that it points at.
     pub block: usize,
-    /// How far into that block it points.
-    pub offset: u64,
+    /// How far into that block it points; negative where it points at its header.
+    pub offset: i64,
 }
 
 /// Nobody led here yet.
@@ -138,7 +138,7 @@ impl Paths<'_> {
         Ok(found.map(|pointer| Step {
             source: Source::Root(pointer.place),
             block: pointer.hit.unit.index,
-            offset: pointer.hit.offset,
+            offset: pointer.hit.distance(),
         }))
     }
 
@@ -170,7 +170,7 @@ impl Visit for First<'_, '_> {
         let fits = link.is_some_and(|link| !self.definite || link.definite());
         if self.found.is_none() && fits {
             let source = Source::Block(address, unit.index);
-            self.found = Some(Step { source, block: hit.unit.index, offset: hit.offset });
+            self.found = Some(Step { source, block: hit.unit.index, offset: hit.distance() });
         }
     }
 }

@@ -24,8 +24,8 @@ pub enum Source {
 pub struct Reference {
     /// Where it stands.
     pub source: Source,
-    /// How far into the block it points.
-    pub offset: u64,
+    /// How far into the block it points; negative where it points at its header.
+    pub offset: i64,
 }
 
 /// The words that point at a block, as many as were asked for, and how many there are.
@@ -91,7 +91,7 @@ impl Referrers {
         roots.pointers(memory, index, heuristics, &near, job, |pointer| {
             let source = Source::Root(pointer.place);
             if pointer.hit.unit.index == unit.index {
-                found.add(Reference { source, offset: pointer.hit.offset }, limit);
+                found.add(Reference { source, offset: pointer.hit.distance() }, limit);
             }
         })?;
         Ok(found)
@@ -117,7 +117,7 @@ impl Visit for Words<'_, '_> {
     fn word(&mut self, unit: &Unit, address: u64, hit: &Hit, links: bool) {
         if self.look.holds(hit, links).is_some() {
             let source = Source::Block(address, unit.index);
-            self.found.push(Reference { source, offset: hit.offset });
+            self.found.push(Reference { source, offset: hit.distance() });
         }
     }
 }

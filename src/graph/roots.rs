@@ -15,7 +15,7 @@ use crate::source::Thread;
 use crate::source::registers::Register;
 use crate::unwind::Classes;
 
-use super::heuristics::Heuristics;
+use super::heuristics::{Heuristics, Look};
 use super::index::{Cursor, Hit, Index};
 use super::link::{Edge, Link};
 use super::places::{self, Plain};
@@ -139,7 +139,7 @@ pub struct Roots {
     /// Registers of all threads.
     pub registers: Vec<RegisterRoot>,
     /// The innermost frames of threads that may be within a call of the allocator, in address order.
-    pub in_calls: Vec<AddressRange>,
+    pub innermost: Vec<AddressRange>,
     /// How many stacks of ended threads were left out, and their bytes.
     pub ended: (u64, u64),
     /// Words of live frames, and registers, that were left out because they are dead.
@@ -236,7 +236,7 @@ impl Roots {
         if choice.is_some() {
             stacks.cut_frames(memory, threads, job)?;
         }
-        let in_calls = heap.map_or(&[][..], Allocator::in_calls);
+        let in_calls = heap.map_or(&[][..], Allocator::threads_in_calls);
         let all = choice.into_iter().flat_map(|choice| {
             threads.iter().flat_map(move |thread| registers(thread, choice.vector, in_calls))
         });
@@ -257,7 +257,7 @@ impl Roots {
         Ok(Self {
             stretches: places::owned(plain, &stacks),
             registers: alive,
-            in_calls: innermost(threads, in_calls),
+            innermost: innermost(threads, in_calls),
             recorder,
             ended: stacks.ended,
             classes: stacks.classes,
@@ -360,8 +360,8 @@ impl Roots {
 
     /// Whether a word at `address` is in a frame of a call of the allocator.
     fn in_call(&self, address: u64) -> bool {
-        let after = self.in_calls.partition_point(|range| range.end() <= address);
-        self.in_calls.get(after).is_some_and(|range| range.contains(address))
+        let after = self.innermost.partition_point(|range| range.end() <= address);
+        self.innermost.get(after).is_some_and(|range| range.contains(address))
     }
 
     /// The words in registers that hold blocks.
@@ -369,17 +369,11 @@ impl Roots {
         let mut cursor = Cursor::default();
         let mut look = scan.heuristics.look(scan.memory);
         for (number, register) in self.registers.iter().enumerate() {
-            let value = register.value;
-            let place = Place::Register(number);
-            let hit = (scan.near)(value).then(|| scan.index.find(&mut cursor, value)).flatten();
-            let held = hit.and_then(|hit| Some((hit, look.holds(&hit, register.kind.leftovers())?)));
-            if let Some((hit, link)) = held {
-                take(Pointer { place, hit, link }, register.kind);
-            }
-            let hit = register.in_call.then(|| scan.with_header(value)).flatten();
-            if let Some(hit) = hit {
-                take(Pointer { place, hit, link: Link::Start }, register.kind);
-            }
+            let (place, kind) = (Place::Register(number), register.kind);
+            let looking = (&mut cursor, &mut look);
+            scan.each(looking, register.value, kind.leftovers(), register.in_call, |hit, link| {
+                take(Pointer { place, hit, link }, kind);
+            });
         }
     }
 
@@ -407,17 +401,11 @@ impl Roots {
                     missing = missing.saturating_add(at.len());
                 }
                 words::each(format, at.start(), content.bytes(), scan.near, |address, value| {
-                    let place = Place::Memory(address, number);
-                    let hit = scan.index.find(&mut cursor, value);
-                    let held = hit.and_then(|hit| Some((hit, look.holds(&hit, stretch.kind.leftovers())?)));
-                    if let Some((hit, link)) = held {
-                        take(Pointer { place, hit, link }, stretch.kind);
-                    }
-                    if self.in_call(address) {
-                        if let Some(hit) = scan.with_header(value) {
-                            take(Pointer { place, hit, link: Link::Start }, stretch.kind);
-                        }
-                    }
+                    let (place, kind) = (Place::Memory(address, number), stretch.kind);
+                    let looking = (&mut cursor, &mut look);
+                    scan.each(looking, value, kind.leftovers(), self.in_call(address), |hit, link| {
+                        take(Pointer { place, hit, link }, kind);
+                    });
                 });
             });
             behind = gap_end.filter(|end| *end > chunk.own.end());
@@ -436,9 +424,24 @@ struct Scan<'s, N> {
 }
 
 impl<N: Fn(u64) -> bool> Scan<'_, N> {
-    /// The block whose header is at `value`, if it may matter.
-    fn with_header(&self, value: u64) -> Option<Hit> {
-        self.index.with_header(value).filter(|hit| (self.near)(hit.unit.block().start()))
+    /// Hands over the block that a word with this value holds and, within a call of the allocator, the one
+    /// whose header it points at.
+    fn each(
+        &self,
+        (cursor, look): (&mut Cursor, &mut Look<'_, '_>),
+        value: u64,
+        leftovers: bool,
+        in_call: bool,
+        mut take: impl FnMut(Hit, Link),
+    ) {
+        let hit = (self.near)(value).then(|| self.index.find(cursor, value)).flatten();
+        if let Some((hit, link)) = hit.and_then(|hit| Some((hit, look.holds(&hit, leftovers)?))) {
+            take(hit, link);
+        }
+        let hit = in_call.then(|| self.index.with_header(value)).flatten();
+        if let Some(hit) = hit.filter(|hit| (self.near)(hit.unit.block().start())) {
+            take(hit, Link::Start);
+        }
     }
 }
 
@@ -449,13 +452,13 @@ const INNERMOST: u64 = 1024;
 
 /// The innermost frames of these threads.
 fn innermost(threads: &[Thread], in_calls: &[i32]) -> Vec<AddressRange> {
-    let own = threads.iter().filter(|thread| in_calls.contains(&thread.id));
+    let own = threads.iter().filter(|thread| in_calls.binary_search(&thread.id).is_ok());
     let frames = own.filter_map(|thread| Some(AddressRange::saturating(thread.stack_pointer?, INNERMOST)));
     AddressRange::merge(frames.collect())
 }
 
 fn registers(thread: &Thread, vector: bool, in_calls: &[i32]) -> Vec<RegisterRoot> {
-    let in_call = in_calls.contains(&thread.id);
+    let in_call = in_calls.binary_search(&thread.id).is_ok();
     let of = |kind: RootKind| {
         move |register: &Register| RegisterRoot {
             thread: thread.id,

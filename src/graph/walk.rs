@@ -87,7 +87,7 @@ impl<'w> Walk<'w> {
             }
             if matches!(content, Content::Missing) {
                 let lost = self.index.own(&unit).intersection(range);
-                missing = missing.saturating_add(lost.map_or(0, |lost| lost.len()));
+                missing = missing.saturating_add(lost.map_or(0, AddressRange::len));
             }
             self.block(&unit, range, content.bytes(), &mut cursor, near, visit);
         }

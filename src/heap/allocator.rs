@@ -132,7 +132,7 @@ pub trait Allocator: Send + Sync {
     /// The numbers of the threads that may be within one of its calls.
     ///
     /// Such a thread holds units by their headers.
-    fn in_calls(&self) -> &[i32];
+    fn threads_in_calls(&self) -> &[i32];
 
     /// Sentences on whatever makes it less than whole.
     fn notes(&self) -> &[String];

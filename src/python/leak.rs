@@ -317,10 +317,10 @@ pub(super) struct Reference {
     within: Option<usize>,
     /// The number of the block that it points at, and how far into it.
     block: usize,
-    offset: u64,
+    offset: i64,
 }
 
-fn reference(roots: &Roots, source: Source, block: usize, offset: u64) -> Reference {
+fn reference(roots: &Roots, source: Source, block: usize, offset: i64) -> Reference {
     let plain =
         Reference { address: None, kind: "block", thread: None, register: None, within: None, block, offset };
     match source {

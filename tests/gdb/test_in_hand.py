@@ -62,6 +62,8 @@ def test_a_block_in_hand_is_held_by_a_register(tmp_path: Path) -> None:
     assert answer["verdict"] == "still_reachable"
     assert [row["owner"]["kind"] for row in answer["references"]] == ["register"]
     assert [row["owner"]["name"] for row in answer["path"]] == ["rsi"]
+    assert [(row["offset"], row["interior"]) for row in answer["references"]] == [(-16, False)]
+    assert [row["offset"] for row in answer["path"]] == [-16]
 
 
 @pytest.mark.parametrize("flags", [(), ("-static",)], ids=["dynamic", "static"])

@@ -55,7 +55,7 @@ impl Allocator for Plain {
     fn trim(&self) -> Trim {
         Trim::default()
     }
-    fn in_calls(&self) -> &[i32] {
+    fn threads_in_calls(&self) -> &[i32] {
         &[]
     }
     fn notes(&self) -> &[String] {

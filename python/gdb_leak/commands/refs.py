@@ -166,7 +166,7 @@ def _path_rows(words: list[leaks.Word], word_size: int) -> "Iterator[Sequence[Un
         block = word.block
         to = "" if block is None else units.address_text(block.address, word_size)
         offset = word.reference.offset
-        inside = f"+{offset:#x}" if offset else ""
+        inside = f"{offset:+#x}" if offset else ""
         yield [leaks.place(word, word_size), word.owner.text(word_size), f"-> {to}{inside}"]
 
 

@@ -35,12 +35,15 @@ pub(super) fn at_rest(memory: &dyn Memory, threads: &[Thread], rings: &[Ring]) -
     !threads.is_empty() && threads.iter().all(|thread| outside(memory, &mut peek, thread, rings))
 }
 
-/// The numbers of the threads that run code of malloc's module, or wait in a system call that malloc enters.
+/// The numbers of the threads that run code of malloc's module, or wait in a system call that malloc enters, in
+/// order.
 ///
 /// Known on x86-64 only.
 pub(super) fn in_calls(memory: &dyn Memory, threads: &[Thread], rings: &[Ring]) -> Vec<i32> {
     let runs = |thread: &&Thread| counter(thread).is_some_and(|counter| runs_malloc(memory, counter, rings));
-    threads.iter().filter(runs).map(|thread| thread.id).collect()
+    let mut ids: Vec<i32> = threads.iter().filter(runs).map(|thread| thread.id).collect();
+    ids.sort_unstable();
+    ids
 }
 
 fn counter(thread: &Thread) -> Option<u64> {

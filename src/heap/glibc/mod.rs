@@ -318,7 +318,7 @@ impl Allocator for Glibc {
         self.trim
     }
 
-    fn in_calls(&self) -> &[i32] {
+    fn threads_in_calls(&self) -> &[i32] {
         &self.in_calls
     }
 

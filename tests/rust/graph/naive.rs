@@ -20,6 +20,13 @@ pub(crate) fn target(world: &World, value: u64, leftovers: bool) -> Option<(usiz
     (!leftovers || value != header).then_some((unit, value == block.start()))
 }
 
+/// The block whose header a word of a call of the allocator points at.
+pub(crate) fn with_header(world: &World, value: u64) -> Option<usize> {
+    let size = world.format.size as u64;
+    let used = (0..world.units.len()).filter(|unit| world.units[*unit].1 == State::Used);
+    used.into_iter().find(|unit| world.in_call && world.block(*unit) - 2 * size == value)
+}
+
 /// What the words of a block point at, others than itself.
 pub(crate) fn references(world: &World, unit: usize) -> Targets {
     if world.units[unit].1 != State::Used {
@@ -31,8 +38,10 @@ pub(crate) fn references(world: &World, unit: usize) -> Targets {
 }
 
 fn from_roots(world: &World) -> Targets {
-    let stack = world.stack.iter().chain(&world.registers).filter_map(|value| target(world, *value, true));
-    stack.chain(world.table.iter().filter_map(|value| target(world, *value, false))).collect()
+    let own = || world.stack.iter().chain(&world.registers);
+    let stack = own().filter_map(|value| target(world, *value, true));
+    let headers = own().filter_map(|value| Some((with_header(world, *value)?, true)));
+    stack.chain(headers).chain(world.table.iter().filter_map(|value| target(world, *value, false))).collect()
 }
 
 /// All that is reached from `first`, which is part of it, over pairs that `takes` lets pass.

@@ -17,6 +17,7 @@ use crate::world::World;
 #[derive(Clone, Debug)]
 enum Value {
     Start(usize),
+    Header(usize),
     Near(usize, i64),
     Number(u64),
 }
@@ -24,6 +25,7 @@ enum Value {
 fn values() -> impl Strategy<Value = Value> {
     prop_oneof![
         5 => (0..64_usize).prop_map(Value::Start),
+        1 => (0..64_usize).prop_map(Value::Header),
         2 => (0..64_usize, -24..80_i64).prop_map(|(unit, offset)| Value::Near(unit, offset)),
         1 => any::<u64>().prop_map(Value::Number),
     ]
@@ -43,7 +45,7 @@ fn worlds() -> impl Strategy<Value = World> {
     let words = vec((0..64_usize, 0..11_u64, values()), 0..90);
     // Around a border between two chunks of a pass, or far from one.
     let start = prop_oneof![Just(0x40_0000), (0..160_u64).prop_map(|words| 5 * CHUNK - 16 * words)];
-    let roots = (vec(values(), 0..6), vec(values(), 0..6), vec(values(), 0..3));
+    let roots = (vec(values(), 0..6), vec(values(), 0..6), vec(values(), 0..3), any::<bool>());
     (formats(), start, units, words, roots).prop_map(|(format, start, units, words, roots)| {
         let count = units.len();
         // Behind the last block there is always something of the allocator's.
@@ -53,6 +55,7 @@ fn worlds() -> impl Strategy<Value = World> {
         let mut world = World::new(format, start, &units);
         let value = |world: &World, value: &Value| match value {
             Value::Start(unit) => world.block(unit % count),
+            Value::Header(unit) => world.block(unit % count) - 2 * world.format.size as u64,
             Value::Near(unit, offset) => world.block(unit % count).wrapping_add_signed(*offset),
             Value::Number(number) => number & format.max(),
         };
@@ -65,6 +68,7 @@ fn worlds() -> impl Strategy<Value = World> {
         world.stack = roots.0.iter().map(|own| value(&world, own)).collect();
         world.table = roots.1.iter().map(|own| value(&world, own)).collect();
         world.registers = roots.2.iter().map(|own| value(&world, own)).collect();
+        world.in_call = roots.3;
         world
     })
 }
@@ -139,7 +143,7 @@ proptest! {
                         expected += 1;
                         let offset = value - unit.block().start();
                         let told = |one: &gdb_leak::graph::Reference| {
-                            one.source == Source::Block(at, other) && one.offset == offset
+                            one.source == Source::Block(at, other) && u64::try_from(one.offset) == Ok(offset)
                         };
                         prop_assert!(found.references.iter().any(told), "{at:#x} in {other}");
                     }
@@ -149,8 +153,10 @@ proptest! {
                 naive::target(&world, *value, own).is_some_and(|(target, _)| target == unit.index)
             };
             let on_stack = world.stack.iter().chain(&world.registers).filter(|value| points(value, true)).count();
+            let own = world.stack.iter().chain(&world.registers);
+            let headers = own.filter(|value| naive::with_header(&world, **value) == Some(unit.index)).count();
             let in_table = world.table.iter().filter(|value| points(value, false)).count();
-            prop_assert_eq!(found.count, expected + on_stack as u64 + in_table as u64);
+            prop_assert_eq!(found.count, expected + (on_stack + headers + in_table) as u64);
             let few = Referrers::find(&memory, &index, &roots, &none, &unit, 2, &job).unwrap();
             prop_assert_eq!((few.count, few.references.len()), (found.count, found.references.len().min(2)));
         }
@@ -180,9 +186,10 @@ proptest! {
                     }
                 };
                 prop_assert_eq!(before.is_none(), matches!(step.source, Source::Root(_)));
-                prop_assert_eq!(value, blocks.unit(step.block).unwrap().block().start() + step.offset);
+                let block = blocks.unit(step.block).unwrap().block();
+                prop_assert_eq!(Some(value), block.start().checked_add_signed(step.offset));
                 if marks[unit.index].0 == Mark::Reachable {
-                    prop_assert_eq!(step.offset, 0);
+                    prop_assert!(step.offset == 0 || naive::with_header(&world, value) == Some(step.block));
                 }
                 before = Some(step.block);
             }

@@ -34,6 +34,8 @@ pub(crate) struct World {
     pub(crate) stack: Vec<u64>,
     pub(crate) table: Vec<u64>,
     pub(crate) registers: Vec<u64>,
+    /// Whether the stack and the registers are those of a call of the allocator.
+    pub(crate) in_call: bool,
     /// The bytes of a file that is mapped read-only at [`DATA`].
     pub(crate) data: Vec<u8>,
 }
@@ -54,6 +56,7 @@ impl World {
             stack: Vec::new(),
             table: Vec::new(),
             registers: Vec::new(),
+            in_call: false,
             data: Vec::new(),
         }
     }
@@ -133,10 +136,12 @@ impl World {
             name: "rax".to_owned(),
             value: *value,
             kind: RootKind::Register,
-            in_call: false,
+            in_call: self.in_call,
         };
+        let stack = of(STACK, &self.stack, RootKind::Stack);
         Roots {
-            stretches: vec![of(STACK, &self.stack, RootKind::Stack), of(TABLE, &self.table, RootKind::Anon)],
+            innermost: if self.in_call { vec![stack.range] } else { Vec::new() },
+            stretches: vec![stack, of(TABLE, &self.table, RootKind::Anon)],
             registers: self.registers.iter().map(register).collect(),
             ..Roots::default()
         }
