@@ -23,8 +23,10 @@ const WORD: u64 = 8;
 /// So many records must agree with their places in a table, and nine in ten entries.
 const LEAST: usize = 3;
 
-/// A table of which these entries were looked at, and none agreed, is none.
+/// A table whose first records, this many, all disagree is none; nor is one of which none agrees in so many
+/// entries.
 const TRIED: usize = 16;
+const TRIED_ENTRIES: usize = 64;
 
 /// Entries of one table that are looked at: a large program has millions.
 const MOST_ENTRIES: usize = 1 << 14;
@@ -348,6 +350,8 @@ const SEGMENTS: [Segment; 4] = [
 struct Votes {
     /// The records that agree with their places.
     agreeing: BTreeSet<u64>,
+    /// Some that do not, until one does.
+    disagreeing: BTreeSet<u64>,
     /// Entries that agree, and all.
     counted: (usize, usize),
 }
@@ -358,12 +362,15 @@ impl Votes {
         if agrees {
             self.counted.0 = self.counted.0.saturating_add(1);
             self.agreeing.insert(record);
+        } else if self.agreeing.is_empty() {
+            self.disagreeing.insert(record);
         }
     }
 
     /// Whether more entries would not change the answer.
     fn decided(&self) -> bool {
-        self.counted.1 >= MOST_ENTRIES || (self.counted.1 >= TRIED && self.agreeing.is_empty())
+        let none = self.disagreeing.len() >= TRIED || self.counted.1 >= TRIED_ENTRIES;
+        self.counted.1 >= MOST_ENTRIES || (none && self.agreeing.is_empty())
     }
 
     /// Whether enough records agree, and nine in ten entries.

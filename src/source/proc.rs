@@ -83,12 +83,16 @@ impl Folder {
     ///
     /// [`Error::Process`] where the process ended, or where the file may not be read.
     pub(super) fn file(&self, name: &str) -> Result<File, Error> {
-        let thread = self.living()?.next().ok_or_else(|| self.ended())?;
-        let path = self.inside(thread).join(name);
-        // Linux 6.18, kernel/ptrace.c, `__ptrace_may_access`: what has no memory any more may be looked
-        // at by root only.
-        let problem = |cause| if self.leaves(thread) { ENDED.to_owned() } else { problem(cause) };
-        self.proc.open_relative(path).map_err(|cause| self.refuse(problem(cause)))
+        for thread in self.living()? {
+            match self.proc.open_relative(self.inside(thread).join(name)) {
+                Ok(file) => return Ok(file),
+                // Linux 6.18, kernel/ptrace.c, `__ptrace_may_access`: what has no memory any more may be
+                // looked at by root only. The memory of any other thread is the process's.
+                Err(_) if self.leaves(thread) => {}
+                Err(cause) => return Err(self.refuse(problem(cause))),
+            }
+        }
+        Err(self.ended())
     }
 
     /// Reads the file of that name to its end, as [`file`](Self::file) opens it.
@@ -121,19 +125,22 @@ impl Folder {
 
     /// Whether a thread of that number is one of the process, and has not ended.
     pub(super) fn lives(&self, thread: i32) -> bool {
-        self.proc.task_from_tid(thread).and_then(|task| task.stat()).is_ok_and(|stat| lives(&stat))
+        self.stat(thread).is_some_and(|stat| lives(&stat))
     }
 
-    /// Whether no signal but SIGKILL wakes a thread, if that: its state is `D`.
+    /// Whether a thread is in uninterruptible sleep (state `D`).
     pub(super) fn waits_in_kernel(&self, thread: i32) -> bool {
-        let stat = self.proc.task_from_tid(thread).and_then(|task| task.stat());
-        stat.is_ok_and(|stat| stat.state == 'D')
+        self.stat(thread).is_some_and(|stat| stat.state == 'D')
     }
 
     /// Whether a thread of that number ended, or is about to.
     fn leaves(&self, thread: i32) -> bool {
-        let stat = self.proc.task_from_tid(thread).and_then(|task| task.stat());
-        stat.map_or(true, |stat| !lives(&stat) || stat.flags & StatFlags::PF_EXITING.bits() != 0)
+        let exiting = |stat: &Stat| stat.flags & StatFlags::PF_EXITING.bits() != 0;
+        self.stat(thread).is_none_or(|stat| !lives(&stat) || exiting(&stat))
+    }
+
+    fn stat(&self, thread: i32) -> Option<Stat> {
+        self.proc.task_from_tid(thread).and_then(|task| task.stat()).ok()
     }
 
     /// The threads, with the stack pointers of those that wait in a system call.

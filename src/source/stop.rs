@@ -188,7 +188,8 @@ impl Held {
             match waitid(Id::Pid(Pid::from_raw(id)), peek) {
                 Ok(WaitStatus::StillAlive) if begun.elapsed() > PATIENCE => {
                     let why = if self.folder.waits_in_kernel(id) {
-                        ": it waits in the kernel (state D), for a device, or after vfork for its child"
+                        ": it is in uninterruptible sleep (state D: for a device, or for its child of vfork); \
+                         try again when that is over"
                     } else {
                         ""
                     };

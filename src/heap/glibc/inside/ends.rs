@@ -152,7 +152,7 @@ impl Scene<'_> {
         let regions = self.memory.regions().iter();
         let writable = regions.filter(|region| region.anonymous() && region.permissions.writable());
         let runs = AddressRange::merge(writable.map(|region| region.range).collect());
-        let free = runs.into_iter().flat_map(|run| run.without(&taken));
+        let free = runs.into_iter().flat_map(|run| run.without(run.among(&taken)));
         let fresh = free.filter(|free| free.len() >= more).map(AddressRange::start).collect::<Vec<u64>>();
         if fresh.into_iter().any(|start| self.zeros(start, u64::MAX)) {
             let what = "it has new memory, which is not cut into chunks yet".to_owned();

@@ -30,7 +30,7 @@ impl Scene<'_> {
     /// An old top chunk that is taken for memory of others, though no rule is broken.
     ///
     /// Between two parts of such memory a few chunks count only where they lead to the marks behind them.
-    pub(super) fn hidden(&mut self) {
+    pub(super) fn hidden_top_chunks(&mut self) {
         let states = self.attempt.reading.states.clone();
         for (layout, state) in states.into_iter().filter(|(_, state)| state.main && !state.scattered) {
             let run = run_of(self.memory, state.top);

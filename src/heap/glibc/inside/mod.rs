@@ -155,7 +155,7 @@ pub(super) fn explained(
         }
     }
     if now.attempt.whole() {
-        if let Some(hidden) = search.hidden(&now)? {
+        if let Some(hidden) = search.least_foreign(&now)? {
             now = hidden;
         }
     }
@@ -219,7 +219,7 @@ impl Search<'_> {
     }
 
     /// Returns the whole reading that takes the least memory for that of others; `now` is whole, too.
-    fn hidden(&mut self, now: &Explained) -> Result<Option<Explained>, Error> {
+    fn least_foreign(&mut self, now: &Explained) -> Result<Option<Explained>, Error> {
         let mut least = foreign_bytes(&now.attempt);
         let mut best = None;
         if least == 0 {
@@ -229,7 +229,7 @@ impl Search<'_> {
         let (hints, job) = (self.hints, self.job);
         let (attempt, found) = (&now.attempt, Vec::new());
         let mut scene = Scene { memory: &memory, peek: Peek::new(&memory), attempt, hints, job, found };
-        scene.hidden();
+        scene.hidden_top_chunks();
         scene.cut_in_hand(true)?;
         scene.freed_in_hand();
         // A whole reading is no reason to follow bytes that may lead anywhere.
