@@ -126,7 +126,7 @@ proptest! {
         let graph = Graph::new(&memory, &Index::new(&blocks), &heuristics, &job).unwrap();
         let used = (0..world.units.len()).filter(|unit| world.units[*unit].1 == State::Used);
         let lost = used.filter_map(|unit| world.range(unit).intersection(hole));
-        prop_assert_eq!(graph.missing(), lost.map(|lost| lost.len()).sum::<u64>());
+        prop_assert_eq!(graph.missing(), lost.map(AddressRange::len).sum::<u64>());
     }
 
     #[test]
