@@ -341,10 +341,9 @@ fn notes(
     let (stacks, bytes) = roots.ended;
     if stacks > 0 {
         notes.push(format!(
-            "{stacks} {} ended ({bytes} bytes) {} not count, though glibc keeps {}",
-            if stacks == 1 { "stack of a thread that" } else { "stacks of threads that" },
+            "{stacks} {} or did not begin yet ({bytes} bytes) {} not count",
+            if stacks == 1 { "stack of a thread that ended" } else { "stacks of threads that ended" },
             if stacks == 1 { "does" } else { "do" },
-            if stacks == 1 { "it" } else { "them" },
         ));
     }
     notes
