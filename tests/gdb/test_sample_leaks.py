@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from harness.debuggers import gdb, shell
-from harness.processes import wait_until_it_sleeps
+from harness.processes import Program, wait_until_it_sleeps
 
 CALLS = 101
 #: malloc_usable_size of a block of 2048 bytes, whose chunk is 0x810.
@@ -175,3 +175,22 @@ def test_a_process_is_let_go_after_each_check(sample: Any) -> None:
     wait_until_it_sleeps(sample.live.pid)
     assert sample.live.alive()
     os.kill(sample.live.pid, 0)
+
+
+def test_blocks_that_all_have_mappings_of_their_own_are_judged(
+    programs: dict[str, Path], tmp_path: Path
+) -> None:
+    room = {"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=64"}
+    program = Program(programs["sample"], cwd=tmp_path, environment=room)
+    try:
+        program.wait_for("called 1 times")
+        program.press_key()
+        program.wait_for(f"called {CALLS} times")
+        heap = shell("heap", program.pid, "-json").json()
+        answer = shell("check", program.pid, "-stop", "-json").json()
+    finally:
+        program.end()
+    assert answer["summary"]["definitely_lost"]["blocks"] == CALLS
+    (check,) = (check for check in heap["checks"] if check["rule"] == "mmapped")
+    assert check["holds"]
+    assert int(check["detail"].split()[0]) >= CALLS

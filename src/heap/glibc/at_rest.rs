@@ -12,6 +12,8 @@ use super::locate::Ring;
 /// Linux, `arch/x86/entry/syscalls/syscall_64.tbl`; glibc 2.17 to 2.43, malloc/malloc.c, malloc/arena.c.
 const ENTERED: [u32; 7] = [9, 10, 11, 12, 25, 28, 157];
 
+const FUTEX: u32 = 202;
+
 /// `syscall`, and what sets `eax` before it: to a number, to zero.
 const SYSCALL: [u8; 2] = [0x0f, 0x05];
 const NUMBER: u8 = 0xb8;
@@ -35,20 +37,34 @@ pub(super) fn at_rest(memory: &dyn Memory, threads: &[Thread], rings: &[Ring]) -
     !threads.is_empty() && threads.iter().all(|thread| outside(memory, &mut peek, thread, rings))
 }
 
-/// The numbers of the threads that run code of malloc's module, or wait in a system call that malloc enters, in
-/// order.
+/// The numbers of the threads that run code of malloc's module, or wait in a system call that malloc enters or for
+/// the lock of an arena, in order.
 ///
 /// Known on x86-64 only.
 pub(super) fn in_calls(memory: &dyn Memory, threads: &[Thread], rings: &[Ring]) -> Vec<i32> {
-    let runs = |thread: &&Thread| counter(thread).is_some_and(|counter| runs_malloc(memory, counter, rings));
-    let mut ids: Vec<i32> = threads.iter().filter(runs).map(|thread| thread.id).collect();
+    let within = |thread: &&Thread| {
+        let runs = counter(thread).is_some_and(|counter| runs_malloc(memory, counter, rings));
+        runs || waits_for_arena(memory, thread, rings)
+    };
+    let mut ids: Vec<i32> = threads.iter().filter(within).map(|thread| thread.id).collect();
     ids.sort_unstable();
     ids
 }
 
 fn counter(thread: &Thread) -> Option<u64> {
-    let counter = thread.registers.general.iter().find(|register| register.name == "rip");
-    counter.map(|counter| counter.value)
+    value(thread, "rip")
+}
+
+fn value(thread: &Thread, name: &str) -> Option<u64> {
+    thread.registers.general.iter().find(|register| register.name == name).map(|register| register.value)
+}
+
+/// Whether a thread waits for the lock of an arena, which it starts with: it has changed nothing of that yet, and may
+/// have a block in hand.
+fn waits_for_arena(memory: &dyn Memory, thread: &Thread, rings: &[Ring]) -> bool {
+    let waits = counter(thread).is_some_and(|counter| system_call(memory, counter) == Some(FUTEX));
+    let lock = value(thread, "rdi").filter(|_| waits);
+    lock.is_some_and(|lock| rings.iter().any(|ring| ring.states.contains(&lock)))
 }
 
 fn of_malloc(memory: &dyn Memory, address: u64, rings: &[Ring]) -> bool {
@@ -81,14 +97,24 @@ fn outside(memory: &dyn Memory, peek: &mut Peek<'_>, thread: &Thread, rings: &[R
 
 /// Whether a thread at `counter` waits in a system call that malloc does not enter.
 fn waits_elsewhere(memory: &dyn Memory, counter: u64) -> bool {
-    let mut code = Vec::new();
-    let Ok(range) = AddressRange::with_length(counter.saturating_sub(SETTING), SETTING) else { return false };
-    if memory.append(range, &mut code).is_some() {
-        return false;
-    }
-    let Some(before) = code.strip_suffix(&SYSCALL) else { return false };
+    let Some(before) = before_system_call(memory, counter) else { return false };
     // What takes the number from its caller, as `syscall` and `__syscall_cancel_arch`, malloc does not call.
-    number(before).is_none_or(|number| !ENTERED.contains(&number))
+    number(&before).is_none_or(|number| !ENTERED.contains(&number))
+}
+
+/// The number of the system call in which a thread at `counter` waits, where the code shows it.
+fn system_call(memory: &dyn Memory, counter: u64) -> Option<u32> {
+    number(&before_system_call(memory, counter)?)
+}
+
+/// The code before the system call that is right before `counter`.
+fn before_system_call(memory: &dyn Memory, counter: u64) -> Option<Vec<u8>> {
+    let mut code = Vec::new();
+    let range = AddressRange::with_length(counter.saturating_sub(SETTING), SETTING).ok()?;
+    if memory.append(range, &mut code).is_some() {
+        return None;
+    }
+    Some(code.strip_suffix(&SYSCALL)?.to_vec())
 }
 
 /// The number of a system call, from the last instruction before it that sets `eax` to a constant.

@@ -65,9 +65,9 @@ const FORMS: [Form; 3] = [
 /// How far from the main arena the parameters may lie: both are data of malloc.c alone.
 const NEAR: u64 = 16 << 10;
 
-/// How far they are at most, where nothing but such data is between. Seen: glibc 2.31 to 2.43, 160 bytes from
-/// one start to the other.
-const BESIDE: u64 = 1 << 10;
+/// How far they are at most in all libraries that were looked at. Seen: glibc 2.36, 2336 bytes from one start to the
+/// other; in static programs 160, glibc 2.31 to 2.43.
+const BESIDE: u64 = 4 << 10;
 
 /// The parameters of the malloc whose main arena is at `state` and its top chunk at `top`.
 pub(super) fn find(memory: &dyn Memory, layout: StateLayout, state: u64, top: u64) -> Option<Params> {
@@ -83,7 +83,10 @@ pub(super) fn find(memory: &dyn Memory, layout: StateLayout, state: u64, top: u6
         let Some(base) = peek.word(at) else { continue };
         // Folklore: it is no aligned address where a program called sbrk before its
         // first malloc. Seen: tests/fixtures/heap_foreign.c.
-        if !memory.region_at(base).is_some_and(Region::mutable) {
+        // It is zero as long as all blocks have mappings of their own.
+        let beside = arena.start().saturating_sub(at) <= BESIDE && at.saturating_sub(arena.end()) <= BESIDE;
+        let none = base == 0 && beside;
+        if !none && !memory.region_at(base).is_some_and(Region::mutable) {
             continue;
         }
         // Observed: a call counts a mapped chunk first, then the most there were, then its bytes: in
@@ -109,8 +112,9 @@ pub(super) fn find(memory: &dyn Memory, layout: StateLayout, state: u64, top: u6
             // From 2.27 on the numbers of caches follow. What a program has of its own may lead to where
             // `top` is, and seldom has these: a table of blocks and their sizes in a static program.
             let newer = layout.fast_flag || !layout.fast;
-            let beside =
-                arena.start().saturating_sub(at) <= BESIDE && at.saturating_sub(arena.end()) <= BESIDE;
+            if none && (params.tcache_count.is_none() || params.mapped == 0) {
+                continue;
+            }
             let likely = u32::from(params.tcache_count.is_some())
                 .saturating_mul(if newer { 16 } else { 1 })
                 .saturating_add(u32::from(beside))

@@ -192,6 +192,21 @@ fn a_chunk_that_becomes_the_top_chunk_between_memory_of_others_hides_none_before
 }
 
 #[test]
+fn a_thread_that_waits_for_the_lock_of_an_arena_is_in_a_call() {
+    let mut built = arena(36, &[(2, Want::Used)]);
+    let place = built.arenas[0].address;
+    for (lock, expected) in [(place, &[1][..]), (place + 0x40, &[])] {
+        within(&mut built, &[]);
+        let general = &mut built.threads[0].registers.general;
+        // `mov eax,202`, `syscall`.
+        built.image.put_bytes(general[0].value, &[0xb8, 0xca, 0, 0, 0, 0x0f, 0x05]);
+        general[0].value += 7;
+        general.push(Register { name: "rdi".into(), value: lock });
+        assert_eq!(built.open().heap.unwrap().threads_in_calls(), expected);
+    }
+}
+
+#[test]
 fn numbers_in_registers_make_no_block_of_what_others_took() {
     let mut built = build(&between_others(41, &[(2, Want::Used), (30, Want::Used), (5, Want::Used)]));
     let first = with_steps(&built, 2).start;
