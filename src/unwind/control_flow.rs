@@ -17,6 +17,8 @@ use super::rules::{Cfa, Row};
 /// which a function is not believed.
 const MOST_BLOCKS: usize = 1 << 15;
 const MOST_ENTRIES: u64 = 1 << 12;
+/// Words between two labels of a table of addresses.
+const MOST_BETWEEN: u64 = 64;
 const MOST_ROUNDS: usize = 24;
 const MOST_VISITS: usize = 48;
 
@@ -61,6 +63,9 @@ pub(super) struct ControlFlow {
 pub(super) trait JumpTables {
     /// The address in an entry of a table.
     fn entry(&mut self, table: Table, index: u64) -> Option<u64>;
+
+    /// The address in an entry before a table's first one, from the last of these on.
+    fn before(&mut self, table: Table, index: u64) -> Option<u64>;
 
     /// Whether another part has an instruction there, with the frame at `cfa`.
     fn continues(&mut self, address: u64, cfa: Cfa) -> bool;
@@ -169,6 +174,23 @@ impl ControlFlow {
         let (_, number) = self.by_start.range(..=at).next_back()?;
         let block = self.blocks.get(*number)?;
         (block.part == at.0 && at.1 < block.to).then_some(*number)
+    }
+
+    /// Whether what follows a call may lead to an instruction: the call itself does only in a loop.
+    pub(super) fn leads(&self, call: InstructionIndex, to: InstructionIndex) -> bool {
+        let (Some(from), Some(to)) = (self.block(call), self.block(to)) else { return true };
+        let mut seen = Bits::new(self.blocks.len());
+        let mut left = vec![from];
+        while let Some(block) = left.pop().and_then(|number| self.blocks.get(number)) {
+            for next in block.next.iter().chain(&block.landing_pads).filter(|next| !seen.has(**next)) {
+                if *next == to {
+                    return true;
+                }
+                left.push(*next);
+            }
+            block.next.iter().chain(&block.landing_pads).for_each(|next| seen.add(*next));
+        }
+        false
     }
 
     /// Cuts the code into blocks.
@@ -390,16 +412,30 @@ impl ControlFlow {
         }
         let cfa = self.cfa(at);
         let mut targets = Vec::new();
-        // It ends where an entry leads to no code of the function, or later: what is read
-        // beyond only adds ways that are never taken. The table of a computed `goto` may have holes.
-        for index in 0..MOST_ENTRIES {
-            let Some(address) = reader.entry(table, index) else { break };
-            match self.index_of(address) {
-                None if address == 0 => {}
-                Some(target) if self.cfa(target) == cfa => targets.push(target),
-                None if self.parts.iter().any(|part| part.rules.range.contains(address)) => break,
-                None if reader.continues(address, cfa) => return Err(Failure::Part(address)),
-                _ => break,
+        // It ends where no entry leads to code of the function, or later: what is read beyond only adds
+        // ways that are never taken. The table of a computed `goto` may have holes, or other words between
+        // the labels, and start before the place that the code names: a constant of the index is folded in.
+        let (gap, ways) = match table {
+            Table::Distances(_) => (0, &[true][..]),
+            Table::Addresses(_) => (MOST_BETWEEN, &[true, false][..]),
+        };
+        for forward in ways {
+            let mut between = 0;
+            for index in 0..MOST_ENTRIES {
+                let entry = if *forward { reader.entry(table, index) } else { reader.before(table, index) };
+                let Some(address) = entry.filter(|_| between <= gap) else { break };
+                let known = self.parts.iter().any(|part| part.rules.range.contains(address));
+                match self.index_of(address) {
+                    Some(target) if self.cfa(target) == cfa => {
+                        targets.push(target);
+                        between = 0;
+                    }
+                    None if !known && reader.continues(address, cfa) => return Err(Failure::Part(address)),
+                    _ => between = between.saturating_add(1),
+                }
+                if index.saturating_add(1) == MOST_ENTRIES {
+                    return Err(Unclear::Bound.into());
+                }
             }
         }
         if targets.is_empty() {

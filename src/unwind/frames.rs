@@ -25,6 +25,9 @@ const MOST_FRAMES: usize = 4096;
 /// The bytes of a word.
 const BYTES: u64 = 8;
 
+/// The words that a caller leaves for the registers of its arguments, by the calling convention of Windows.
+const HOME: i64 = 4;
+
 /// The general registers, as the core and gdb call them; in the order of their numbers.
 const NAMES: [&str; 16] = [
     "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14",
@@ -317,6 +320,9 @@ impl Pending {
             self.pc
         };
         let at = flow.graph.index_of(address).ok_or(Unclear::Entry)?;
+        if whole.may_return_twice.iter().any(|call| flow.graph.leads(*call, at)) {
+            return Err(Unclear::Twice);
+        }
         let mut point = flow.point(at, self.calls).ok_or(Unclear::Entry)?;
         // A system call that was interrupted may be started again.
         if let Some(before) = at.1.checked_sub(1).filter(|_| !self.calls) {
@@ -408,8 +414,10 @@ impl Pending {
                 return true;
             }
             if !point.written(word) {
-                // Of a structure that is passed some words may be left as they were.
-                return reached && flow.is_none_or(|flow| flow.passes(word));
+                // Of a structure that is passed some words may be left as they were. The lowest four are the
+                // callee's own where it is of Windows' ABI.
+                let home = passed < HOME && inner.as_ref().is_some_and(|inner| inner.names(passed));
+                return reached && (home || flow.is_none_or(|flow| flow.passes(word)));
             }
             // What follows a call that does not return is no reason for a variable to be dead: the
             // frame still has it, as for valgrind.

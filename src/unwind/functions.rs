@@ -11,8 +11,8 @@ use crate::pass::Job;
 use crate::peek::Peek;
 
 use super::Unclear;
-use super::code::{Act, Successor};
-use super::control_flow::{ControlFlow, Failure, JumpTables};
+use super::code::{Act, Op, Successor};
+use super::control_flow::{ControlFlow, Failure, InstructionIndex, JumpTables};
 use super::data_flow::DataFlow;
 use super::landing_pads;
 use super::modules::Modules;
@@ -33,6 +33,8 @@ const MOST_PARTS: usize = 8;
 pub(super) struct Whole {
     /// Its data flow, or what makes its frames alive as a whole.
     pub(super) flow: Result<DataFlow, Unclear>,
+    /// Calls by a pointer that may be of a function that returns twice.
+    pub(super) may_return_twice: Vec<InstructionIndex>,
     /// Whether it can return.
     pub(super) returns: bool,
     /// Whether it keeps values in all registers that calls preserve but the frame pointer: a
@@ -112,6 +114,7 @@ impl<'m> Functions<'m> {
             Err(Failure::Part(_)) => Err(Unclear::Jump),
             Err(Failure::Stopped(error)) => return Err(error),
         };
+        let may_return_twice = flow.as_ref().map_or_else(|_| Vec::new(), |flow| self.by_pointer(&flow.graph));
         let saves = |register: usize| {
             parts.iter().flat_map(|part| &part.rules.rows).any(|row| {
                 row.saved.get(register).is_some_and(|saved| matches!(saved, super::rules::Saved::At(_)))
@@ -119,6 +122,7 @@ impl<'m> Functions<'m> {
         };
         let whole = Rc::new(Whole {
             flow,
+            may_return_twice,
             // A function that cannot be read may.
             returns: parts.iter().any(|part| part.code.unclear.is_some() || may_return(part)),
             // All but rbp, the second.
@@ -161,18 +165,37 @@ impl<'m> Functions<'m> {
     fn calls_twice(&mut self, part: &Part) -> bool {
         let calls = part.code.ops.iter().filter(|op| op.act == Act::Call);
         calls.into_iter().any(|op| {
-            let target = match (op.address, part.code.mems(op)) {
-                (Some(target), _) => Some(target),
-                // By a word of the module's own, as without a procedure linkage table.
-                (None, [mem]) if mem.base.is_none() && mem.index.is_none() && !mem.wild => {
-                    self.peek.word(mem.displacement.unsigned_abs())
-                }
-                _ => None,
-            };
-            let Some(target) = target else { return twice::result_is_int(&mut self.peek, op.next) };
+            let Some(target) = self.target(part, op) else { return false };
             let peek = &mut self.peek;
             *self.twice.entry(target).or_insert_with(|| twice::returns_twice(peek, target))
         })
+    }
+}
+
+impl Functions<'_> {
+    /// Where a call leads, if that is known.
+    fn target(&mut self, part: &Part, op: &Op) -> Option<u64> {
+        match (op.address, part.code.mems(op)) {
+            (Some(target), _) => Some(target),
+            // By a word of the module's own, as without a procedure linkage table.
+            (None, [mem]) if mem.base.is_none() && mem.index.is_none() && !mem.wild => {
+                self.peek.word(mem.displacement.unsigned_abs())
+            }
+            _ => None,
+        }
+    }
+
+    /// The calls by a pointer whose result may be that of `setjmp`.
+    fn by_pointer(&mut self, graph: &ControlFlow) -> Vec<InstructionIndex> {
+        let mut found = Vec::new();
+        for (number, part) in graph.parts.iter().enumerate() {
+            for (index, op) in part.code.ops.iter().enumerate().filter(|(_, op)| op.act == Act::Call) {
+                if self.target(part, op).is_none() && twice::result_is_int(&mut self.peek, op.next) {
+                    found.push((number, index));
+                }
+            }
+        }
+        found
     }
 }
 
@@ -199,6 +222,11 @@ impl JumpTables for Functions<'_> {
                 start.checked_add_signed(i64::from(distance))
             }
         }
+    }
+
+    fn before(&mut self, table: Table, index: u64) -> Option<u64> {
+        let Table::Addresses(start) = table else { return None };
+        self.peek.word(start.checked_sub(index.checked_add(1)?.checked_mul(8)?)?)
     }
 
     fn continues(&mut self, address: u64, cfa: Cfa) -> bool {

@@ -114,14 +114,10 @@ impl Value {
 }
 
 /// The areas in which an object may be whose address is this, but for an index.
+///
+/// Above, a local is as likely as an argument: an index that starts far below zero.
 const fn around(at: i64) -> Area {
-    if at < FOLDED.saturating_neg() {
-        LOCALS
-    } else if at < FOLDED {
-        LOCALS | PASSED
-    } else {
-        PASSED
-    }
+    if at < FOLDED.saturating_neg() { LOCALS } else { LOCALS | PASSED }
 }
 
 /// What is known of all general registers.
@@ -312,7 +308,15 @@ fn place(state: &Values, mem: &Mem) -> Value {
     match (mem.wild, mem.index) {
         (true, _) => base.join(index).anywhere(),
         (false, None) => base.on(mem.displacement),
-        (false, Some(_)) => base.on(mem.displacement).with(index.on(mem.displacement)),
+        (false, Some(_)) => {
+            let place = base.on(mem.displacement).with(index.on(mem.displacement));
+            // Below the stack pointer is no object, so that an index leads up from there.
+            let below = match (get(state, RSP), base.on(mem.displacement)) {
+                (Value::Frame(top), Value::Frame(at)) => at < top,
+                _ => false,
+            };
+            if below { place.anywhere() } else { place }
+        }
     }
 }
 

@@ -30,6 +30,10 @@ impl JumpTables for Alone<'_> {
         self.0.get(usize::try_from(index).ok()?).copied()
     }
 
+    fn before(&mut self, _: Table, _: u64) -> Option<u64> {
+        None
+    }
+
     fn continues(&mut self, _: u64, _: Cfa) -> bool {
         false
     }

@@ -1,12 +1,12 @@
-//! Functions that return twice: `setjmp`, `getcontext` and the like.
+//! Functions that return twice: `setjmp`, `getcontext`, `vfork` and the like.
 //!
 //! What runs after the second return is not on any path from where the function is then. They
 //! are recognised by what they do, since names may be missing: they store the registers that
 //! calls preserve, as their caller had them, through a pointer that they were given.
 
 use iced_x86::{
-    Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind,
-    Register,
+    Code, Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess,
+    OpKind, Register,
 };
 
 use crate::peek::Peek;
@@ -16,6 +16,9 @@ const MOST: usize = 64;
 const MOST_JUMPS: usize = 6;
 /// The longest instruction.
 const LONGEST: usize = 15;
+
+/// Linux, `arch/x86/entry/syscalls/syscall_64.tbl`.
+const VFORK: u32 = 58;
 
 /// Instructions after a call that are looked at for its result.
 const MOST_AFTER: usize = 8;
@@ -52,10 +55,15 @@ fn decoded(peek: &mut Peek<'_>, address: u64) -> Option<Instruction> {
 /// Whether the function at `address` may return twice.
 pub(super) fn returns_twice(peek: &mut Peek<'_>, address: u64) -> bool {
     let (mut at, mut jumps) = (address, 0_usize);
-    let (mut stored, mut changed) = (0_u32, 0_u32);
+    let (mut stored, mut changed, mut number) = (0_u32, 0_u32, 0_u32);
     let mut information = InstructionInfoFactory::new();
     for _ in 0..MOST {
         let Some(instruction) = decoded(peek, at) else { return false };
+        // What runs in the child of `vfork` is not what its parent goes on with.
+        number = if instruction.code() == Code::Mov_r32_imm32 { instruction.immediate32() } else { number };
+        if number == VFORK && instruction.mnemonic() == Mnemonic::Syscall {
+            return true;
+        }
         stored |= saved(&instruction) & !changed;
         if stored.count_ones() >= 4 {
             return true;

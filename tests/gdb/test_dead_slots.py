@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from gdb_leak import _native
 from harness import ROOT, cores
-from harness.debuggers import gdb
+from harness.debuggers import gdb, shell
 from harness.overwriting import overwritten
 from harness.processes import Program, compile_fixture
 
@@ -43,6 +43,9 @@ FUNCTIONS = (
         "faulted",
         "by_index",
         "computed_goto",
+        "far_index",
+        "table_of_structures",
+        "home_area",
         "marks_its_place",
         "jumps_back_by_pointer",
     ),
@@ -141,6 +144,23 @@ def test_no_pointer_of_a_function_is_dead(chain: Frames) -> None:
     for name in FUNCTIONS:
         places = {at for at, word in stack.items() if word == chain.own[name]}
         assert places - dead.keys(), f"the block of {name} is nowhere that is alive"
+
+
+@pytest.mark.parametrize("flags", [("-O0",), ("-O2",)], ids=["O0", "O2"])
+def test_the_child_of_a_vfork_keeps_what_its_parent_goes_on_with(
+    flags: tuple[str, ...], tmp_path: Path
+) -> None:
+    program = compile_fixture("vforked", tmp_path / "vforked", *flags)
+    with subprocess.Popen([program], stdout=subprocess.PIPE) as parent:
+        try:
+            assert parent.stdout is not None
+            assert parent.stdout.readline() == b"READY\n"
+            children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text()
+            answer = shell("check", int(children), "-stop", "-json").json()
+        finally:
+            parent.kill()
+    assert answer["summary"]["still_reachable"]["blocks"] == 1
+    assert answer["summary"]["definitely_lost"]["blocks"] == 0
 
 
 def test_what_is_dead_is_left_over(chain: Frames) -> None:
