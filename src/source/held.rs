@@ -67,6 +67,7 @@ mod machine {
             held.rsp,
             held.ss,
             held.fs_base,
+            held.gs_base,
         ];
         let mut thread = Layout::of(elf::EM_X86_64)?.thread(id, |index| values.get(index).copied());
         thread.registers.vector = vectors(pid, image.map_or(WordFormat::LITTLE_64, |image| image.format));

@@ -50,11 +50,11 @@ pub(super) struct Layout {
 }
 
 /// Linux, `arch/x86/include/asm/user_64.h`, `struct user_regs_struct`: `orig_ax` comes
-/// before rip, cs and flags before rsp, ss and `fs_base` after it.
+/// before rip, cs and flags before rsp, ss and `fs_base` after it. What a program does with `gs_base` is its own.
 static X86_64: Layout = Layout {
     names: &[
         "r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx", "rdx", "rsi",
-        "rdi", "", "rip", "", "", "rsp",
+        "rdi", "", "rip", "", "", "rsp", "", "", "gs_base",
     ],
     stack_pointer: 19,
     thread_pointer: Some(21),

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(
 #: Ways in which the register is alive, or may be.
 HELD = (
     *("read_again", "argument", "handed_on", "saved"),
-    *("set_jump", "without_rules", "generated", "interrupted"),
+    *("set_jump", "without_rules", "generated", "interrupted", "segment_base"),
 )
 #: Ways in which no path reads it, and what has the address then.
 LOST = {"left_over": "register", "dropped": "register", "saved_dropped": "frame"}

@@ -90,7 +90,7 @@ def hold_what_is_kept(threads: list[ThreadRegisters], program: Program, size: in
     assert found.keys() == threads_of(program).keys()
     for number, which in threads_of(program).items():
         general, vector = dict(found[number].general), dict(found[number].vector)
-        assert len(general) == len(found[number].general) == 17
+        assert len(general) == len(found[number].general) == 18
         assert general["r12"] == 0x5A5A0000C0DE0000 + which
         kept = kept_vectors(which, size)
         assert {name: vector.get(name) for name in kept} == kept
@@ -149,7 +149,7 @@ class TestInGdb:
         ask = ASK.replace("True", "False")
         (threads,) = printed(gdb(START, ask, pid=program.pid))
         assert threads is not None
-        assert [(len(thread.general), thread.vector) for thread in threads] == [(17, [])] * 2
+        assert [(len(thread.general), thread.vector) for thread in threads] == [(18, [])] * 2
 
     def test_the_selected_thread_and_frame_stay_selected(self, program: Program) -> None:
         show = "python print('AT', gdb.selected_thread().num, gdb.selected_frame().level())"
@@ -213,7 +213,7 @@ class TestFromAShell:
         threads = session.registers(vector=False)
         session.release()
         assert threads is not None
-        assert [(len(thread.general), thread.vector) for thread in threads] == [(17, [])] * 2
+        assert [(len(thread.general), thread.vector) for thread in threads] == [(18, [])] * 2
         assert session.target().notes == []
 
     def test_of_a_process_that_runs_on_nothing_is_known(self, program: Program) -> None:
@@ -241,7 +241,7 @@ class TestFromAShell:
         stop.release()
         others = {int(path.name) for path in task.iterdir()} - {program.pid}
         assert {thread.id} == others
-        assert (len(thread.general), notes) == (17, [])
+        assert (len(thread.general), notes) == (18, [])
 
 
 def test_a_core_of_gcore_has_them(program: Program, tmp_path: Path) -> None:

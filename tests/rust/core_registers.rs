@@ -83,8 +83,8 @@ fn general_registers_are_those_of_the_machine_without_flags_and_thread_pointer()
     let sixteen = "r0 r1 r2 r3 r4 r5 r6 r7 r8 r9 r10 r11 r12 r13 r14 r15";
     let upper = "r14 r15 r16 r17 r18 r19 r20 r21 r22 r23 r24 r25 r26 r27 r28 r29 r30 r31";
     let cases: [(Machine, u64, Option<u64>, String); 9] = [
-        (X86_64, 19, Some(21), "r15 r14 r13 r12 rbp rbx r11 r10 r9 r8 rax rcx rdx rsi rdi @16 rip @19 rsp".into()),
-        (X32, 19, Some(21), "r15 r14 r13 r12 rbp rbx r11 r10 r9 r8 rax rcx rdx rsi rdi @16 rip @19 rsp".into()),
+        (X86_64, 19, Some(21), "r15 r14 r13 r12 rbp rbx r11 r10 r9 r8 rax rcx rdx rsi rdi @16 rip @19 rsp @22 gs_base".into()),
+        (X32, 19, Some(21), "r15 r14 r13 r12 rbp rbx r11 r10 r9 r8 rax rcx rdx rsi rdi @16 rip @19 rsp @22 gs_base".into()),
         (I386, 15, None, "ebx ecx edx esi edi ebp eax @15 esp".into()),
         (
             AARCH64,

@@ -22,9 +22,9 @@ _NUMBERED = re.compile(r"(.*?)(\d+)-(\d+)")
 # instruction pointer of all machines but x86-64, whose stacks are unwound, flags,
 # selectors, and whichever points at the thread's control block.
 _GENERAL = {
-    ("x86_64", 8): "rax rbx rcx rdx rsi rdi rbp rsp r8-15 rip",
+    ("x86_64", 8): "rax rbx rcx rdx rsi rdi rbp rsp r8-15 rip gs_base",
     # x32: pointers of four bytes in the same registers.
-    ("x86_64", 4): "rax rbx rcx rdx rsi rdi rbp rsp r8-15 rip",
+    ("x86_64", 4): "rax rbx rcx rdx rsi rdi rbp rsp r8-15 rip gs_base",
     ("i386", 4): "eax ebx ecx edx esi edi ebp esp",
     ("aarch64", 8): "x0-30 sp",
     ("arm", 4): "r0-12 sp lr",
