@@ -6,7 +6,7 @@
 //! dead where the thread's control block shows that it ended. Whatever cannot be told counts
 //! as alive, and is said.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::Error;
 use crate::memory::{Memory, RegionKind};
@@ -44,14 +44,14 @@ pub(super) struct Stacks {
     /// How well the words of frames that are alive are known.
     pub classes: Classes,
     pub notes: Vec<String>,
-    /// The stacks that threads run on.
-    used: Vec<Used>,
+    /// The stacks that threads run on, by the numbers of these.
+    used: BTreeMap<i32, Used>,
 }
 
 /// A stack that a thread runs on.
 #[derive(Clone, Copy, Debug)]
 struct Used {
-    thread: i32,
+    pointer: u64,
     /// From where it starts to where frames end in it.
     range: AddressRange,
 }
@@ -88,7 +88,7 @@ pub(super) fn stacks(
         let lowest = known.lowest(range).unwrap_or(pointer).saturating_sub(red);
         stacks.die(range.start(), lowest);
         let range = AddressRange::saturating(range.start(), end.saturating_sub(range.start()));
-        stacks.used.push(Used { thread: thread.id, range });
+        stacks.used.insert(thread.id, Used { pointer, range });
     }
     for owner in owners.all() {
         if let Some(id) = owner.thread.or(owner.id.filter(|id| known.lives(*id))) {
@@ -221,7 +221,7 @@ impl Stacks {
         self.dead.extend(dead.slots);
         self.registers = dead.registers;
         self.dead = AddressRange::merge(std::mem::take(&mut self.dead));
-        self.revive(memory, threads, &dead.ends);
+        self.revive(memory, threads.len(), &dead.ends);
         Ok(())
     }
 
@@ -229,24 +229,21 @@ impl Stacks {
     ///
     /// A coroutine's stack may be an array in a frame of the very thread: below it are the frames of whoever
     /// resumed it. Its own frames do not lead to where those of the thread start.
-    fn revive(&mut self, memory: &dyn Memory, threads: &[Thread], ends: &[(i32, End)]) {
-        let mut within = 0_u64;
+    fn revive(&mut self, memory: &dyn Memory, threads: usize, ends: &[(i32, End)]) {
+        let mut below = Vec::new();
         for (id, end) in ends {
-            let used = self.used.iter().find(|used| used.thread == *id).copied();
-            let Some(used) = used.filter(|used| used.within(memory, *end)) else { continue };
-            let pointer =
-                threads.iter().find(|thread| thread.id == *id).and_then(|thread| thread.stack_pointer);
+            let Some(used) = self.used.get(id).filter(|used| used.within(memory, *end)) else { continue };
             let start = used.range.start();
-            let below = AddressRange::saturating(start, pointer.unwrap_or(start).saturating_sub(start));
-            let dead = std::mem::take(&mut self.dead);
-            self.dead = dead.into_iter().flat_map(|range| range.without(&[below])).collect();
-            within = within.saturating_add(1);
+            below.push(AddressRange::saturating(start, used.pointer.saturating_sub(start)));
         }
+        let within = below.len();
+        let below = AddressRange::merge(below);
+        let dead = std::mem::take(&mut self.dead);
+        self.dead = dead.into_iter().flat_map(|range| range.without(range.among(&below))).collect();
         if within > 0 {
             self.notes.push(format!(
-                "{within} of {} threads run on stacks that the program made within theirs (a coroutine's): these count \
-                 as a whole",
-                threads.len()
+                "{within} of {threads} threads run on stacks that the program made within theirs (a coroutine's): these \
+                 count as a whole"
             ));
         }
     }

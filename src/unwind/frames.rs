@@ -253,7 +253,10 @@ impl<'m> Unwinder<'m> {
 pub fn has_return_address(memory: &dyn Memory, stretch: AddressRange) -> bool {
     /// Of a program's entry, in the vector after the environment (System V ABI, x86-64, 3.4.3).
     const AT_ENTRY: u64 = 9;
+    /// More than arguments and an environment may take (a quarter of the stack's limit, 6 MiB at most).
+    const MOST: u64 = 16 << 20;
     let mut bytes = Vec::new();
+    let stretch = AddressRange::saturating(stretch.start(), stretch.len().min(MOST));
     let _ = memory.append(stretch, &mut bytes);
     let format = memory.word_format();
     let words: Vec<u64> = bytes.chunks_exact(format.size).map(|word| format.order.value(word)).collect();
