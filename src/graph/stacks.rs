@@ -227,8 +227,8 @@ impl Stacks {
 
     /// Keeps what is below the stack pointers of threads that run on a stack within their own.
     ///
-    /// A coroutine's stack may be an array in a frame of the very thread: below it are the frames of whoever
-    /// resumed it. Its own frames do not lead to where those of the thread start.
+    /// A coroutine's stack may be an array in a frame of the very thread: below it are the frames of the code
+    /// that resumed it. Its own frames do not lead to where those of the thread start.
     fn revive(&mut self, memory: &dyn Memory, threads: usize, ends: &[(i32, End)]) {
         let mut below = Vec::new();
         for (id, end) in ends {
