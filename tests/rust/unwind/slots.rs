@@ -3,7 +3,7 @@
 use gdb_leak::unwind::{Slots, Unclear};
 use proptest::prelude::*;
 
-use crate::assembly::{listing, rules, slots};
+use crate::assembly::{START, listing, rules, slots};
 
 const NOTHING: [i64; 0] = [];
 
@@ -407,6 +407,29 @@ fn a_jump_to_nobody_knows_where_keeps_the_frame() {
     assert_eq!(touched(&slots("ffe0 jmp rax")), NOTHING);
     // The code goes on behind its end.
     assert_eq!(slots("85ff test edi,edi").unclear, Some(Unclear::Jump));
+}
+
+#[test]
+fn a_table_of_labels_may_have_holes_and_is_read_to_its_end_or_not_at_all() {
+    let listing = listing(
+        "
+        4883ec18           sub rsp,0x18
+        = rsp+32
+        ff24fd00100000     jmp qword ptr [rdi*8+0x1000]
+        488b0424           mov rax,qword ptr [rsp]
+        4883c418           add rsp,0x18
+        = rsp+8
+        c3                 ret",
+    );
+    let (reads, ends) = (START + 11, START + 15);
+    let with = |table: &[u64]| Slots::with_table(&listing.code, &rules(&listing), table);
+    assert_eq!(touched(&with(&[ends, reads])), [-4]);
+    for (hole, unclear) in [(1, None), (64, None), (65, Some(Unclear::Entry))] {
+        let table = [vec![ends], vec![0; hole], vec![reads]].concat();
+        assert_eq!(with(&table).unclear, unclear, "{hole}");
+    }
+    let long = [vec![ends; 5000], vec![reads]].concat();
+    assert_eq!(with(&long).unclear, Some(Unclear::Bound));
 }
 
 #[test]
