@@ -170,9 +170,7 @@ impl<'m> Functions<'m> {
             *self.twice.entry(target).or_insert_with(|| twice::returns_twice(peek, target))
         })
     }
-}
 
-impl Functions<'_> {
     /// Where a call leads, if that is known.
     fn target(&mut self, part: &Part, op: &Op) -> Option<u64> {
         match (op.address, part.code.mems(op)) {
