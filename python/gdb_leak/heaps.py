@@ -193,15 +193,19 @@ def block_value(block: "Optional[Block]", address: int, requested: Optional[int]
     return value
 
 
-def block_label(block: "Block", address: int, word_size: int) -> str:
-    """Return what a line says of BLOCK, which holds ADDRESS."""
+def block_label(block: "Block", address: int, word_size: Optional[int] = None) -> str:
+    """Return what a line says of BLOCK, which holds ADDRESS.
+
+    :param word_size: of the address of its start, which is left out without one.
+    """
     offset = address - block.address
-    start = units.address_text(block.address, word_size)
+    start = "" if word_size is None else units.address_text(block.address, word_size)
     place = f"+{offset:#x}" if offset else ""
     state = block.state if block.list in ("used", "unlisted") else f"{block.state}, {block.list}"
     if block.list == "allocator":
         state = "malloc's own"
-    return f"block {start}{place} of {block.size}, {state}"
+    named = f"block {start}{place}".rstrip()
+    return f"{named} of {block.size}, {state}"
 
 
 def chunk_value(heap: "Heap", block: "Block") -> Value:

@@ -37,6 +37,8 @@ __all__ = [
 
 #: The verdicts as JSON names them, in the order in which valgrind sums them up.
 VERDICTS = ("definitely_lost", "indirectly_lost", "possibly_lost", "still_reachable")
+#: Each in one word, as ``leak-check -show`` takes it.
+SHORT = dict(zip(VERDICTS, ("definite", "indirect", "possible", "reachable")))
 #: Those of blocks that are lost, or may be.
 LOST = VERDICTS[:3]
 

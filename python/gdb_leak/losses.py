@@ -4,14 +4,26 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Optional, Union
 
 from gdb_leak import leaks, units
-from gdb_leak.layout import Line, Span, line
+from gdb_leak.layout import Column, Line, Span, line
 from gdb_leak.recorded import Recorded
 from gdb_leak.target import Value
 
 if TYPE_CHECKING:
     from gdb_leak._native import Record
 
-__all__ = ["loss_lines", "record_rows", "record_value"]
+__all__ = ["COLUMNS", "loss_lines", "record_rows", "record_value"]
+
+#: Of :func:`record_rows`.
+COLUMNS = (
+    Column(">"),
+    Column(">"),
+    Column(">", rank=2),
+    Column(">", rank=3),
+    Column("<"),
+    Column("<", rank=4),
+    Column("<"),
+    Column("<", rank=1, least=10),
+)
 
 
 def record_value(record: "Record", recorded: Optional[Recorded]) -> Value:
@@ -36,16 +48,17 @@ def record_rows(
     """Yield a row a record."""
     yield ["BYTES", "BLOCKS", "INDIRECT", "SIZE", "VERDICT", "KIND", "FIRST AT", "TEXT"]
     for record in records:
-        indirect = ""
+        indirect = Span("")
         if record.indirect_blocks:
-            indirect = f"+{units.size_text(record.indirect_bytes)} in {record.indirect_blocks}"
+            more = f"+{units.size_text(record.indirect_bytes)}"
+            indirect = Span(f"{more} in {record.indirect_blocks}", short=more)
         first = units.address_text(record.sample[0], word_size) if record.sample else ""
         yield [
             units.size_text(record.bytes),
             str(record.blocks),
             indirect,
             "" if record.size is None else str(record.size),
-            leaks.verdict_text(record.verdict),
+            Span(leaks.verdict_text(record.verdict), short=leaks.SHORT[record.verdict]),
             Span(record.kind or "", "kind"),
             Span(first, "address"),
             Span(record.text or "", "match"),

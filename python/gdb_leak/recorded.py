@@ -10,15 +10,19 @@ from gdb_leak.stacks import Frame
 from gdb_leak.target import Line, Request, Target, Value
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+    from typing import Callable
 
     from gdb_leak import layout
-    from gdb_leak._native import Allocation, Heap, Recording, StackFrame
+    from gdb_leak._native import Allocation, Heap, Recording, Region, StackFrame
 
-__all__ = ["AGE", "Recorded", "newest", "opened", "required"]
+__all__ = ["AGE", "Recorded", "newest", "opened", "own_ranges", "region_names", "required"]
 
 #: Functions of C++ that only hand a request on.
 _HANDING_ON = ("operator new(", "operator new[](")
+
+#: What regions of the recorder are called.
+_OWN = "[gdb-leak record]"
 
 AGE = Option(
     "age",
@@ -111,6 +115,27 @@ class Recorded:
                 lines = [Line(frame.function, module=module)]
             self._lines[frame.address] = lines
         return self._lines[frame.address]
+
+
+def own_ranges(request: Request, target: Target) -> list[tuple[int, int]]:
+    """Return the ranges of TARGET that belong to the recorder, none where it recorded nothing."""
+    if target.memory.source not in ("core", "process"):
+        return []
+    progress = request.session.progress("looking for a recording")
+    return _native.recorder_ranges(target.memory, progress)
+
+
+def region_names(ranges: "Sequence[tuple[int, int]]") -> "Callable[[Region], str]":
+    """Return a function that names regions; those in RANGES, the recorder's, by what they are.
+
+    The kernel names them itself where it can; a core names nothing.
+    """
+
+    def name(region: "Region") -> str:
+        own = any(start <= region.start and region.end <= end for start, end in ranges)
+        return region.name or (_OWN if own else "")
+
+    return name
 
 
 def _down_to_main(stack: Optional[list[Frame]]) -> list[Frame]:

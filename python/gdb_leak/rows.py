@@ -1,10 +1,10 @@
 """The shapes that recur in answers, from the native module's objects."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Optional
 
 from gdb_leak import units
-from gdb_leak.layout import Line, Span, line
+from gdb_leak.layout import Column, Line, Span, line
 from gdb_leak.target import Place, Value
 
 if TYPE_CHECKING:
@@ -13,13 +13,26 @@ if TYPE_CHECKING:
     from gdb_leak._native import Change, Group, Heap, Memory, Region
 
 __all__ = [
+    "GROUPS",
     "empty_place",
     "group_rows",
     "group_value",
+    "known_sum",
     "range_values",
     "region_value",
     "unreadable_lines",
 ]
+
+
+#: The columns of :func:`group_rows`.
+GROUPS = (
+    Column(">"),
+    Column(">"),
+    Column(">"),
+    Column("<", rank=2),
+    Column("<", rank=1),
+    Column("<", least=16),
+)
 
 
 def region_value(region: "Optional[Region]") -> Value:
@@ -46,6 +59,12 @@ def empty_place(memory: "Memory", place: Place, heap: "Optional[Heap]") -> list[
     named = place if isinstance(place, str) else f"{place[0]:#x},{place[1]:#x}"
     lacking = "no memory of the target is there (a reserve holds no byte), so nothing was read"
     return [f"-in {named}: {lacking}"]
+
+
+def known_sum(sizes: Iterable[Optional[int]]) -> Optional[int]:
+    """Return the sum of those SIZES that are known, None where none is."""
+    known = [size for size in sizes if size is not None]
+    return sum(known) if known else None
 
 
 def region_label(region: "Union[Region, Change]", word_size: int) -> str:

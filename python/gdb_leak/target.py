@@ -229,6 +229,12 @@ class Session(Protocol):
     def frame(self, thread: int, address: int) -> Optional[str]:
         """Return the function in whose frame ADDRESS lies on the stack of THREAD, where known."""
 
+    def typed(self, command: str, *words: str) -> str:
+        """Return what to type to ask COMMAND (``check``) of the same target.
+
+        :param words: options and operands, spelled as they are typed there.
+        """
+
     def set_variable(self, name: str, value: Optional[int], pointer: bool = False) -> None:
         """Set the debugger's variable $NAME, to void where VALUE is None."""
 
@@ -281,6 +287,13 @@ class Launch(NamedTuple):
     watch: Optional[Watch] = None
 
 
+class Step(NamedTuple):
+    """What to type next: what it shows, and the whole line."""
+
+    purpose: str
+    command: str
+
+
 class Result:
     """The answer to a request: plain data, and native tables where there are many rows.
 
@@ -310,6 +323,8 @@ class Result:
         self.heading: Optional[str] = None
         #: What the shell or gdb is to end with, where the answer asks for that.
         self.status: Optional[int] = None
+        #: What to type next, said on a terminal.
+        self.steps: list[Step] = []
         #: The program that is to run instead of an answer being printed.
         self.launch: Optional[Launch] = None
 

@@ -66,9 +66,10 @@ def sizes_named(text: str) -> str:
 
 def kinds_sorted(text: str) -> str:
     """Return the overview in TEXT, its kinds by name and not by size, their regions uncounted."""
-    head, rows, tail = re.split(r"(?<=KIND  REGIONS  SIZE\n)((?:\S+  \d+  SIZE\n)+)", text)
+    parts = re.split(r"(KIND  REGIONS  SIZE(?:  [A-Z]+)*\n)((?:\S+  \d+(?:  SIZE)+\n)+)", text)
+    before, heads, rows, tail = parts
     lines = sorted(re.sub(r"  \d+  ", "  N  ", row) for row in rows.splitlines(keepends=True))
-    return head + "".join(lines) + tail
+    return before + heads + "".join(lines) + tail
 
 
 def _named(value: Any, machine: bool) -> Any:

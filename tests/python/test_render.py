@@ -4,11 +4,11 @@ import json
 from collections.abc import Iterator, Sequence
 
 import pytest
-from gdb_leak.layout import Columns, Made, Span, line
+from gdb_leak.layout import Column, Columns, Made, Span, columns, line
 from gdb_leak.render import json as as_json
 from gdb_leak.render import text as as_text
-from gdb_leak.render.text import Style, escape
-from gdb_leak.target import Pieces, Result, Value
+from gdb_leak.render.style import Style, escape
+from gdb_leak.target import Pieces, Result, Step, Value
 
 
 def shown(*blocks: object, style: "Style | None" = None, notes: Sequence[str] = ()) -> str:
@@ -40,11 +40,11 @@ def test_text_that_the_locale_has_not_is_escaped(encoding: str) -> None:
 
 def test_columns_line_up_after_escaping() -> None:
     rows = [[Span("1", "address"), "a\x01", "x"], ["22", "b", "y"]]
-    assert shown(Columns("><<", rows)) == " 1  a\\x01  x\n22  b      y\n"
+    assert shown(Columns(columns("><<"), rows)) == " 1  a\\x01  x\n22  b      y\n"
 
 
 def test_columns_leave_no_blanks_at_the_end() -> None:
-    assert shown(Columns("<<<", [["a", "b", ""], ["", "", ""]])) == "a  b\n\n"
+    assert shown(Columns(columns("<<<"), [["a", "b", ""], ["", "", ""]])) == "a  b\n\n"
 
 
 def test_rows_are_taken_a_batch_at_a_time() -> None:
@@ -55,7 +55,7 @@ def test_rows_are_taken_a_batch_at_a_time() -> None:
             taken.append(number)
             yield [str(number)]
 
-    pieces = as_text.pieces(Result("find", None, {}), [Columns("<", rows())], Style())
+    pieces = as_text.pieces(Result("find", None, {}), [Columns(columns("<"), rows())], Style())
     next(pieces)
     assert len(taken) == 1000
     assert len("".join(pieces).split("\n")) == 1501
@@ -63,8 +63,8 @@ def test_rows_are_taken_a_batch_at_a_time() -> None:
 
 def test_colour_is_outside_the_padding_and_off_by_default() -> None:
     rows = [[Span("a", "address"), "b"], [Span("aa", "address"), "b"]]
-    assert "\x1b" not in shown(Columns("<<", rows))
-    assert shown(Columns("<<", rows), style=Style(True, "utf-8")).startswith(
+    assert "\x1b" not in shown(Columns(columns("<<"), rows))
+    assert shown(Columns(columns("<<"), rows), style=Style(True, "utf-8")).startswith(
         "\x1b[34ma\x1b[m   b\n"
     )
 
@@ -108,3 +108,77 @@ def test_late_notes_are_in_the_json() -> None:
     result = Result("dump", None, {})
     result.later.append(lambda: ["late"])
     assert json.loads("".join(as_json.pieces(result)))["notes"] == ["late"]
+
+
+def at(width: int) -> Style:
+    return Style(encoding="utf-8", width=width)
+
+
+def test_a_table_that_fits_is_shown_whole() -> None:
+    rows = [[Span("0x0000000000001000", "address"), "name"]]
+    assert shown(Columns(columns("<<"), rows), style=at(24)) == "0x0000000000001000  name\n"
+
+
+def test_addresses_lose_their_zeros_before_any_text_is_cut() -> None:
+    table = Columns(
+        [Column("<"), Column("<", least=4)], [[Span("0x0000000000001000", "address"), "some text"]]
+    )
+    assert shown(table, style=at(20)) == "0x1000  some text\n"
+    assert shown(table, style=at(14)) == "0x1000  some …\n"
+
+
+def test_a_path_is_cut_at_its_start() -> None:
+    table = Columns([Column("<", least=4, tail=True)], [["/usr/lib/libc.so.6"]])
+    assert shown(table, style=at(10)) == "…libc.so.6\n"
+
+
+def test_a_cut_is_marked_in_what_the_locale_has() -> None:
+    table = Columns([Column("<", least=4)], [["a long text"]])
+    assert shown(table, style=Style(encoding="ascii", width=8)) == "a lon...\n"
+
+
+def test_columns_are_left_out_by_rank_and_the_empty_ones_first() -> None:
+    table = Columns(
+        [Column("<"), Column("<", rank=1), Column("<", rank=2), Column("<", rank=1)],
+        [["AAAA", "BBBB", "CCCC", "DDDD"], ["a", "b", "c", ""]],
+    )
+    assert shown(table, style=at(22)).startswith("AAAA  BBBB  CCCC  DDDD\n")
+    assert shown(table, style=at(20)) == "AAAA  BBBB  CCCC\na     b     c\n"
+    assert shown(table, style=at(15)) == "AAAA  BBBB\na     b\n"
+    assert shown(table, style=at(4)) == "AAAA\na\n"
+
+
+def test_what_has_to_be_shown_is_shown_where_it_is_wider() -> None:
+    assert shown(Columns(columns("<<"), [["aaaa", "bbbb"]]), style=at(5)) == "aaaa  bbbb\n"
+
+
+def test_a_text_goes_on_under_its_column_and_no_word_is_broken() -> None:
+    table = Columns(
+        [Column("<"), Column("<", least=8, wrap=True)], [["why", "one two threefourfive six"]]
+    )
+    assert shown(table, style=at(14)) == "why  one two\n     threefourfive\n     six\n"
+
+
+def test_in_a_file_nothing_is_cut_and_nothing_left_out() -> None:
+    table = Columns(
+        [Column("<", least=1), Column("<", rank=1), Column("<", least=4, wrap=True)],
+        [["a" * 60, "b" * 60, "c " * 60]],
+    )
+    assert shown(table) == f"{'a' * 60}  {'b' * 60}  {'c ' * 60}\n"
+
+
+@pytest.mark.parametrize("width", [20, 30, 47])
+def test_a_line_of_text_is_broken_between_words(width: int) -> None:
+    text = "note: one two three four five six seven eight nine ten"
+    lines = shown(line(Span(text, "note")), style=at(width)).splitlines()
+    assert max(map(len, lines)) <= width
+    assert " ".join(one.strip() for one in lines) == text
+    assert all(one.startswith("  ") for one in lines[1:])
+
+
+def test_a_command_to_type_is_never_broken() -> None:
+    result = Result("heap", None, {})
+    command = "gdb-leak check /a/long/path/to/a/core.file -exe /the/program"
+    result.steps.append(Step("which blocks are lost", command))
+    assert "".join(as_text.pieces(result, [], at(40))).splitlines()[-1] == f"  {command}"
+    assert "".join(as_text.pieces(result, [], Style())) == ""

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Optional, Union
 
 from gdb_leak import heaps, leaks, recorded, rows, units
 from gdb_leak.errors import RequestError, UsageError
-from gdb_leak.layout import Block, Columns, Span, line
+from gdb_leak.layout import Block, Column, Columns, Span, line
 from gdb_leak.options import Command, Option
 from gdb_leak.recorded import AGE, Recorded
 from gdb_leak.target import Pieces, Request, Result, Value
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _LISTED = 200
 _GROUPS = 50
 _PIECE = 1000
+_LIST = (Column("<"), Column(">"), Column("<"), Column("<"), Column("<", rank=1))
 _STATES = {"used": False, "free": True, "all": None, "lost": False}
 
 COMMAND = Command(
@@ -138,7 +139,7 @@ def text(result: Result) -> Iterator[Block]:
     if heap is None:
         yield line("no blocks")
     elif listed is not None:
-        yield Columns("<><<<", _rows(listed, result.word_size))
+        yield Columns(_LIST, _rows(listed, result.word_size))
         total = f"{units.counted(listed.count, 'block')}, {units.size_text(listed.bytes)} usable"
         if len(listed) < listed.count:
             total += f", {len(listed)} listed (-limit unlimited lists all)"
@@ -148,7 +149,7 @@ def text(result: Result) -> Iterator[Block]:
             yield from _by_stack(shown, known, result.word_size)
         elif shown:
             lines = rows.group_rows(shown, result.word_size, by)
-            yield Columns(">>><<<", lines, batch=_PIECE)
+            yield Columns(rows.GROUPS, lines, batch=_PIECE)
         told = units.counted(len(groups), "group")
         total = f"{units.counted(groups.blocks, 'block')} in {told}, "
         total += units.size_text(groups.bytes)

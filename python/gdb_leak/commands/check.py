@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple, Optional, Union
 
 from gdb_leak import coverage, heaps, leaks, losses, recorded, units
 from gdb_leak.errors import UsageError
-from gdb_leak.layout import Block, Columns, Span, line
+from gdb_leak.layout import Block, Columns, Span, columns, line
 from gdb_leak.options import Command, Option
 from gdb_leak.recorded import AGE, Recorded
 from gdb_leak.target import Pieces, Request, Result, Value
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _PIECE = 1000
 _SHOWN_RECORDS = 50
 #: What -show takes, and the verdict that each means.
-_KINDS = dict(zip(("definite", "indirect", "possible", "reachable"), leaks.VERDICTS))
+_KINDS = {short: verdict for verdict, short in leaks.SHORT.items()}
 _SHOWN = ("definite", "possible")
 _MOST_STATUS = 255
 #: Verdicts that -error-exitcode acts on.
@@ -184,7 +184,7 @@ def text(result: Result) -> Iterator[Block]:
         yield line("no verdict")
         return
     if data.listed:
-        yield Columns("<><", _block_rows(data, result.word_size))
+        yield Columns(columns("<><"), _block_rows(data, result.word_size))
         yield line("")
     if data.shown:
         yield from _records(data, result.word_size)
@@ -203,7 +203,7 @@ def text(result: Result) -> Iterator[Block]:
         yield line(f"vector registers alone hold {_blocks(blocks)} of {size:,} bytes{first}")
         yield line("")
     summary = list(_summary_rows(data.account))
-    yield Columns(">><", summary, batch=len(summary))
+    yield Columns(columns(">><"), summary, batch=len(summary))
     for name, blocks, size in data.account.saved:
         if blocks:
             yield line(f"by the heuristic {name} alone: {size:,} bytes in {_blocks(blocks)}")
@@ -223,7 +223,7 @@ def _records(data: _Data, word_size: int) -> Iterator[Block]:
         mixed = known is not None and len(plain) < len(data.shown)
         if mixed:
             yield line("blocks whose stack is not known:")
-        yield Columns(">>>><<<<", losses.record_rows(plain, word_size), batch=_PIECE)
+        yield Columns(losses.COLUMNS, losses.record_rows(plain, word_size), batch=_PIECE)
         if mixed:
             yield line("")
     if known is None:

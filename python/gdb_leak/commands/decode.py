@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Optional, Union
 
 from gdb_leak import _native, heaps, operands, units
 from gdb_leak.errors import RequestError, UsageError
-from gdb_leak.layout import Block, Columns, Span, line
+from gdb_leak.layout import Block, Columns, Span, columns, line
 from gdb_leak.options import Command, Operand, Option
 from gdb_leak.target import Request, Result, Target, Value
 from gdb_leak.words import Word
@@ -127,12 +127,12 @@ def text(result: Result) -> Iterator[Block]:
                     Span(part, "match"),
                 ]
 
-    yield Columns("<<" if start is None else "<<<", rows())
+    yield Columns(columns("<<" if start is None else "<<<"), rows())
     yield line(str(result.values["text"]))
     if header is not None:
         heap, unit = header
         facts = list(heaps.chunk_rows(heap, unit, size))
-        yield Columns("<<", facts, batch=len(facts) + 1)
+        yield Columns(columns("<<"), facts, batch=len(facts) + 1)
 
 
 # Without a target, or with one that cannot be opened, words are still words.

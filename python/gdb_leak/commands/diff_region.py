@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Optional, Union
 
 from gdb_leak import _native, heaps, operands, rows, units
 from gdb_leak.errors import UsageError
-from gdb_leak.layout import Block, Columns, Span, line
+from gdb_leak.layout import Block, Column, Columns, Span, line
 from gdb_leak.options import Command, Operand, Option
 from gdb_leak.target import Request, Result, Target, Value
 from gdb_leak.words import Word
@@ -21,6 +21,27 @@ _TOP = 20
 _WITH_BYTES = ("core", "process", "remote")
 #: What to call the others.
 _WITHOUT_BYTES = {"snapshot": "a snapshot", "maps": "a list of regions"}
+
+_NAME = Column("<", rank=2, least=12, tail=True)
+_CHANGES = (
+    Column("<"),
+    Column("<", rank=5),
+    Column("<"),
+    Column(">", rank=3),
+    Column(">", rank=1),
+    Column(">"),
+    Column("<", rank=4),
+    Column("<"),
+    _NAME,
+)
+_RANGES = (Column("<"), Column("<"), Column(">"), Column("<"), _NAME)
+_CONTENTS = (
+    Column("<"),
+    Column(">"),
+    Column(">"),
+    Column("<", rank=1),
+    Column("<", least=20),
+)
 
 COMMAND = Command(
     name="diff-region",
@@ -105,7 +126,7 @@ def text(result: Result) -> Iterator[Block]:
         *(("gone", change) for change in difference.gone),
     ]
     if listed:
-        yield Columns("<<<>>><<<", _change_rows(listed, result.word_size), batch=len(listed) + 1)
+        yield Columns(_CHANGES, _change_rows(listed, result.word_size), batch=len(listed) + 1)
     fresh = [
         (span, change)
         for change in [*difference.grown, *difference.new]
@@ -114,16 +135,16 @@ def text(result: Result) -> Iterator[Block]:
     if fresh:
         yield line("")
         yield line("new bytes:")
-        yield Columns("<<><<", _range_rows(fresh, result.word_size), batch=len(fresh))
+        yield Columns(_RANGES, _range_rows(fresh, result.word_size), batch=len(fresh))
     if contents:
         yield line("")
         yield line("in the new bytes:")
-        yield Columns("<>><<", _content_rows(contents, result.word_size), batch=len(contents) + 1)
+        yield Columns(_CONTENTS, _content_rows(contents, result.word_size), batch=len(contents) + 1)
     if groups:
         yield line("")
         yield line("blocks in use in the new bytes:")
         lines = rows.group_rows(groups, result.word_size)
-        yield Columns(">>><<<", lines, batch=len(groups) + 1)
+        yield Columns(rows.GROUPS, lines, batch=len(groups) + 1)
     if listed:
         yield line("")
     if difference.growth:
@@ -267,7 +288,10 @@ def _content_rows(
 ) -> Iterator[Sequence[Union[Span, str]]]:
     yield ["FIRST AT", "COUNT", "BYTES", "REPEATS", "TEXT"]
     for spelled, count, size, first, stride, strided in contents:
-        repeats = f"every {stride:#x} bytes, {strided} times" if stride else ""
+        repeats = Span("")
+        if stride:
+            every = f"every {stride:#x}"
+            repeats = Span(f"{every} bytes, {strided} times", short=every)
         yield [
             Span(units.address_text(first, word_size), "address"),
             str(count),

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from gdb_leak.layout import Block, Columns, Span, line
+from gdb_leak.layout import Block, Column, Columns, Span, line
 from gdb_leak.options import Command
 from gdb_leak.target import Request, Result, Value
 
@@ -44,7 +44,7 @@ def text(result: Result) -> Iterator[Block]:
     """Yield one line a check, and then one a piece of advice."""
     checks: list[Check] = result.data
     yield Columns(
-        "<<<",
+        (Column("<"), Column("<"), Column("<", least=20, wrap=True)),
         ([Span(check.name, "kind"), "ok" if check.ok else "no", check.detail] for check in checks),
     )
     for check in checks:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Optional, Union
 
 from gdb_leak import _native, heaps, leaks, operands, recorded, rows, units
 from gdb_leak.errors import NeedleError, RequestError, UsageError
-from gdb_leak.layout import Block, Columns, Span, line
+from gdb_leak.layout import Block, Column, Columns, Span, line
 from gdb_leak.options import Command, Operand, Option
 from gdb_leak.recorded import Recorded
 from gdb_leak.target import Pieces, Request, Result, Target, Value
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 _LISTED = 200
 _PIECE = 1000
 _SIZES = {"u8": 1, "u16": 2, "u32": 4, "u64": 8}
+_MATCHES = (Column("<"), Column("<", rank=1), Column("<", least=24), Column("<", least=16))
+_ALLOCATED = Column("<", rank=2, least=24)
 _FORMS = ("hex", "u8", "u16", "u32", "u64", "pointer", "utf16", "regex")
 
 COMMAND = Command(
@@ -150,12 +152,12 @@ def text(result: Result) -> Iterator[Block]:
             row: list[Union[Span, str]] = [
                 Span(units.address_text(address, result.word_size), "address"),
                 Span(region.kind if region else "", "kind"),
-                _label(block, address, result.word_size, check) if block else place,
+                _label(block, address, result.word_size, check) if block else _place(place),
                 Span(excerpt, "match"),
             ]
             yield row if known is None else [*row, _allocated(known, block)]
 
-    yield Columns("<<<<" if known is None else "<<<<<", listed())
+    yield Columns(_MATCHES if known is None else (*_MATCHES, _ALLOCATED), listed())
     yield from rows.unreadable_lines(matches.unreadable, result.word_size)
     searched = f"{units.size_text(matches.searched)} searched"
     total = f"{units.counted(matches.count, 'match', 'matches')} in {searched}"
@@ -169,10 +171,19 @@ def _allocated(known: Recorded, block: "Optional[_native.Block]") -> str:
     return f"allocated by {callers}" if callers else ""
 
 
-def _label(block: "_native.Block", address: int, word_size: int, check: "Optional[Check]") -> str:
+# In short form the last part of a path.
+def _place(label: str) -> Span:
+    return Span(label, short=label.rsplit("/", 1)[-1])
+
+
+# In short form without the start of the block, which the offset leads to.
+def _label(block: "_native.Block", address: int, word_size: int, check: "Optional[Check]") -> Span:
     label = heaps.block_label(block, address, word_size)
+    short = heaps.block_label(block, address)
     verdict = check.verdict(block.index) if check is not None else None
-    return label if verdict is None else f"{label}, {leaks.verdict_text(verdict)}"
+    if verdict is None:
+        return Span(label, short=short)
+    return Span(f"{label}, {leaks.verdict_text(verdict)}", short=f"{short}, {leaks.SHORT[verdict]}")
 
 
 def _rows(matches: "Matches") -> Iterator[tuple[int, int, str, Optional[_native.Region]]]:

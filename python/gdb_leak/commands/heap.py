@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple, Optional, Union
 
 from gdb_leak import coverage, heaps, units
 from gdb_leak.heaps import Count, States
-from gdb_leak.layout import Block, Columns, Line, Span, line
+from gdb_leak.layout import Block, Column, Columns, Line, Span, line
 from gdb_leak.options import Command
 from gdb_leak.target import Request, Result, Value
 
@@ -35,6 +35,13 @@ _OTHER = {
 }
 #: Arenas that are listed one by one.
 _ARENAS = 16
+
+_ACCOUNT = (Column(">", rank=1), Column(">"), Column(">"), Column("<", least=16, wrap=True))
+_CHECKS = (Column("<"), Column("<"), Column("<", least=16, wrap=True))
+_ARENA = (
+    *(Column("<"), Column("<"), Column(">"), Column(">"), Column(">")),
+    *(Column(">"), Column(">", rank=1), Column(">", rank=2)),
+)
 
 COMMAND = Command(
     name="heap",
@@ -122,7 +129,7 @@ def text(result: Result) -> Iterator[Block]:
         yield line(f"{heap.name} {heap.version}, found by {heap.found_by}")
         yield line("")
     account = list(_account(data))
-    yield Columns(">>><", account, batch=len(account))
+    yield Columns(_ACCOUNT, account, batch=len(account))
     if heap is not None:
         yield line("")
         yield line(_share(data))
@@ -132,7 +139,7 @@ def text(result: Result) -> Iterator[Block]:
             yield from _arenas(data, result.word_size)
         yield line("")
         checks = list(_checks(heap))
-        yield Columns("<<<", checks, batch=len(checks))
+        yield Columns(_CHECKS, checks, batch=len(checks))
         yield from _damage(heap, result.word_size)
     yield line("")
     yield line(f"{units.size_text(summary.writable)} writable ({summary.writable} bytes)")
@@ -265,7 +272,7 @@ def _arenas(data: _Data, word_size: int) -> Iterator[Block]:
                 str(len(arena.heaps)),
             ]
 
-    yield Columns("<<>>>>>>", rows(), batch=_ARENAS + 1)
+    yield Columns(_ARENA, rows(), batch=_ARENAS + 1)
     more = len(data.summary.arenas) - _ARENAS
     if more > 0:
         yield line(f"and {units.counted(more, 'arena')} more (-json lists all)")

@@ -2,62 +2,118 @@
 
 import shlex
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING, NamedTuple, Optional, Union
 
-from gdb_leak import units
-from gdb_leak.layout import Block, Columns, Span, line
+from gdb_leak import recorded, rows, units
+from gdb_leak.layout import Block, Column, Columns, Span, line
 from gdb_leak.options import Command
-from gdb_leak.target import Request, Result, Value
+from gdb_leak.target import Request, Result, Target, Value
 
 if TYPE_CHECKING:
+    from typing import Callable
+
     from gdb_leak._native import Region
 
 _LARGEST = 3
+#: What regions of the recorder are counted under.
+_RECORDER = "recorder"
+#: Libraries by which valgrind's tools take the place of malloc.
+_VALGRIND = "vgpreload_"
+_VALGRIND_CORE = "vgpreload_core"
+_KINDS = (Column("<"), Column(">", rank=1), Column(">"), Column(">"), Column(">"))
+_REGIONS = (Column("<"), *(Column(">"),) * 2, Column("<"), Column("<", least=12, tail=True))
+_NEXT = (Column("<"), Column("<", rank=1, least=20, wrap=True))
 
 COMMAND = Command(
     name="overview",
     summary="Show the target on one screen, and what to type next in a leak hunt.",
+    description=(
+        "RSS and DIRTY are the bytes of a running process that are in memory, and those of them "
+        "that it changed; SAVED are the bytes that a core holds. Reserves, which hold no byte, "
+        "are not counted."
+    ),
     example=("leak", "gdb-leak overview core"),
     gdb_name="leak",
 )
 
 
+class _Sums(NamedTuple):
+    # Of the regions of one kind, or of one region.
+    regions: int
+    size: int
+    saved: int
+    rss: Optional[int]
+    dirty: Optional[int]
+
+    @staticmethod
+    def of(regions: "Sequence[Region]") -> "_Sums":
+        return _Sums(
+            len(regions),
+            sum(region.size for region in regions),
+            sum(region.saved for region in regions),
+            rows.known_sum(region.rss for region in regions),
+            rows.known_sum(region.dirty for region in regions),
+        )
+
+    @property
+    def weight(self) -> int:
+        return self.saved if self.rss is None else self.rss
+
+
+class _Data(NamedTuple):
+    source: str
+    kinds: list[tuple[str, _Sums]]
+    largest: "Sequence[Region]"
+    named: "Callable[[Region], str]"
+    recorded: bool
+    writable: _Sums
+    next: list[tuple[str, str]]
+
+
 def run(request: Request) -> Result:
     """Return the sizes of the target by kind, and its largest writable regions."""
-    target = request.session.target()
+    target = request.session.target(usage=True)
     memory = target.memory
-    writable = memory.regions("writable")
-    kinds: dict[str, dict[str, int]] = {}
-    regions = memory.regions("all")
     # A reserve is address space and not memory.
-    for region in (region for region in regions if not region.reserve):
-        kind = kinds.setdefault(region.kind, {"regions": 0, "size": 0})
-        kind["regions"] += 1
-        kind["size"] += region.size
-    largest = sorted(writable, key=lambda region: -region.size)[:_LARGEST]
-    by_size = sorted(kinds.items(), key=lambda item: -item[1]["size"])
-    listed: list[Value] = [{"kind": kind, **sums} for kind, sums in by_size]
+    regions = [region for region in memory.regions("all") if not region.reserve]
+    writable = [region for region in memory.regions("writable") if not region.reserve]
+    own = recorded.own_ranges(request, target)
+    kinds = _kinds(regions, own)
+    largest = sorted(writable, key=lambda region: -_Sums.of([region]).weight)[:_LARGEST]
+    data = _Data(
+        memory.source,
+        kinds,
+        largest,
+        recorded.region_names(own),
+        bool(own),
+        _Sums.of(writable),
+        _next(request, target, writable, bool(own)),
+    )
     values: dict[str, Value] = {
         "program": memory.program,
         "threads": len(memory.threads) or None,
-        "kinds": listed,
-        "writable": sum(region.size for region in writable),
-        "largest": [_value(region) for region in largest],
+        "kinds": [
+            {
+                "kind": kind,
+                "regions": sums.regions,
+                "size": sums.size,
+                "rss": sums.rss,
+                "dirty": sums.dirty,
+            }
+            for kind, sums in kinds
+        ],
+        "writable": data.writable.size,
+        "recorded": data.recorded,
+        "largest": [_value(region, data.named(region)) for region in largest],
     }
-    next_lines = _next_lines(request, writable)
     return Result(
-        COMMAND.name,
-        target.describe(),
-        values,
-        target.all_notes(),
-        (by_size, largest, next_lines),
-        memory.word_size,
+        COMMAND.name, target.describe(), values, target.all_notes(), data, memory.word_size
     )
 
 
 def text(result: Result) -> Iterator[Block]:
     """Yield the screen."""
-    by_size, largest, next_lines = result.data
+    data: _Data = result.data
     described = result.target or {}
     where = described.get("path") or (f"pid {described['pid']}" if described.get("pid") else "")
     known = [str(part) for part in (described["kind"], where, described["arch"]) if part]
@@ -67,75 +123,132 @@ def text(result: Result) -> Iterator[Block]:
         threads = result.values["threads"]
         counted = f", {units.counted(int(str(threads)), 'thread')}" if threads else ""
         yield line(f"program {result.values['program']}{counted}")
+    if data.recorded:
+        yield line("a recording is in it: leak-check names the code that allocated each lost block")
     yield line("")
-
-    def kind_rows() -> Iterator[Sequence[Union[Span, str]]]:
-        yield ["KIND", "REGIONS", "SIZE"]
-        for kind, sums in by_size:
-            yield [Span(kind, "kind"), str(sums["regions"]), units.size_text(sums["size"])]
-
-    yield Columns("<>>", kind_rows(), batch=len(by_size) + 1)
-    if largest:
+    yield Columns(_KINDS, _kind_rows(data), batch=len(data.kinds) + 1)
+    if data.largest:
         yield line("")
-        yield line("largest writable regions:")
-        yield Columns("<><<", _region_rows(largest, result.word_size), batch=len(largest))
+        yield line(f"largest writable regions{_ORDER.get(data.source, '')}:")
+        yield Columns(_REGIONS, _region_rows(data, result.word_size), batch=len(data.largest))
     yield line("")
     yield line("next:")
-    yield Columns("<<", [[f"  {typed}", told] for typed, told in next_lines], batch=len(next_lines))
+    yield Columns(_NEXT, [[f"  {typed}", shows] for typed, shows in data.next])
     yield line("")
-    yield line(f"{units.size_text(int(str(result.values['writable'])))} writable")
+    total = f"{units.size_text(data.writable.size)} writable"
+    if data.writable.rss is not None:
+        total += f", {units.size_text(data.writable.rss)} of it resident"
+    yield line(total)
 
 
-def _region_rows(
-    regions: "Sequence[Region]", word_size: int
-) -> Iterator[Sequence[Union[Span, str]]]:
-    for region in regions:
+#: By what regions are ordered, by the source of the target.
+_ORDER = {"core": ", by the bytes that the core holds", "process": ", by resident bytes"}
+
+
+# What is known of regions beside their size, by the source of the target.
+def _sizes(source: str, sums: _Sums) -> list[str]:
+    if source == "core":
+        return [units.size_text(sums.saved)]
+    if sums.rss is None:
+        return []
+    return [units.size_text(sums.rss), "-" if sums.dirty is None else units.size_text(sums.dirty)]
+
+
+def _heads(data: _Data) -> list[str]:
+    if data.source == "core":
+        return ["SAVED"]
+    return [] if data.writable.rss is None else ["RSS", "DIRTY"]
+
+
+def _kind_rows(data: _Data) -> Iterator[Sequence[Union[Span, str]]]:
+    heads = _heads(data)
+    yield ["KIND", "REGIONS", "SIZE", *heads]
+    for kind, sums in data.kinds:
+        sizes = _sizes(data.source, sums)
+        missing = ["-"] * (len(heads) - len(sizes))
         yield [
-            Span(units.address_text(region.start, word_size), "address"),
-            units.size_text(region.size),
-            Span(region.kind, "kind"),
-            region.name,
+            Span(kind, "kind"),
+            str(sums.regions),
+            units.size_text(sums.size),
+            *sizes,
+            *missing,
         ]
 
 
-# What to type next, with addresses of this target.
-def _next_lines(request: Request, writable: "Sequence[Region]") -> "list[tuple[str, str]]":
-    shell = request.session.shell
+def _kinds(regions: "Sequence[Region]", own: Sequence[tuple[int, int]]) -> list[tuple[str, _Sums]]:
+    kinds: dict[str, list[Region]] = {}
+    for region in regions:
+        recorders = any(start <= region.start and region.end <= end for start, end in own)
+        kinds.setdefault(_RECORDER if recorders else region.kind, []).append(region)
+    sums = [(kind, _Sums.of(some)) for kind, some in kinds.items()]
+    return sorted(sums, key=lambda item: (-item[1].weight, -item[1].size))
+
+
+def _region_rows(data: _Data, word_size: int) -> Iterator[Sequence[Union[Span, str]]]:
+    for region in data.largest:
+        sizes = _sizes(data.source, _Sums.of([region]))[:1]
+        yield [
+            Span(units.address_text(region.start, word_size), "address"),
+            units.size_text(region.size),
+            *(sizes or [""]),
+            Span(region.kind, "kind"),
+            data.named(region),
+        ]
+
+
+# What to type next, with addresses of this target: what works on it, and no more.
+def _next(
+    request: Request, target: Target, writable: "Sequence[Region]", recording: bool
+) -> list[tuple[str, str]]:
+    session, source = request.session, target.memory.source
+    typed = session.typed
+    if source in ("snapshot", "maps"):
+        return [(typed("regions"), "the regions one by one")]
+    lines: list[tuple[str, str]] = []
+    if not session.shell and not session.at_rest(target):
+        lines.append(("interrupt -a", "stop all threads: a heap is read at rest"))
+    elif _valgrind(target):
+        lines.append(("monitor leak_check", "valgrind has its own malloc: ask it"))
+    else:
+        lines = [
+            (typed("heap"), "is it a leak at all"),
+            (typed("check"), "which blocks are lost"),
+            (typed("blocks"), "what is in use, in groups"),
+        ]
+        if recording:
+            lines.append((typed("blocks", "-by", "stack"), "what is in use, by who allocated it"))
     heap = [region for region in writable if region.kind == "heap"]
-    place = " -in heap" if heap else ""
-    opened = request.session.target()
-    named = shlex.quote(opened.path or str(opened.pid)) if shell else ""
-    target = f" {named}" if shell else ""
-    prefix = "gdb-leak " if shell else "leak-"
-    quote = "'" if shell else '"'
-    lines = [
-        (f"{prefix}heap{target}", "is it a leak at all: in use, free but kept, not malloc's"),
-        (f"{prefix}check{target}", "which blocks are lost, and which are not"),
-        (f"{prefix}blocks{target}", "the blocks in use by size and content"),
-        (f"{prefix}strings{target}{place}", "what is in there, most frequent first"),
-        (f"{prefix}find{target}{place} {quote}TEXT{quote}", "every place that holds TEXT"),
-    ]
+    place = ("-in", "heap") if heap and not _valgrind(target) else ()
+    needle = "'TEXT'" if session.shell else '"TEXT"'
+    lines.append((typed("strings", *place), "the texts in it"))
+    lines.append((typed("find", *place, needle), "every place that holds TEXT"))
     shown = max(heap or writable, key=lambda region: region.saved, default=None)
     if shown is not None:
-        lines.append(
-            (f"{prefix}dump{target} {shown.start:#x} +256", "the first bytes in words and text")
-        )
-    if opened.memory.source == "core":
-        before = "an earlier core, snapshot, or saved pmap -x: what grew, and what is in it"
-        after = f" {named}" if shell else ""
-        lines.append((f"{prefix}diff-region BEFORE{after}", before))
+        start = f"{shown.start:#x}"
+        lines.append((typed("dump", start, "+256"), "its first bytes"))
+    if source == "core":
+        before = "what grew since an earlier core or snapshot"
+        after = [shlex.quote(str(target.path))] if session.shell else []
+        lines.append((typed("diff-region", "BEFORE", *after), before))
     else:
-        lines.append((f"{prefix}snapshot{target}", "keep this state, let the program run on, and"))
-        compare = f"gdb-leak diff-region SNAPSHOT {named}" if shell else "leak-diff-region"
-        lines.append((compare, "see what grew and what is in the new bytes"))
+        lines.append((typed("snapshot"), "keep this state, let it run on, and"))
+        sides = ["SNAPSHOT", str(target.pid)] if session.shell else []
+        lines.append((typed("diff-region", *sides), "see what grew, and what it holds"))
     return lines
 
 
-def _value(region: "Region") -> Value:
+def _valgrind(target: Target) -> bool:
+    names = (region.name.rsplit("/", 1)[-1] for region in target.memory.regions("all"))
+    return any(name.startswith(_VALGRIND) and not name.startswith(_VALGRIND_CORE) for name in names)
+
+
+def _value(region: "Region", name: str) -> Value:
     return {
         "start": hex(region.start),
         "end": hex(region.end),
         "size": region.size,
+        "rss": region.rss,
+        "dirty": region.dirty,
         "kind": region.kind,
-        "name": region.name,
+        "name": name,
     }

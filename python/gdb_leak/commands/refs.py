@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple, Optional, Union
 
 from gdb_leak import _native, heaps, leaks, operands, units
 from gdb_leak.errors import RequestError
-from gdb_leak.layout import Block, Columns, Span, line
+from gdb_leak.layout import Block, Column, Columns, Span, columns, line
 from gdb_leak.options import Command, Operand, Option
 from gdb_leak.target import Request, Result, Value
 
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from gdb_leak._native import Block as HeapBlock
 
 _LISTED = 200
+
+_WORDS = (Column("<"), Column("<"), Column("<", least=20, wrap=True))
+_PATH = (Column("<"), Column("<", least=20), Column("<"))
 
 COMMAND = Command(
     name="refs",
@@ -125,18 +128,18 @@ def text(result: Result) -> Iterator[Block]:
     if data.path is not None:
         yield line("")
         yield line("why it is alive:")
-        yield Columns("<<<", _path_rows(data.path, word_size))
+        yield Columns(_PATH, _path_rows(data.path, word_size))
     elif data.verdict in leaks.LOST[:2]:
         yield line("no root leads here")
     if data.cluster_count > 1:
         yield line("")
         yield line(f"its cluster, {units.counted(data.cluster_count, 'lost block')}:")
-        yield Columns("<><", _cluster_rows(data, word_size))
+        yield Columns(columns("<><"), _cluster_rows(data, word_size))
 
 
 def _listed(words: list[leaks.Word], count: int, noun: str, word_size: int) -> Iterator[Block]:
     if words:
-        yield Columns("<<<", (leaks.word_row(word, word_size) for word in words))
+        yield Columns(_WORDS, (leaks.word_row(word, word_size) for word in words))
     total = units.counted(count, noun)
     if len(words) < count:
         total += f", {len(words)} listed (-limit unlimited lists all)"
@@ -167,7 +170,9 @@ def _path_rows(words: list[leaks.Word], word_size: int) -> "Iterator[Sequence[Un
         to = "" if block is None else units.address_text(block.address, word_size)
         offset = word.reference.offset
         inside = f"{offset:+#x}" if offset else ""
-        yield [leaks.place(word, word_size), word.owner.text(word_size), f"-> {to}{inside}"]
+        short = "" if block is None else hex(block.address)
+        link = Span(f"-> {to}{inside}", short=f"-> {short}{inside}")
+        yield [leaks.place(word, word_size), word.owner.text(word_size), link]
 
 
 def _cluster_rows(data: _Data, word_size: int) -> "Iterator[Sequence[Union[Span, str]]]":

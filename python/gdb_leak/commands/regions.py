@@ -1,15 +1,21 @@
 """``leak-regions``: the address space, as ``pmap -x`` shows a process."""
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Callable, Optional, Union
+from typing import TYPE_CHECKING, NamedTuple, Optional, Union
 
-from gdb_leak import _native, heaps, operands, rows, units
-from gdb_leak.layout import Block, Columns, Span, line
+from gdb_leak import heaps, operands, recorded, rows, units
+from gdb_leak.layout import Block, Column, Columns, Span, line
 from gdb_leak.options import Command, Option
 from gdb_leak.target import Place, Request, Result, Target, Value
 
 if TYPE_CHECKING:
     from gdb_leak._native import Heap, Region
+
+#: Mappings of one file from which on they share a row.
+_MANY = 8
+_RANGE = (Column("<"), Column("<", rank=5), Column(">"))
+_SIZE_RANKS = (1, 4)
+_NAMED = (Column("<", rank=3), Column("<"), Column("<", rank=2, least=12, tail=True))
 
 COMMAND = Command(
     name="regions",
@@ -18,7 +24,9 @@ COMMAND = Command(
         "Works on a core file too, where `info proc mappings` shows no heap, no stack and no "
         "anonymous region. SAVED are the bytes that a core holds; RSS and DIRTY are those of a "
         "running process. Permissions `???` are not known. A reserve (`---`, no byte of it saved "
-        "or resident) is address space and not memory: it is listed, and no total counts it."
+        "or resident) is address space and not memory: it is listed, and no total counts it. "
+        f"{_MANY} or more mappings of one file with the same permissions share a row, at the "
+        "address of the first."
     ),
     options=(
         Option(
@@ -30,10 +38,12 @@ COMMAND = Command(
         ),
         Option(
             "sort",
-            "Order by address (default) or by size, largest first.",
+            "Order by address (default), or by size or resident bytes, largest first; of a core "
+            "rss are the bytes that it holds.",
             "choice",
-            choices=("address", "size"),
+            choices=("address", "size", "rss"),
         ),
+        Option("all", f"Show each region, also of files that are mapped {_MANY} times or more."),
     ),
     example=(
         "leak-regions -in writable -sort size",
@@ -48,14 +58,19 @@ def run(request: Request) -> Result:
     target, heap, notes = _opened(request, place)
     regions = target.memory.regions(place, heap)
     notes.extend(rows.empty_place(target.memory, place, heap))
-    if request.parsed.choice("sort", "address") == "size":
-        regions = sorted(regions, key=lambda region: -region.size)
+    order = request.parsed.choice("sort", "address")
+    if order == "rss" and not any(region.rss is not None for region in regions):
+        known = "saved bytes" if target.memory.source == "core" else "bytes that can be read"
+        notes.append(f"the resident bytes are not known: ordered by {known}")
+    listed = _ordered(_rows_of(regions, request.parsed.flag("all")), order)
+    if order != "address":
+        regions = sorted(regions, key=lambda region: -_weight(region, order))
     total: dict[str, Value] = {
         "size": sum(region.size for region in regions if not region.reserve),
         "saved": sum(region.saved for region in regions),
         "reserved": _reserved(regions),
     }
-    named = _names(request, target)
+    named = recorded.region_names(recorded.own_ranges(request, target))
     values: dict[str, Value] = {
         "regions": [_value(region, named(region)) for region in regions],
         "total": total,
@@ -65,30 +80,34 @@ def run(request: Request) -> Result:
         target.describe(),
         values,
         notes,
-        (regions, target.memory.source, named),
+        (regions, listed, target.memory.source, named),
         target.memory.word_size,
     )
 
 
 def text(result: Result) -> Iterator[Block]:
-    """Yield one line a region, and the total."""
-    regions, source, named = result.data
+    """Yield one line a region, or for many mappings of a file, and the total."""
+    regions, listed, source, named = result.data
     heads, sizes = _SIZES.get(source, ([], _no_sizes))
 
-    def listed() -> Iterator[Sequence[Union[Span, str]]]:
+    def shown() -> Iterator[Sequence[Union[Span, str]]]:
         yield ["START", "END", "SIZE", *heads, "PERM", "KIND", "NAME"]
-        for region in regions:
+        for row in listed:
+            region, name = row.first, named(row.first)
+            end = Span(units.address_text(region.end, result.word_size), "address")
             yield [
                 Span(units.address_text(region.start, result.word_size), "address"),
-                Span(units.address_text(region.end, result.word_size), "address"),
-                units.size_text(region.size),
-                *sizes(region),
+                end if row.regions == 1 else f"{row.regions} mappings",
+                units.size_text(row.size),
+                *sizes(row),
                 region.permissions,
                 Span(region.kind, "kind"),
-                named(region),
+                name if row.regions == 1 else f"{name}, {row.regions} mappings",
             ]
 
-    yield Columns("<<>" + ">" * len(heads) + "<<<", listed(), batch=len(regions) + 1)
+    sizes_shown = (Column(">", rank=rank) for rank in _SIZE_RANKS[: len(heads)])
+    columns = (*_RANGE, *sizes_shown, *_NAMED)
+    yield Columns(columns, shown(), batch=len(listed) + 1)
     size = sum(region.size for region in regions if not region.reserve)
     total = f"{units.counted(len(regions), 'region')}, {units.size_text(size)}"
     if source == "core":
@@ -100,6 +119,8 @@ def text(result: Result) -> Iterator[Block]:
     if _reserved(regions):
         total += f"; {units.size_text(_reserved(regions))} more are reserves"
     yield line(total)
+    if len(listed) < len(regions):
+        yield line("mappings of one file are one row where they are many (-all lists them)")
 
 
 # What allocators own has to be asked of them, where there are bytes to ask.
@@ -115,15 +136,15 @@ def _reserved(regions: "Sequence[Region]") -> int:
     return sum(region.size for region in regions if region.reserve)
 
 
-def _live_sizes(region: "Region") -> list[str]:
-    return ["-" if size is None else units.size_text(size) for size in (region.rss, region.dirty)]
+def _live_sizes(row: "_Row") -> list[str]:
+    return ["-" if size is None else units.size_text(size) for size in (row.rss, row.dirty)]
 
 
-def _saved_sizes(region: "Region") -> list[str]:
-    return [units.size_text(region.saved)]
+def _saved_sizes(row: "_Row") -> list[str]:
+    return [units.size_text(row.saved)]
 
 
-def _no_sizes(_region: "Region") -> list[str]:
+def _no_sizes(_row: "_Row") -> list[str]:
     return []
 
 
@@ -135,18 +156,55 @@ _SIZES = {
 }
 
 
-# The kernel names what the recorder reserved where it can; a core names nothing.
-def _names(request: Request, target: Target) -> "Callable[[Region], str]":
-    ranges: list[tuple[int, int]] = []
-    if target.memory.source in ("core", "process"):
-        progress = request.session.progress("looking for a recording")
-        ranges = _native.recorder_ranges(target.memory, progress)
+# Mappings of one file with the same permissions, and what is shown of them together.
+class _Row(NamedTuple):
+    first: "Region"
+    regions: int
+    size: int
+    saved: int
+    rss: Optional[int]
+    dirty: Optional[int]
 
-    def name(region: "Region") -> str:
-        own = any(start <= region.start and region.end <= end for start, end in ranges)
-        return region.name or ("[gdb-leak record]" if own else "")
+    @staticmethod
+    def of(regions: "Sequence[Region]") -> "_Row":
+        return _Row(
+            regions[0],
+            len(regions),
+            *(sum(getattr(region, name) for region in regions) for name in ("size", "saved")),
+            *(rows.known_sum(getattr(one, name) for one in regions) for name in ("rss", "dirty")),
+        )
 
-    return name
+
+# One row for each region, or for all mappings of a file where there are many.
+def _rows_of(regions: "Sequence[Region]", whole: bool) -> list[_Row]:
+    alike: dict[tuple[str, str, str], list[Region]] = {}
+    made: list[list[Region]] = []
+    for region in regions:
+        key = (region.name, region.permissions, region.kind)
+        if whole or not region.name:
+            made.append([region])
+        elif key in alike:
+            alike[key].append(region)
+        else:
+            alike[key] = [region]
+            made.append(alike[key])
+    listed: list[_Row] = []
+    for some in made:
+        few = len(some) < _MANY
+        listed.extend([_Row.of([one]) for one in some] if few else [_Row.of(some)])
+    return listed
+
+
+def _ordered(listed: list[_Row], order: str) -> list[_Row]:
+    if order == "address":
+        return sorted(listed, key=lambda row: row.first.start)
+    return sorted(listed, key=lambda row: -_weight(row, order))
+
+
+def _weight(row: "Union[_Row, Region]", order: str) -> int:
+    if order == "rss":
+        return row.saved if row.rss is None else row.rss
+    return row.size
 
 
 def _value(region: "Region", name: str) -> Value:

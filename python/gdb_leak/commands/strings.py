@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Union
 
 from gdb_leak import _native, heaps, operands, rows, units
 from gdb_leak.errors import UsageError
-from gdb_leak.layout import Block, Columns, Span, line
+from gdb_leak.layout import Block, Column, Columns, Span, line
 from gdb_leak.options import Command, Option
 from gdb_leak.target import Request, Result, Value
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 _MINIMUM = 4
 _TOP = 50
+
+_SHOWN = (Column("<"), Column(">"), Column(">"), Column("<", least=16))
 
 COMMAND = Command(
     name="strings",
@@ -88,7 +90,7 @@ def text(result: Result) -> Iterator[Block]:
             ]
 
     if listed:
-        yield Columns("<>><", lines(), batch=len(listed) + 1)
+        yield Columns(_SHOWN, lines(), batch=len(listed) + 1)
     yield from rows.unreadable_lines(found.unreadable, result.word_size)
     total = f"{units.counted(found.total, 'string')}, {found.distinct} different"
     total += f", in {units.size_text(found.searched)} searched"

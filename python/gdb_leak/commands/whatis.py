@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Optional, Union
 
 from gdb_leak import heaps, leaks, operands, recorded, rows, units
-from gdb_leak.layout import Block, Columns, Span, line
+from gdb_leak.layout import Block, Column, Columns, Span, line
 from gdb_leak.options import Command, Operand
 from gdb_leak.recorded import Recorded
 from gdb_leak.target import Request, Result, Value
@@ -114,7 +114,7 @@ def text(result: Result) -> Iterator[Block]:
     """Yield one line a thing that is known."""
     known: _Known = result.data
     facts = list(_facts(known, result.word_size))
-    yield Columns("<<", facts, batch=len(facts))
+    yield Columns((Column("<"), Column("<", least=20, wrap=True)), facts, batch=len(facts))
     if known.region is None:
         yield line("no region holds this address")
 

@@ -11,13 +11,23 @@ from typing import Callable, Optional, TypeVar, Union
 
 import gdb
 
-from gdb_leak import _native, manual, options, units
+from gdb_leak import _native, manual, options
 from gdb_leak.commands import TABLE, Entry
-from gdb_leak.doors import frames, gdb_says, held_core, lines, mappings, probed, registers
+from gdb_leak.doors import (
+    frames,
+    gdb_says,
+    held_core,
+    lines,
+    mappings,
+    probed,
+    registers,
+    terminal,
+)
 from gdb_leak.doors.progress import ProgressLine
 from gdb_leak.errors import Error, RequestError, UsageError
 from gdb_leak.render import json as as_json
 from gdb_leak.render import text as as_text
+from gdb_leak.render.style import Style, escape
 from gdb_leak.target import Place, Progress, Request, Snapshots, Target, ThreadRegisters
 from gdb_leak.words import tokenize
 
@@ -107,7 +117,7 @@ class GdbSession(lines.Lines):
 
         :raises RequestError: with gdb's own message, where it cannot evaluate it.
         """
-        number = _plain_number(expression)
+        number = gdb_says.plain_number(expression, gdb.parameter("input-radix"))
         if number is not None:
             return number
         try:
@@ -169,6 +179,10 @@ class GdbSession(lines.Lines):
         except gdb.error:
             return None
         return gdb_says.symbol(said)
+
+    def typed(self, command: str, *words: str) -> str:
+        """Return what to type to ask COMMAND of the same target."""
+        return " ".join([f"leak-{command}", *words])
 
     def set_variable(self, name: str, value: Optional[int], pointer: bool = False) -> None:
         """Set $NAME, to void where VALUE is None; a pointer is a ``void *``, as from find."""
@@ -241,7 +255,7 @@ class LeakCommand(gdb.Command):
         try:
             self._answer(argument)
         except Error as error:
-            raise gdb.GdbError(f"{name}: {as_text.escape(str(error), _charset())}") from None
+            raise gdb.GdbError(f"{name}: {escape(str(error), _charset())}") from None
         except (KeyboardInterrupt, gdb.error, gdb.GdbError):
             raise
         except BaseException as error:  # a panic of the native module is no Exception
@@ -284,7 +298,8 @@ class LeakCommand(gdb.Command):
         if parsed.flag("json"):
             self._write(as_json.pieces(result))
         else:
-            style = as_text.Style(_colour(), _charset())
+            width = terminal.width(1, gdb.parameter("width")) if os.isatty(1) else None
+            style = Style(_colour(), _charset(), width)
             self._write(as_text.pieces(result, self._entry.text(result), style))
         if result.status is not None:
             # Whatever else was to run does not; a process that was attached to is let go.
@@ -342,10 +357,7 @@ def _program() -> Optional[str]:
 
 
 def _sysroot() -> Optional[str]:
-    sysroot = gdb.parameter("sysroot")
-    if not isinstance(sysroot, str) or sysroot in ("", "/") or sysroot.startswith("target:"):
-        return None
-    return sysroot
+    return gdb_says.sysroot(gdb.parameter("sysroot"))
 
 
 def _core(inferior: gdb.Inferior) -> tuple[object, Callable[[], Target]]:
@@ -434,17 +446,6 @@ def _of_each_thread(
             if frame is not None and frame.is_valid():
                 frame.select()
     return answers
-
-
-# Numbers mean the same in every language gdb knows, so they do without gdb.
-def _plain_number(expression: str) -> Optional[int]:
-    leading_zero = expression.startswith("0") and expression[1:2].isdigit()
-    if leading_zero or (gdb.parameter("input-radix") != 10 and not expression.startswith("0x")):
-        return None
-    try:
-        return units.parse_number(expression)
-    except UsageError:
-        return None
 
 
 # The target is never called into, whatever the expression says.

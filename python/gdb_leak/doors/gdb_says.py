@@ -8,15 +8,20 @@ read instead.
 import re
 from typing import Optional
 
+from gdb_leak import units
+from gdb_leak.errors import UsageError
+
 __all__ = [
     "architecture",
     "charset",
     "connection",
     "core_path",
     "mappings",
+    "plain_number",
     "sections",
     "symbol",
     "symbol_name",
+    "sysroot",
     "target_stack",
 ]
 
@@ -119,3 +124,24 @@ def symbol_name(said: str) -> Optional[str]:
         return None
     match = re.match(r"(.*?)(?: \+ \d+)?(?: in section \S+(?: of .*)?| of .*)?$", found)
     return match[1] if match is not None else None
+
+
+def plain_number(expression: str, input_radix: object) -> Optional[int]:
+    """Return the number that EXPRESSION spells in every language that gdb knows.
+
+    None where it is anything else, or a number that means another one under INPUT_RADIX.
+    """
+    leading_zero = expression.startswith("0") and expression[1:2].isdigit()
+    if leading_zero or (input_radix != 10 and not expression.startswith("0x")):
+        return None
+    try:
+        return units.parse_number(expression)
+    except UsageError:
+        return None
+
+
+def sysroot(parameter: object) -> Optional[str]:
+    """Return the directory that gdb's parameter ``sysroot`` names, None where it names none."""
+    if not isinstance(parameter, str) or parameter in ("", "/"):
+        return None
+    return None if parameter.startswith("target:") else parameter

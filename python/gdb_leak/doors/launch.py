@@ -15,7 +15,7 @@ from typing import Callable, NamedTuple, NoReturn, Optional, TextIO
 
 from gdb_leak import _native, operands, recording
 from gdb_leak.errors import Error, FileError
-from gdb_leak.render import text as as_text
+from gdb_leak.render.style import escape
 from gdb_leak.target import Launch, Value, Watch
 from gdb_leak.words import Word
 
@@ -325,7 +325,7 @@ def _check_log(name: str) -> None:
 
 
 def _tell(message: str) -> None:
-    sys.stderr.write(f"gdb-leak: run: {as_text.escape(message, sys.stderr.encoding)}\n")
+    sys.stderr.write(f"gdb-leak: run: {escape(message, sys.stderr.encoding)}\n")
 
 
 def _signal_name(number: int) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Optional, TextIO
@@ -9,11 +10,13 @@ from typing import Optional, TextIO
 import gdb_leak
 from gdb_leak import _native, manual, operands, options, units
 from gdb_leak.commands import CHECK, SHELL_ONLY, TABLE, Entry
+from gdb_leak.doors import terminal
 from gdb_leak.doors.progress import ProgressLine
 from gdb_leak.errors import Error, FileError, UsageError
 from gdb_leak.options import Operand, Parsed
 from gdb_leak.render import json as as_json
 from gdb_leak.render import text as as_text
+from gdb_leak.render.style import Style, escape, escape_lines
 from gdb_leak.target import (
     Launch,
     Line,
@@ -158,6 +161,16 @@ class ShellSession:
         self._stop = None
         return [f"{threads} stopped for {seconds * 1000:.1f} ms"]
 
+    def typed(self, command: str, *words: str) -> str:
+        """Return what to type to ask COMMAND of the same target."""
+        entry = _entry(command)
+        takes = entry is not None and entry.command.target and self._name is not None
+        target = [shlex.quote(str(self._name))] if takes else []
+        for option, path in (("-exe", self._executable), ("-sysroot", self._sysroot)):
+            if path is not None:
+                target.extend([option, shlex.quote(path)])
+        return " ".join(["gdb-leak", command, *target, *words])
+
     def set_variable(self, name: str, value: Optional[int], pointer: bool = False) -> None:
         """Do nothing: a shell has no such variables."""
 
@@ -214,7 +227,7 @@ def _serve(typed: list[str]) -> int:
         return _help(typed[1:])
     entry = _entry(typed[0])
     if entry is None:
-        _error(f"no such command: {as_text.escape(typed[0])}; gdb-leak -help lists them")
+        _error(f"no such command: {escape(typed[0])}; gdb-leak -help lists them")
         return _USAGE
     return _answer(entry, [Word(word) for word in typed[1:]])
 
@@ -225,7 +238,7 @@ def _help(typed: list[str]) -> int:
         return _ANSWERED
     entry = _entry(typed[0])
     if entry is None:
-        _error(f"no such command: {as_text.escape(typed[0])}; gdb-leak -help lists them")
+        _error(f"no such command: {escape(typed[0])}; gdb-leak -help lists them")
         return _USAGE
     _print([manual.help_text(entry.command, from_shell=True) + "\n"])
     return _ANSWERED
@@ -290,7 +303,8 @@ def _pieces(entry: Entry, result: Result, parsed: Parsed, stream: TextIO) -> Ite
     if parsed.flag("json"):
         return as_json.pieces(result)
     plain = os.environ.get("NO_COLOR") or os.environ.get("TERM", "dumb") in ("", "dumb")
-    style = as_text.Style(stream.isatty() and not plain, stream.encoding)
+    width = terminal.width(stream.fileno()) if stream.isatty() else None
+    style = Style(width is not None and not plain, stream.encoding, width)
     return as_text.pieces(result, entry.text(result), style)
 
 
@@ -303,11 +317,13 @@ def _launch(launch: Launch, parsed: Parsed) -> int:
         try:
             result = CHECK.answer(Request(parsed, session))
             result.notes.extend(ended.notes)
+            # The process ends with the answer.
+            result.steps.clear()
             result.values["end"] = ended.value()
             made = "".join(_pieces(CHECK, result, parsed, stream))
             if not parsed.flag("json"):
                 line = f"== {ended.line(session.target().memory.program)}"
-                made = as_text.escape(line, stream.encoding) + "\n" + made
+                made = escape(line, stream.encoding) + "\n" + made
         finally:
             session.clear_progress()
             session.release()
@@ -321,7 +337,7 @@ def _failed(entry: Entry, session: Optional[ShellSession], error: Error, status:
     if session is not None:
         session.clear_progress()
         session.release()
-    _error(f"{entry.command.name}: {as_text.escape(str(error), sys.stderr.encoding)}")
+    _error(f"{entry.command.name}: {escape(str(error), sys.stderr.encoding)}")
     return status
 
 
@@ -394,7 +410,7 @@ def _write(stream: TextIO, text: str) -> None:
     try:
         stream.write(text)
     except UnicodeEncodeError:
-        stream.write(as_text.escape_lines(text, stream.encoding))
+        stream.write(escape_lines(text, stream.encoding))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,166 @@
+"""Tables: columns that line up, and fit the terminal that they are shown on."""
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import NamedTuple, Optional, Union
+
+from gdb_leak.layout import Column, Columns, Span
+from gdb_leak.render.style import Style, escape
+
+__all__ = ["Size", "fitted", "lines"]
+
+#: In a file a text longer than this pushes its own line out, and no other.
+_WIDEST = 48
+#: Blanks between two columns.
+_GAP = 2
+_ADDRESS = re.compile(r"0x0+(?=[0-9a-f])")
+_WORD = re.compile(r" *[^ ]+")
+
+
+class Size(NamedTuple):
+    """A column that is shown: its number, its width, and whether texts are in short form."""
+
+    column: int
+    width: int
+    short: bool = False
+
+
+class _Cell(NamedTuple):
+    text: str
+    role: str
+    short: str
+
+
+def lines(table: Columns, style: Style) -> Iterator[str]:
+    """Yield TABLE as text, some whole lines at a time."""
+    rows = iter(table.rows)
+    shown: Optional[list[Size]] = None
+    while True:
+        batch = [_cells(row, style) for row in islice(rows, table.batch)]
+        if not batch:
+            return
+        if shown is None:
+            widest = [max(len(cell.text) for cell in cells) for cells in zip(*batch)]
+            if style.width is None:
+                shown = [Size(at, min(width, _WIDEST)) for at, width in enumerate(widest)]
+            else:
+                short = [max(len(cell.short) for cell in cells) for cells in zip(*batch)]
+                shown = fitted(widest, short, _ranked(table.columns, batch), style.width)
+        yield "".join(_row(row, shown, table.columns, style) for row in batch)
+
+
+def fitted(
+    widest: Sequence[int], short: Sequence[int], columns: Sequence[Column], width: int
+) -> list[Size]:
+    """Return which columns are shown on WIDTH characters, and how wide.
+
+    Where there is not enough room, texts are shown in their short form, the columns that save
+    most first; then texts that may be cut are cut, the widest first; then columns are left out
+    in the order of their rank. What has to be shown is shown, even where it is wider.
+
+    :param widest: of each column, the length of its longest text; SHORT likewise in short form.
+
+    >>> fitted([18, 30], [14, 30], [Column("<"), Column("<", least=8)], 32)
+    [Size(column=0, width=14, short=True), Size(column=1, width=16, short=False)]
+    >>> fitted([9, 9, 30], [9, 9, 30], [Column("<"), Column("<", 1), Column("<", least=20)], 32)
+    [Size(column=0, width=9, short=False), Size(column=2, width=21, short=False)]
+    """
+    shown = list(range(len(widest)))
+    while True:
+        sizes = {at: Size(at, widest[at]) for at in shown}
+        excess = sum(size.width for size in sizes.values()) + _GAP * (len(shown) - 1) - width
+        for at in sorted(shown, key=lambda at: short[at] - widest[at]):
+            if excess > 0 and short[at] < widest[at]:
+                sizes[at] = Size(at, short[at], True)
+                excess -= widest[at] - short[at]
+        excess = _cut(sizes, columns, excess)
+        rank = max((columns[at].rank for at in shown), default=0)
+        if excess <= 0 or rank == 0:
+            return list(sizes.values())
+        shown.remove(next(at for at in reversed(shown) if columns[at].rank == rank))
+
+
+# A column that is empty below its head, and may be left out, is the first to go.
+def _ranked(columns: Sequence[Column], batch: Sequence[Sequence[_Cell]]) -> list[Column]:
+    first = 1 + max(column.rank for column in columns)
+    empty = [not any(cell.text for cell in cells[1:]) for cells in zip(*batch)]
+    return [
+        column._replace(rank=first) if column.rank and empty[at] else column
+        for at, column in enumerate(columns)
+    ]
+
+
+# Takes EXCESS characters from SIZES where texts may be cut, and returns how many are left.
+def _cut(sizes: dict[int, Size], columns: Sequence[Column], excess: int) -> int:
+    while excess > 0:
+        room = {
+            at: size.width - least
+            for at, size in sizes.items()
+            if (least := columns[at].least) is not None and size.width > least
+        }
+        if not room:
+            break
+        at = max(room, key=lambda at: sizes[at].width)
+        width = sizes[at].width
+        others = [sizes[other].width for other in room if sizes[other].width < width]
+        step = min(excess, room[at], max(1, width - max(others, default=0)))
+        sizes[at] = sizes[at]._replace(width=width - step)
+        excess -= step
+    return excess
+
+
+def _cells(row: Sequence[Union[Span, str]], style: Style) -> list[_Cell]:
+    return [_cell(cell if isinstance(cell, Span) else Span(cell), style) for cell in row]
+
+
+# Without the zeros that all addresses of programs begin with, an address is as good.
+def _cell(span: Span, style: Style) -> _Cell:
+    text = escape(span.text, style.encoding)
+    if style.width is None:
+        return _Cell(text, span.role, text)
+    if span.short is not None:
+        return _Cell(text, span.role, escape(span.short, style.encoding))
+    return _Cell(text, span.role, _ADDRESS.sub("0x", text) if span.role == "address" else text)
+
+
+def _row(
+    row: Sequence[_Cell], shown: Sequence[Size], columns: Sequence[Column], style: Style
+) -> str:
+    cells: list[str] = []
+    last = max((size.column for size in shown if row[size.column].text), default=0)
+    used = 0
+    for size in shown:
+        cell, column = row[size.column], columns[size.column]
+        text = cell.short if size.short else cell.text
+        if style.width is not None and column.wrap:
+            made = _wrapped(text, size.width, used)
+        elif style.width is not None and column.least is not None:
+            made = style.cut(text, size.width, column.tail)
+        else:
+            made = text
+        padding = " " * (size.width - len(made))
+        coloured = style.show(made, cell.role)
+        if column.align == ">":
+            cells.append(padding + coloured)
+        else:
+            cells.append(coloured if size.column == last else coloured + padding)
+        if size.column == last:
+            break
+        used += size.width + _GAP
+    return (" " * _GAP).join(cells) + "\n"
+
+
+# TEXT on lines of WIDTH characters, the further ones indented by INDENT. No word is broken.
+def _wrapped(text: str, width: int, indent: int) -> str:
+    made: list[str] = []
+    used = 0
+    for found in _WORD.finditer(text):
+        word = found.group()
+        if used and used + len(word) > width:
+            word = word.lstrip(" ")
+            made.append("\n" + " " * indent)
+            used = 0
+        made.append(word)
+        used += len(word)
+    return "".join(made)
