@@ -67,6 +67,7 @@ __all__ = [
     "strings",
     "text_to_words",
     "unescape",
+    "unjoined_threads",
     "words_to_text",
     "write_range",
 ]
@@ -596,6 +597,14 @@ def frames(
     threads: Optional[Sequence[_ThreadRegisters]] = None,
     progress: _Progress = None,
 ) -> list[tuple[int, list[Frame], list[str]]]: ...
+
+# The function that they began with, threads, bytes of their stacks, and how many of these hold
+# anything.
+def unjoined_threads(
+    memory: Memory,
+    threads: Optional[Sequence[_ThreadRegisters]] = None,
+    progress: _Progress = None,
+) -> list[tuple[Optional[int], int, int, Optional[int]]]: ...
 def check(
     memory: Memory,
     heap: Heap,

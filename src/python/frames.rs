@@ -1,7 +1,8 @@
-//! The frames of threads, and what of them nobody will read.
+//! The frames of threads, what of them nobody will read, and threads that ended.
 
 use pyo3::prelude::*;
 
+use crate::source::unjoined;
 use crate::unwind::{Frame as Unwound, Unwinder};
 
 use super::call;
@@ -44,6 +45,23 @@ pub(super) fn frames(
         };
         threads.iter().map(unwound).collect()
     })
+}
+
+/// Threads that were not joined: the function that they began with, how many, their stacks' bytes, and those held.
+type NotJoined = (Option<u64>, u64, u64, Option<u64>);
+
+/// The threads that ended and were not joined, by the functions that they began with.
+#[pyfunction]
+#[pyo3(signature = (memory, threads = None, progress = None))]
+pub(super) fn unjoined_threads(
+    py: Python<'_>,
+    memory: &Memory,
+    threads: Option<Vec<ThreadRegisters>>,
+    progress: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Vec<NotJoined>> {
+    let threads = memory.threads_or(threads);
+    let groups = call::run(py, progress, |job| unjoined::groups(&memory.target, &threads, job))?;
+    Ok(groups.iter().map(|group| (group.start, group.threads, group.size, group.held)).collect())
 }
 
 fn frame(frame: Unwound) -> Frame {

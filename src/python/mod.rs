@@ -23,7 +23,7 @@ mod _native {
     #[pymodule_export]
     use super::changes::{Change, Contents, Difference, contents, diff};
     #[pymodule_export]
-    use super::frames::{Frame, frames};
+    use super::frames::{Frame, frames, unjoined_threads};
     #[pymodule_export]
     use super::heap::{
         Arena, Block, Group, Groups, Heap, HeapSummary, Listed, heap_kept, heap_summary, linked_allocators,

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Optional, Union
 
-from gdb_leak import coverage, heaps, leaks, losses, recorded, units
+from gdb_leak import coverage, heaps, leaks, losses, recorded, units, unjoined
 from gdb_leak.errors import UsageError
 from gdb_leak.layout import Block, Columns, Span, columns, line
 from gdb_leak.options import Command, Option
@@ -99,6 +99,7 @@ class _Data(NamedTuple):
     recorded: Optional[Recorded]
     account: "_Account"
     newest: Optional[int]
+    unjoined: list[unjoined.Unjoined]
 
 
 class _Account(NamedTuple):
@@ -141,6 +142,7 @@ def run(request: Request) -> Result:
                 "apart stand in one record"
             )
     covered = coverage.of_check(request, target, check, heap)
+    ended = unjoined.found(request, target, None if roots is None else roots.threads)
     if parsed.flag("json"):
         lacks.extend(covered.notes())
     notes = [*(check.notes if check is not None else []), *lacks, *target.all_notes()]
@@ -160,13 +162,14 @@ def run(request: Request) -> Result:
         "vector_only": _only_vector(check),
         "frames": dict(check.frames) if check is not None else {},
         "limited": records is not None and len(rows) < len(records),
+        "unjoined": unjoined.value(ended),
     }
     if parsed.flag("list"):
         values["blocks"] = Pieces(lambda: _block_values(heap, check, newest))
     elif check is None:
         values["blocks"] = []
     count = len(records) if records is not None else 0
-    data = _Data(heap, check, rows, count, parsed.flag("list"), known, account, newest)
+    data = _Data(heap, check, rows, count, parsed.flag("list"), known, account, newest, ended)
     result = Result(COMMAND.name, target.describe(), values, notes, data, target.memory.word_size)
     result.heading = covered.line()
     if check is not None and any(_count(account, verdict) for verdict in _FAILING):
@@ -182,6 +185,7 @@ def text(result: Result) -> Iterator[Block]:
     check = data.check
     if check is None:
         yield line("no verdict")
+        yield from unjoined.lines(data.unjoined)
         return
     if data.listed:
         yield Columns(columns("<><"), _block_rows(data, result.word_size))
@@ -207,6 +211,7 @@ def text(result: Result) -> Iterator[Block]:
     for name, blocks, size in data.account.saved:
         if blocks:
             yield line(f"by the heuristic {name} alone: {size:,} bytes in {_blocks(blocks)}")
+    yield from unjoined.lines(data.unjoined)
 
 
 def _status(code: Optional[int]) -> Optional[int]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Optional, Union
 
-from gdb_leak import coverage, heaps, units
+from gdb_leak import coverage, heaps, units, unjoined
 from gdb_leak.heaps import Count, States
 from gdb_leak.layout import Block, Column, Columns, Line, Span, line
 from gdb_leak.options import Command
@@ -63,6 +63,7 @@ class _Data(NamedTuple):
     by_arena: list[States]
     arenas: States
     mapped: States
+    unjoined: list[unjoined.Unjoined]
 
 
 def run(request: Request) -> Result:
@@ -74,7 +75,8 @@ def run(request: Request) -> Result:
     covered = coverage.of_heap(request, target, heap, threads)
     if request.parsed.flag("json"):
         notes.extend(covered.notes())
-    data = _Data(heap, *heaps.summarised(request, target, heap))
+    ended = unjoined.found(request, target, threads)
+    data = _Data(heap, *heaps.summarised(request, target, heap), ended)
     summary = data.summary
     mapped = Count(data.mapped.of("used", "tcache").blocks, _all_bytes(data.mapped))
     values: dict[str, Value] = {
@@ -115,6 +117,7 @@ def run(request: Request) -> Result:
             for address, value, rule, skipped in (heap.damage if heap else [])
         ],
         "damages": heap.damages if heap else 0,
+        "unjoined": unjoined.value(ended),
     }
     result = Result(COMMAND.name, target.describe(), values, notes, data, target.memory.word_size)
     result.heading = covered.line()
@@ -130,6 +133,7 @@ def text(result: Result) -> Iterator[Block]:
         yield line("")
     account = list(_account(data))
     yield Columns(_ACCOUNT, account, batch=len(account))
+    yield from unjoined.lines(data.unjoined)
     if heap is not None:
         yield line("")
         yield line(_share(data))
