@@ -227,6 +227,8 @@ impl Roots {
         choice: Option<Choice>,
         job: &Job,
     ) -> Result<Self, Error> {
+        let threads: Vec<Thread> = threads.iter().filter(|thread| !thread.kernel_worker()).cloned().collect();
+        let threads = threads.as_slice();
         let Plain { stretches: plain, recorder } = places::plain(memory, heap, job)?;
         let anonymous =
             plain.iter().filter(|stretch| matches!(stretch.kind, RootKind::Anon | RootKind::Stack));

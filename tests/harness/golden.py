@@ -65,11 +65,13 @@ def sizes_named(text: str) -> str:
 
 
 def kinds_sorted(text: str) -> str:
-    """Return the overview in TEXT, its kinds by name and not by size, their regions uncounted."""
+    """Return the overview in TEXT, kinds and regions by name and not by size, kinds uncounted."""
     parts = re.split(r"(KIND  REGIONS  SIZE(?:  [A-Z]+)*\n)((?:\S+  \d+(?:  SIZE)+\n)+)", text)
-    before, heads, rows, tail = parts
-    lines = sorted(re.sub(r"  \d+  ", "  N  ", row) for row in rows.splitlines(keepends=True))
-    return before + heads + "".join(lines) + tail
+    before, heads, rows, after = parts
+    kinds = sorted(re.sub(r"  \d+  ", "  N  ", row) for row in rows.splitlines(keepends=True))
+    begin, largest, end = re.split(r"(?<=bytes:\n|holds:\n)((?:\S+  SIZE  .*\n)+)", after)
+    regions = sorted(largest.splitlines(keepends=True))
+    return "".join([before, heads, *kinds, begin, *regions, end])
 
 
 def _named(value: Any, machine: bool) -> Any:

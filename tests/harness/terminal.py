@@ -24,11 +24,13 @@ COLOURED = (("on", {}, True), ("off", {}, False), ("on", {"NO_COLOR": "1"}, Fals
 class Terminal:
     """A program whose standard streams are a terminal of its own."""
 
-    def __init__(self, line: list[str], env: Optional[dict[str, str]] = None) -> None:
-        """Start LINE from the repository's root."""
+    def __init__(
+        self, line: list[str], env: Optional[dict[str, str]] = None, columns: int = 80
+    ) -> None:
+        """Start LINE from the repository's root, on a terminal of so many COLUMNS."""
         self._ours, theirs = pty.openpty()
         # Rows enough for gdb's greeting with a long path: its pager would wait in it.
-        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 60, 80, 0, 0))
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 60, columns, 0, 0))
         self.said = ""
         #: Nanoseconds for which each thread was ready and had no processor.
         self._waited: dict[Path, int] = {}
@@ -57,6 +59,22 @@ class Terminal:
                 raise AssertionError(f"ended without {text!r}: {self.said!r}") from None
         before, _, self.said = self.said.partition(text)
         return before
+
+    def read_all(self, seconds: float = 60) -> str:
+        """Return everything that the program prints until it ends, without carriage returns."""
+        until = time.monotonic() + seconds
+        while True:
+            left = until - time.monotonic()
+            assert left > 0, f"has not ended after {seconds} s: {self.said!r}"
+            if not select.select([self._ours], [], [], left)[0]:
+                continue
+            try:
+                read = os.read(self._ours, 65536)
+            except OSError:  # the other end was closed
+                break
+            self.said += read.decode("utf-8", "replace")
+        self.wait()
+        return self.said.replace("\r\n", "\n")
 
     def type(self, keys: str) -> None:
         """Press KEYS."""

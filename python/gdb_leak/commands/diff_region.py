@@ -89,8 +89,11 @@ def run(request: Request) -> Result:
     """Return the difference between two targets, and the contents of what is new."""
     before, after = _sides(request)
     difference = _native.diff(before.memory, after.memory)
-    notes = [*after.all_notes(), *difference.notes]
-    notes.extend(f"BEFORE: {note}" for note in before.all_notes())
+    both = [note for note in after.all_notes() if note in before.all_notes()]
+    notes = [note for note in after.all_notes() if note not in both]
+    notes.extend(difference.notes)
+    notes.extend(f"BEFORE: {note}" for note in before.all_notes() if note not in both)
+    notes.extend(f"BEFORE and AFTER: {note}" for note in both)
     contents = _contents(request, difference, after, notes)
     groups = _groups(request, difference, after)
     sizes = _sizes(groups)

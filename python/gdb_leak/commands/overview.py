@@ -4,9 +4,10 @@ import shlex
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Optional, Union
 
-from gdb_leak import recorded, rows, units
+from gdb_leak import recorded, rows, units, unjoined
 from gdb_leak.layout import Block, Column, Columns, Span, line
 from gdb_leak.options import Command
+from gdb_leak.rows import Fold
 from gdb_leak.target import Request, Result, Target, Value
 
 if TYPE_CHECKING:
@@ -37,36 +38,15 @@ COMMAND = Command(
 )
 
 
-class _Sums(NamedTuple):
-    # Of the regions of one kind, or of one region.
-    regions: int
-    size: int
-    saved: int
-    rss: Optional[int]
-    dirty: Optional[int]
-
-    @staticmethod
-    def of(regions: "Sequence[Region]") -> "_Sums":
-        return _Sums(
-            len(regions),
-            sum(region.size for region in regions),
-            sum(region.saved for region in regions),
-            rows.known_sum(region.rss for region in regions),
-            rows.known_sum(region.dirty for region in regions),
-        )
-
-    @property
-    def weight(self) -> int:
-        return self.saved if self.rss is None else self.rss
-
-
 class _Data(NamedTuple):
     source: str
-    kinds: list[tuple[str, _Sums]]
-    largest: "Sequence[Region]"
+    kinds: list[tuple[str, Fold]]
+    largest: list[Fold]
     named: "Callable[[Region], str]"
     recorded: bool
-    writable: _Sums
+    unjoined: list[unjoined.Unjoined]
+    writable: int
+    resident: Optional[int]
     next: list[tuple[str, str]]
 
 
@@ -79,14 +59,18 @@ def run(request: Request) -> Result:
     writable = [region for region in memory.regions("writable") if not region.reserve]
     own = recorded.own_ranges(request, target)
     kinds = _kinds(regions, own)
-    largest = sorted(writable, key=lambda region: -_Sums.of([region]).weight)[:_LARGEST]
+    resident = rows.known_sum(region.rss for region in writable)
+    largest = sorted(rows.folded(writable), key=lambda fold: -fold.held)[:_LARGEST]
+    single = sorted(writable, key=lambda region: -Fold.of([region]).held)[:_LARGEST]
     data = _Data(
         memory.source,
         kinds,
         largest,
         recorded.region_names(own),
         bool(own),
-        _Sums.of(writable),
+        unjoined.found(request, target) if memory.source != "remote" else [],
+        sum(region.size for region in writable),
+        resident,
         _next(request, target, writable, bool(own)),
     )
     values: dict[str, Value] = {
@@ -102,9 +86,10 @@ def run(request: Request) -> Result:
             }
             for kind, sums in kinds
         ],
-        "writable": data.writable.size,
+        "writable": data.writable,
         "recorded": data.recorded,
-        "largest": [_value(region, data.named(region)) for region in largest],
+        "unjoined": unjoined.value(data.unjoined),
+        "largest": [_value(region, data.named(region)) for region in single],
     }
     return Result(
         COMMAND.name, target.describe(), values, target.all_notes(), data, memory.word_size
@@ -131,13 +116,16 @@ def text(result: Result) -> Iterator[Block]:
         yield line("")
         yield line(f"largest writable regions{_ORDER.get(data.source, '')}:")
         yield Columns(_REGIONS, _region_rows(data, result.word_size), batch=len(data.largest))
+    if data.unjoined:
+        yield line("")
+        yield from unjoined.lines(data.unjoined)
     yield line("")
     yield line("next:")
     yield Columns(_NEXT, [[f"  {typed}", shows] for typed, shows in data.next])
     yield line("")
-    total = f"{units.size_text(data.writable.size)} writable"
-    if data.writable.rss is not None:
-        total += f", {units.size_text(data.writable.rss)} of it resident"
+    total = f"{units.size_text(data.writable)} writable"
+    if data.resident is not None:
+        total += f", {units.size_text(data.resident)} of it resident"
     yield line(total)
 
 
@@ -146,7 +134,7 @@ _ORDER = {"core": ", by the bytes that the core holds", "process": ", by residen
 
 
 # What is known of regions beside their size, by the source of the target.
-def _sizes(source: str, sums: _Sums) -> list[str]:
+def _sizes(source: str, sums: Fold) -> list[str]:
     if source == "core":
         return [units.size_text(sums.saved)]
     if sums.rss is None:
@@ -157,7 +145,7 @@ def _sizes(source: str, sums: _Sums) -> list[str]:
 def _heads(data: _Data) -> list[str]:
     if data.source == "core":
         return ["SAVED"]
-    return [] if data.writable.rss is None else ["RSS", "DIRTY"]
+    return [] if data.resident is None else ["RSS", "DIRTY"]
 
 
 def _kind_rows(data: _Data) -> Iterator[Sequence[Union[Span, str]]]:
@@ -175,24 +163,25 @@ def _kind_rows(data: _Data) -> Iterator[Sequence[Union[Span, str]]]:
         ]
 
 
-def _kinds(regions: "Sequence[Region]", own: Sequence[tuple[int, int]]) -> list[tuple[str, _Sums]]:
+def _kinds(regions: "Sequence[Region]", own: Sequence[tuple[int, int]]) -> list[tuple[str, Fold]]:
     kinds: dict[str, list[Region]] = {}
     for region in regions:
         recorders = any(start <= region.start and region.end <= end for start, end in own)
         kinds.setdefault(_RECORDER if recorders else region.kind, []).append(region)
-    sums = [(kind, _Sums.of(some)) for kind, some in kinds.items()]
-    return sorted(sums, key=lambda item: (-item[1].weight, -item[1].size))
+    sums = [(kind, Fold.of(some)) for kind, some in kinds.items()]
+    return sorted(sums, key=lambda item: (-item[1].held, -item[1].size))
 
 
 def _region_rows(data: _Data, word_size: int) -> Iterator[Sequence[Union[Span, str]]]:
-    for region in data.largest:
-        sizes = _sizes(data.source, _Sums.of([region]))[:1]
+    for fold in data.largest:
+        region, sizes = fold.first, _sizes(data.source, fold)[:1]
+        name = data.named(region)
         yield [
             Span(units.address_text(region.start, word_size), "address"),
-            units.size_text(region.size),
+            units.size_text(fold.size),
             *(sizes or [""]),
             Span(region.kind, "kind"),
-            data.named(region),
+            name if fold.regions == 1 else f"{fold.regions} mappings of {name}",
         ]
 
 

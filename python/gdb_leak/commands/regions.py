@@ -1,19 +1,18 @@
 """``leak-regions``: the address space, as ``pmap -x`` shows a process."""
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Optional, Union
+from typing import TYPE_CHECKING, Optional, Union
 
 from gdb_leak import heaps, operands, recorded, rows, units
 from gdb_leak.layout import Block, Column, Columns, Span, line
 from gdb_leak.options import Command, Option
+from gdb_leak.rows import Fold
 from gdb_leak.target import Place, Request, Result, Target, Value
 
 if TYPE_CHECKING:
     from gdb_leak._native import Heap, Region
 
-#: Mappings of one file from which on they share a row.
-_MANY = 8
-_RANGE = (Column("<"), Column("<", rank=5), Column(">"))
+_RANGE = (Column("<"), Column("<", rank=5))
 _SIZE_RANKS = (1, 4)
 _NAMED = (Column("<", rank=3), Column("<"), Column("<", rank=2, least=12, tail=True))
 
@@ -25,7 +24,7 @@ COMMAND = Command(
         "anonymous region. SAVED are the bytes that a core holds; RSS and DIRTY are those of a "
         "running process. Permissions `???` are not known. A reserve (`---`, no byte of it saved "
         "or resident) is address space and not memory: it is listed, and no total counts it. "
-        f"{_MANY} or more mappings of one file with the same permissions share a row, at the "
+        f"{rows.MANY} or more mappings of one file with the same permissions share a row, at the "
         "address of the first."
     ),
     options=(
@@ -43,7 +42,9 @@ COMMAND = Command(
             "choice",
             choices=("address", "size", "rss"),
         ),
-        Option("all", f"Show each region, also of files that are mapped {_MANY} times or more."),
+        Option(
+            "all", f"Show each region, also of files that are mapped {rows.MANY} times or more."
+        ),
     ),
     example=(
         "leak-regions -in writable -sort size",
@@ -62,7 +63,7 @@ def run(request: Request) -> Result:
     if order == "rss" and not any(region.rss is not None for region in regions):
         known = "saved bytes" if target.memory.source == "core" else "bytes that can be read"
         notes.append(f"the resident bytes are not known: ordered by {known}")
-    listed = _ordered(_rows_of(regions, request.parsed.flag("all")), order)
+    listed = _ordered(rows.folded(regions, request.parsed.flag("all")), order)
     if order != "address":
         regions = sorted(regions, key=lambda region: -_weight(region, order))
     total: dict[str, Value] = {
@@ -89,24 +90,26 @@ def text(result: Result) -> Iterator[Block]:
     """Yield one line a region, or for many mappings of a file, and the total."""
     regions, listed, source, named = result.data
     heads, sizes = _SIZES.get(source, ([], _no_sizes))
+    many = len(listed) < len(regions)
 
     def shown() -> Iterator[Sequence[Union[Span, str]]]:
-        yield ["START", "END", "SIZE", *heads, "PERM", "KIND", "NAME"]
+        yield ["START", "END", *(["COUNT"] if many else []), "SIZE", *heads, "PERM", "KIND", "NAME"]
         for row in listed:
-            region, name = row.first, named(row.first)
-            end = Span(units.address_text(region.end, result.word_size), "address")
+            region = row.first
+            end = units.address_text(region.end, result.word_size) if row.regions == 1 else "…"
             yield [
                 Span(units.address_text(region.start, result.word_size), "address"),
-                end if row.regions == 1 else f"{row.regions} mappings",
+                Span(end, "address"),
+                *([str(row.regions)] if many else []),
                 units.size_text(row.size),
                 *sizes(row),
                 region.permissions,
                 Span(region.kind, "kind"),
-                name if row.regions == 1 else f"{name}, {row.regions} mappings",
+                named(region),
             ]
 
     sizes_shown = (Column(">", rank=rank) for rank in _SIZE_RANKS[: len(heads)])
-    columns = (*_RANGE, *sizes_shown, *_NAMED)
+    columns = (*_RANGE, *([Column(">")] if many else []), Column(">"), *sizes_shown, *_NAMED)
     yield Columns(columns, shown(), batch=len(listed) + 1)
     size = sum(region.size for region in regions if not region.reserve)
     total = f"{units.counted(len(regions), 'region')}, {units.size_text(size)}"
@@ -119,7 +122,7 @@ def text(result: Result) -> Iterator[Block]:
     if _reserved(regions):
         total += f"; {units.size_text(_reserved(regions))} more are reserves"
     yield line(total)
-    if len(listed) < len(regions):
+    if many:
         yield line("mappings of one file are one row where they are many (-all lists them)")
 
 
@@ -136,15 +139,15 @@ def _reserved(regions: "Sequence[Region]") -> int:
     return sum(region.size for region in regions if region.reserve)
 
 
-def _live_sizes(row: "_Row") -> list[str]:
+def _live_sizes(row: "Fold") -> list[str]:
     return ["-" if size is None else units.size_text(size) for size in (row.rss, row.dirty)]
 
 
-def _saved_sizes(row: "_Row") -> list[str]:
+def _saved_sizes(row: "Fold") -> list[str]:
     return [units.size_text(row.saved)]
 
 
-def _no_sizes(_row: "_Row") -> list[str]:
+def _no_sizes(_row: "Fold") -> list[str]:
     return []
 
 
@@ -156,52 +159,13 @@ _SIZES = {
 }
 
 
-# Mappings of one file with the same permissions, and what is shown of them together.
-class _Row(NamedTuple):
-    first: "Region"
-    regions: int
-    size: int
-    saved: int
-    rss: Optional[int]
-    dirty: Optional[int]
-
-    @staticmethod
-    def of(regions: "Sequence[Region]") -> "_Row":
-        return _Row(
-            regions[0],
-            len(regions),
-            *(sum(getattr(region, name) for region in regions) for name in ("size", "saved")),
-            *(rows.known_sum(getattr(one, name) for one in regions) for name in ("rss", "dirty")),
-        )
-
-
-# One row for each region, or for all mappings of a file where there are many.
-def _rows_of(regions: "Sequence[Region]", whole: bool) -> list[_Row]:
-    alike: dict[tuple[str, str, str], list[Region]] = {}
-    made: list[list[Region]] = []
-    for region in regions:
-        key = (region.name, region.permissions, region.kind)
-        if whole or not region.name:
-            made.append([region])
-        elif key in alike:
-            alike[key].append(region)
-        else:
-            alike[key] = [region]
-            made.append(alike[key])
-    listed: list[_Row] = []
-    for some in made:
-        few = len(some) < _MANY
-        listed.extend([_Row.of([one]) for one in some] if few else [_Row.of(some)])
-    return listed
-
-
-def _ordered(listed: list[_Row], order: str) -> list[_Row]:
+def _ordered(listed: list[Fold], order: str) -> list[Fold]:
     if order == "address":
         return sorted(listed, key=lambda row: row.first.start)
     return sorted(listed, key=lambda row: -_weight(row, order))
 
 
-def _weight(row: "Union[_Row, Region]", order: str) -> int:
+def _weight(row: "Union[Fold, Region]", order: str) -> int:
     if order == "rss":
         return row.saved if row.rss is None else row.rss
     return row.size

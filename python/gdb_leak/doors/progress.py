@@ -11,6 +11,10 @@ __all__ = ["ProgressLine"]
 _ERROR = 2
 
 
+def _far(done: int, total: int) -> str:
+    return f"{units.size_text(done)} of {units.size_text(total)} {100 * done // total} %"
+
+
 class ProgressLine:
     """Shows progress where standard error is a terminal, and takes it away again."""
 
@@ -24,10 +28,9 @@ class ProgressLine:
             return None
 
         def show(done: int, total: int) -> None:
-            share = f" {100 * done // total} %" if total else ""
-            self._write(
-                f"\r{verb}: {units.size_text(done)} of {units.size_text(total)}{share}\033[K"
-            )
+            # Of work that is not counted in bytes, only what it is.
+            share = f": {_far(done, total)}" if total else ""
+            self._write(f"\r{verb}{share}\033[K")
             self._shown = True
 
         return show

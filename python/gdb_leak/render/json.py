@@ -25,7 +25,7 @@ def pieces(result: Result) -> Iterator[str]:
         else:
             yield _dumps(value)
     result.finish()
-    yield f', "notes": {_dumps(result.notes)}}}\n'
+    yield f', "notes": {_dumps(list(dict.fromkeys(result.notes)))}}}\n'
 
 
 def _list(values: Pieces) -> Iterator[str]:

@@ -22,10 +22,10 @@ def pieces(result: Result, blocks: Iterable[Block], style: Style) -> Iterator[st
 
     On a terminal what to type next comes last.
     """
-    known = len(result.notes)
+    known = list(dict.fromkeys(result.notes))
     if result.heading is not None:
         yield from _lines([line(result.heading)], style)
-    yield from _lines(notes(result.notes), style)
+    yield from _lines(notes(known), style)
     for block in blocks:
         if isinstance(block, Made):
             yield block.text if block.text.isascii() else escape_lines(block.text, style.encoding)
@@ -34,7 +34,8 @@ def pieces(result: Result, blocks: Iterable[Block], style: Style) -> Iterator[st
         else:
             yield from _lines([block], style)
     result.finish()
-    yield from _lines(notes(result.notes[known:]), style)
+    later = (note for note in dict.fromkeys(result.notes) if note not in known)
+    yield from _lines(notes(later), style)
     if style.width is not None:
         yield from _lines(_next(result), style)
 

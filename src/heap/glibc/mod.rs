@@ -193,8 +193,15 @@ fn notes(
     traits: &Traits,
 ) -> Vec<String> {
     let mut notes = Vec::new();
-    for (_, state) in states.iter().filter(|(_, state)| state.locked) {
-        notes.push(format!("arena {:#x} is locked: somebody was at work in it", state.address));
+    let locked: Vec<u64> =
+        states.iter().filter(|(_, state)| state.locked).map(|(_, state)| state.address).collect();
+    match locked.as_slice() {
+        [] => {}
+        [one] => notes.push(format!("arena {one:#x} is locked: a thread is at work in it")),
+        [first, ..] => notes.push(format!(
+            "{} arenas are locked, the first at {first:#x}: threads are at work in them",
+            locked.len()
+        )),
     }
     if libcs.len() > 1 {
         let mallocs = libcs.len();

@@ -11,7 +11,7 @@ use crate::memory::{Permissions, Region};
 use crate::name::Name;
 use crate::range::AddressRange;
 use crate::source::Files;
-use crate::source::elf::{Image, file_of, loaded};
+use crate::source::elf::{Image, file_of, image_at, loaded};
 use crate::source::file::FileView;
 
 use super::notes::FileMapping;
@@ -28,13 +28,13 @@ pub(super) struct Module {
 
 /// Finds the files, checks them, and lets them back the pages that the core leaves out.
 ///
-/// Comes back with what is missing all the same.
+/// Returns sentences on what is missing all the same.
 pub(super) fn attach(
     core: &mut Core,
     mappings: &[FileMapping],
     files: Files<'_>,
     entry: Option<u64>,
-) -> Option<String> {
+) -> Vec<String> {
     let mut bases: BTreeMap<&Name, Option<u64>> = BTreeMap::new();
     for mapping in mappings {
         let base = bases.entry(&mapping.path).or_insert(None);
@@ -47,6 +47,17 @@ pub(super) fn attach(
     let mut absent: Vec<&Name> = Vec::new();
     let mut missing = 0_u64;
     let named = by_name(&core.regions);
+    let base = started.and_then(|name| bases.get(name).copied().flatten());
+    let other = files.executable.filter(|given| base.is_some_and(|base| another(core, base, given)));
+    let mut notes: Vec<String> = other
+        .map(|given| {
+            format!(
+                "{} is not the program of this core: its build-id differs, so nothing is read from it",
+                Name::from(given.to_owned())
+            )
+        })
+        .into_iter()
+        .collect();
     for (name, base) in bases {
         let of_file = named.get(name).map_or(&[][..], Vec::as_slice);
         let lacking =
@@ -68,20 +79,39 @@ pub(super) fn attach(
             back(core, of_file, base, file, &image);
             continue;
         }
-        absent.push(name);
-        missing = missing.saturating_add(lost);
+        if base.is_some_and(|base| image_at(core, base).is_some())
+            || of_file.iter().any(|index| code(core, *index))
+        {
+            absent.push(name);
+            missing = missing.saturating_add(lost);
+        }
     }
     if absent.is_empty() {
-        return None;
+        return notes;
     }
     let named: Vec<String> = absent.iter().take(NAMED).map(ToString::to_string).collect();
     let more = absent.len().saturating_sub(NAMED);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    Some(format!(
+    notes.push(format!(
         "{missing} bytes of file mappings were not saved and no file here has the build-id of theirs (-exe, \
          -sysroot; in gdb: file, set sysroot): {}{more}",
         named.join(", ")
-    ))
+    ));
+    notes
+}
+
+/// Whether the file at `path` has another build-id than the module that was loaded at `base`.
+fn another(core: &Core, base: u64, path: &Path) -> bool {
+    loaded(core, base).is_some_and(|(_, id)| file_of(path, &id).is_none())
+}
+
+/// Whether a region may hold code, so that its file is a program or library. Files of data have no build-id
+/// (locale archives, caches of gconv): that they are missing says nothing about `-exe` and `-sysroot`.
+fn code(core: &Core, index: usize) -> bool {
+    core.regions.get(index).is_some_and(|region| match region.permissions {
+        Permissions::Known { execute, .. } => execute,
+        Permissions::Unknown => true,
+    })
 }
 
 /// The places of the regions of each file: a process may have as many files as regions.
