@@ -81,7 +81,8 @@ impl Thread {
     #[must_use]
     pub fn kernel_worker(&self) -> bool {
         const COUNTERS: [&str; 3] = ["rip", "eip", "pc"];
-        let counter = self.registers.general.iter().find(|register| COUNTERS.contains(&register.name.as_ref()));
+        let counter =
+            self.registers.general.iter().find(|register| COUNTERS.contains(&register.name.as_ref()));
         self.stack_pointer == Some(0) && counter.is_some_and(|register| register.value == 0)
     }
 }
