@@ -1,6 +1,8 @@
 """Addresses, ranges, places and files, from the words that were typed."""
 
 import os
+import re
+import shlex
 from typing import Optional
 
 from gdb_leak import _native
@@ -18,11 +20,16 @@ __all__ = [
     "prepared_place",
     "span",
     "split_range",
+    "typed_needle",
 ]
 
 _ADDRESSES = 1 << 64
 _OPENING = "([{"
 _CLOSING = ")]}"
+#: What means the same in a shell, at gdb's prompt and in a needle, once it is quoted.
+_PLAIN = re.compile(r"[A-Za-z0-9_/.][A-Za-z0-9 _./:=,@+-]*")
+#: Shorter texts are in too many places to be worth a search.
+_SHORTEST = 4
 
 
 def address(request: Request, expression: str) -> int:
@@ -141,6 +148,19 @@ def needle_text(word: Word) -> str:
     except UnicodeEncodeError:
         raise UsageError(r"not valid text in this locale; write its bytes as \xHH") from None
     return word.raw
+
+
+def typed_needle(request: Request, text: str) -> Optional[str]:
+    """Return TEXT as it is typed as a needle, or its longest part that needs no escapes.
+
+    None where no part is long enough to lead anywhere.
+
+    :param text: as answers show it; ``#`` may be any number.
+    """
+    part = max(_PLAIN.findall(text), key=len, default="").strip()
+    if len(part) < _SHORTEST:
+        return None
+    return shlex.quote(part) if request.session.shell else f'"{part}"'
 
 
 def _check_range(start: int, end: int) -> None:

@@ -8,7 +8,7 @@ from gdb_leak.errors import NeedleError, RequestError, UsageError
 from gdb_leak.layout import Block, Column, Columns, Span, line
 from gdb_leak.options import Command, Operand, Option
 from gdb_leak.recorded import Recorded
-from gdb_leak.target import Pieces, Request, Result, Target, Value
+from gdb_leak.target import Pieces, Request, Result, Step, Target, Value
 from gdb_leak.words import Word
 
 if TYPE_CHECKING:
@@ -131,14 +131,12 @@ def run(request: Request) -> Result:
         "unreadable": rows.range_values(matches.unreadable),
         "limited": len(matches) < matches.count,
     }
-    return Result(
-        COMMAND.name,
-        target.describe(),
-        values,
-        notes,
-        (matches, heap, check, known),
-        target.memory.word_size,
-    )
+    data = (matches, heap, check, known)
+    result = Result(COMMAND.name, target.describe(), values, notes, data, target.memory.word_size)
+    for address, _, _, _ in matches.rows(0, min(1, len(matches))):
+        first = hex(address)
+        result.steps.append(Step("what the first one is in", session.typed("whatis", first)))
+    return result
 
 
 def text(result: Result) -> Iterator[Block]:

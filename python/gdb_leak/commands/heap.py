@@ -7,7 +7,7 @@ from gdb_leak import coverage, heaps, units, unjoined
 from gdb_leak.heaps import Count, States
 from gdb_leak.layout import Block, Column, Columns, Line, Span, line
 from gdb_leak.options import Command
-from gdb_leak.target import Request, Result, Value
+from gdb_leak.target import Request, Result, Step, Value
 
 if TYPE_CHECKING:
     from gdb_leak._native import Arena, Heap, HeapSummary
@@ -121,6 +121,12 @@ def run(request: Request) -> Result:
     }
     result = Result(COMMAND.name, target.describe(), values, notes, data, target.memory.word_size)
     result.heading = covered.line()
+    typed = request.session.typed
+    if covered.lacking:
+        regions = typed("regions", "-in", "writable", "-sort", "rss")
+        result.steps.append(Step("where the memory is that belongs to no known heap", regions))
+    else:
+        result.steps.append(Step("which blocks are lost", typed("check")))
     return result
 
 

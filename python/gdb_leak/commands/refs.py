@@ -7,7 +7,7 @@ from gdb_leak import _native, heaps, leaks, operands, units
 from gdb_leak.errors import RequestError
 from gdb_leak.layout import Block, Column, Columns, Span, columns, line
 from gdb_leak.options import Command, Operand, Option
-from gdb_leak.target import Request, Result, Value
+from gdb_leak.target import Request, Result, Step, Value
 
 if TYPE_CHECKING:
     from gdb_leak._native import Block as HeapBlock
@@ -108,7 +108,13 @@ def run(request: Request) -> Result:
     }
     own = check.notes if check is not None else []
     all_notes = [*own, *notes, *target.all_notes()]
-    return Result(COMMAND.name, target.describe(), values, all_notes, data, target.memory.word_size)
+    described, word_size = target.describe(), target.memory.word_size
+    result = Result(COMMAND.name, described, values, all_notes, data, word_size)
+    alive = verdict in ("still_reachable", "possibly_lost") and found.total > 0
+    if alive and not parsed.flag("path"):
+        typed = request.session.typed("refs", hex(address), "-path")
+        result.steps.append(Step("why it is alive", typed))
+    return result
 
 
 def text(result: Result) -> Iterator[Block]:

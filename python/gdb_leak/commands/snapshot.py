@@ -1,5 +1,6 @@
 """``leak-snapshot``: keep what later comparisons need of the target."""
 
+import shlex
 from collections.abc import Iterator
 from typing import Optional
 
@@ -7,7 +8,7 @@ from gdb_leak import _native, operands, units
 from gdb_leak.errors import UsageError
 from gdb_leak.layout import Block, line
 from gdb_leak.options import Command, Operand, Option
-from gdb_leak.target import Request, Result, Target, Value
+from gdb_leak.target import Request, Result, Step, Target, Value
 
 COMMAND = Command(
     name="snapshot",
@@ -55,9 +56,13 @@ def run(request: Request) -> Result:
         "blocks": None,
         "name": None if session.shell else kept.name,
     }
-    return Result(
-        COMMAND.name, target.describe(), values, target.all_notes(), None, target.memory.word_size
-    )
+    described, word_size = target.describe(), target.memory.word_size
+    result = Result(COMMAND.name, described, values, target.all_notes(), None, word_size)
+    if target.memory.source in ("process", "remote"):
+        sides = [shlex.quote(str(path)), str(target.pid)] if session.shell else []
+        typed = session.typed("diff-region", *sides)
+        result.steps.append(Step("what grew, once it has run on", typed))
+    return result
 
 
 def text(result: Result) -> Iterator[Block]:

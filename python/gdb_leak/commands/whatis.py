@@ -7,7 +7,7 @@ from gdb_leak import heaps, leaks, operands, recorded, rows, units
 from gdb_leak.layout import Block, Column, Columns, Span, line
 from gdb_leak.options import Command, Operand
 from gdb_leak.recorded import Recorded
-from gdb_leak.target import Request, Result, Value
+from gdb_leak.target import Request, Result, Step, Value
 
 if TYPE_CHECKING:
     from gdb_leak._native import Allocation, Heap, Region
@@ -107,7 +107,13 @@ def run(request: Request) -> Result:
         "references": None if found is None else [leaks.word_value(word) for word in found.words],
         "count": found.total if found is not None else 0,
     }
-    return Result(COMMAND.name, target.describe(), values, notes, known, memory.word_size)
+    result = Result(COMMAND.name, target.describe(), values, notes, known, memory.word_size)
+    if found is not None and found.total:
+        alive = verdict in ("still_reachable", "possibly_lost")
+        purpose = "why it is alive" if alive else "all that points at it"
+        words = (hex(address), *(["-path"] if alive else []))
+        result.steps.append(Step(purpose, request.session.typed("refs", *words)))
+    return result
 
 
 def text(result: Result) -> Iterator[Block]:
