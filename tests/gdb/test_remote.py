@@ -38,6 +38,7 @@ def answers(
             'leak-find -json "leaked memory" -in all',
             "leak-regions -json",
             "leak-dump -json $sp +16",
+            "leak",
             "kill",
             program=programs["sample"],
         )
@@ -51,6 +52,17 @@ def test_under_valgrind_the_texts_are_found(
     # The block and the copy in stdout's buffer, in valgrind's own heap.
     assert find["count"] == 2, said
     assert {match["region"]["kind"] for match in find["matches"]} == {"anon"}
+
+
+def test_under_valgrind_the_first_screen_leads_to_valgrinds_own_check(
+    answers: tuple[list[dict[str, Any]], str],
+) -> None:
+    _, said = answers
+    proposed = said.partition("\nnext:\n")[2].partition("\n\n")[0]
+    assert "  monitor leak_check" in proposed
+    assert "leak-strings" in proposed
+    assert "leak-check" not in proposed
+    assert "leak-heap" not in proposed
 
 
 def test_under_valgrind_the_regions_come_from_the_confirmed_maps(
