@@ -67,6 +67,22 @@ pub fn escaped(bytes: &[u8]) -> String {
     text
 }
 
+/// All bytes as text for JSON: valid UTF-8 as it is, every other byte as `\xHH`.
+///
+/// ```
+/// use gdb_leak::text::lossless;
+/// assert_eq!(lossless(b"caf\xc3\xa9 \xff\n"), "café \\xff\n");
+/// ```
+#[must_use]
+pub fn lossless(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        escape(chunk.invalid(), &mut text);
+    }
+    text
+}
+
 /// Appends each byte as `\xHH`.
 pub(crate) fn escape(bytes: &[u8], text: &mut String) {
     for byte in bytes {

@@ -9,7 +9,9 @@
 
 use crate::memory::Memory;
 use crate::range::AddressRange;
-use crate::text::{escape, printable};
+use crate::text::printable;
+
+pub use crate::text::lossless;
 
 /// What begins at a byte.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -138,22 +140,6 @@ pub(crate) fn prefix(bytes: &[u8]) -> Prefix {
 #[must_use]
 pub fn printable_length(bytes: &[u8]) -> usize {
     prefix(bytes).length
-}
-
-/// All bytes as text for JSON: valid UTF-8 as it is, every other byte as `\xHH`.
-///
-/// ```
-/// use gdb_leak::inspect::text::lossless;
-/// assert_eq!(lossless(b"caf\xc3\xa9 \xff\n"), "café \\xff\n");
-/// ```
-#[must_use]
-pub fn lossless(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len());
-    for chunk in bytes.utf8_chunks() {
-        text.push_str(chunk.valid());
-        escape(chunk.invalid(), &mut text);
-    }
-    text
 }
 
 /// The text at a match: its `length` bytes and the printable text after it, `most` bytes at most.
