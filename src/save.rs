@@ -1,54 +1,23 @@
-//! Files written whole or not at all.
+//! The one writer of all output files: snapshots, `leak-dump -out`, reports and gdbinit files.
+
+mod place;
+mod whole;
 
 use std::fs::File;
 use std::hint::black_box;
 use std::io::{self, Write};
 use std::path::Path;
 
-use tempfile::NamedTempFile;
+pub use place::{Entry, Place, find};
+pub use whole::{remove, writable, write_text, write_whole};
 
-use crate::error::{Error, reason};
+use crate::error::Error;
 use crate::memory::{Buffer, Gap, Memory, View};
 use crate::pass::Job;
 use crate::range::AddressRange;
 
 /// Bytes written between two looks at whether to go on.
 const PIECE: u64 = 4 << 20;
-
-/// Writes a file through a temporary one beside it, so that it is there whole or not at all.
-///
-/// # Errors
-///
-/// [`Error::File`] when it exists and `replace` is not set, or cannot be written.
-pub fn write_whole(
-    path: &Path,
-    replace: bool,
-    write: impl FnOnce(&mut File) -> io::Result<()>,
-) -> Result<(), Error> {
-    let told = |cause: &io::Error| Error::file(path, reason(cause));
-    let exists = || Error::file(path, "exists already; -force replaces it");
-    if path.is_dir() {
-        return Err(Error::file(path, "is a directory, not a file"));
-    }
-    // Replacing a device would take it away from the whole machine.
-    // Seen: `-out /dev/full -force`, as root.
-    if path.metadata().is_ok_and(|status| !status.is_file()) {
-        return Err(Error::file(path, "is no regular file, and only those are written whole or not at all"));
-    }
-    if !replace && path.symlink_metadata().is_ok() {
-        return Err(exists());
-    }
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let folder = folder.unwrap_or(Path::new("."));
-    let mut temporary = NamedTempFile::with_prefix_in(".gdb-leak.", folder).map_err(|cause| told(&cause))?;
-    write(temporary.as_file_mut()).map_err(|cause| told(&cause))?;
-    let persisted = if replace { temporary.persist(path) } else { temporary.persist_noclobber(path) };
-    match persisted {
-        Ok(_) => Ok(()),
-        Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => Err(exists()),
-        Err(error) => Err(told(&error.error)),
-    }
-}
 
 /// Writes the bytes of a range as they lie in memory.
 ///

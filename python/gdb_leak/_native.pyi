@@ -56,11 +56,13 @@ __all__ = [
     "open_process",
     "open_remote",
     "other_allocators",
+    "output_place",
     "recordable",
     "recorder_ranges",
     "recording",
     "references",
     "refused_heap",
+    "remove_file",
     "save_snapshot",
     "shortest_path",
     "stop_process",
@@ -70,6 +72,7 @@ __all__ = [
     "unjoined_threads",
     "words_to_text",
     "write_range",
+    "write_text",
 ]
 
 __version__: Final[str]
@@ -227,6 +230,9 @@ def write_range(
     force: bool = False,
     progress: _Progress = None,
 ) -> int: ...
+def output_place(path: str) -> tuple[Literal["file", "stream", "descriptor"], Optional[int]]: ...
+def write_text(path: str, text: bytes) -> None: ...
+def remove_file(path: str) -> None: ...
 def words_to_text(words: Sequence[int], size: int, byte_order: _ByteOrder) -> str: ...
 def text_to_words(text: bytes, size: int, byte_order: _ByteOrder) -> list[int]: ...
 

@@ -6,6 +6,7 @@
 mod call;
 mod changes;
 mod errors;
+mod files;
 mod frames;
 mod heap;
 mod kept;
@@ -22,6 +23,8 @@ use pyo3::pymodule;
 mod _native {
     #[pymodule_export]
     use super::changes::{Change, Contents, Difference, contents, diff};
+    #[pymodule_export]
+    use super::files::{output_place, remove_file, write_text};
     #[pymodule_export]
     use super::frames::{Frame, frames, unjoined_threads};
     #[pymodule_export]

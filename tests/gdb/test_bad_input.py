@@ -360,8 +360,8 @@ class TestOut:
         out = tmp_path / "pipe"
         os.mkfifo(out)
         words = ("dump", sample.after, f"{sample.heap.start:#x}", "+16", "-out", out)
-        refused(shell(*words, "-force"), "no regular file")
-        refused(shell(*words), "no regular file")
+        refused(shell(*words, "-force"), "is not a regular file")
+        refused(shell(*words), "is not a regular file")
         assert out.is_fifo()
 
     def test_an_existing_snapshot_is_refused_and_unchanged(
