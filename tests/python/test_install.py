@@ -107,6 +107,85 @@ def test_mode_and_link_are_kept(tmp_path: Path, file: Path) -> None:
     assert sorted(tmp_path.rglob("*gdbinit*")) == [file, target]
 
 
+def test_remove_deletes_a_file_that_install_made_and_no_other(tmp_path: Path, file: Path) -> None:
+    install(file)
+    install(file)
+    assert remove(file).deleted
+    assert not file.exists()
+    install(file)
+    with file.open("ab") as stream:
+        stream.write(b"set confirm off\n")
+    assert not remove(file).deleted
+    assert file.read_bytes() == b"set confirm off\n"
+    # Empty before, and not made here.
+    empty = tmp_path / "empty"
+    empty.touch()
+    install(empty)
+    assert not remove(empty).deleted
+    assert empty.read_bytes() == b""
+
+
+def test_a_file_made_through_a_link_is_deleted_and_the_link_stays(
+    tmp_path: Path, file: Path
+) -> None:
+    (tmp_path / "dotfiles").mkdir()
+    file.symlink_to("dotfiles/gdbinit")
+    install(file)
+    assert (tmp_path / "dotfiles/gdbinit").is_file()
+    assert remove(file).deleted
+    assert file.is_symlink()
+    assert list((tmp_path / "dotfiles").iterdir()) == []
+
+
+@pytest.mark.parametrize("links", [False, True])
+def test_a_pipe_in_the_files_place_is_an_error_and_is_not_waited_for(
+    tmp_path: Path, file: Path, links: bool
+) -> None:
+    pipe = tmp_path / "pipe" if links else file
+    os.mkfifo(pipe)
+    if links:
+        file.symlink_to(pipe)
+    for edit in (install, remove, sourced):
+        with pytest.raises(FileError, match="not a regular file") as error:
+            edit(file)
+        assert "\n" not in str(error.value)
+    assert pipe.is_fifo()
+    assert not checks({"HOME": str(tmp_path), "PATH": str(tmp_path)})["gdbinit"].ok
+
+
+def test_a_link_in_a_circle_is_an_error(tmp_path: Path, file: Path) -> None:
+    file.symlink_to(tmp_path / "other")
+    (tmp_path / "other").symlink_to(file)
+    for edit in (install, remove):
+        with pytest.raises(FileError, match="Too many levels"):
+            edit(file)
+
+
+def test_a_file_with_two_names_is_not_edited_under_one_of_them(tmp_path: Path, file: Path) -> None:
+    file.write_text("set confirm off\n")
+    (tmp_path / "other").hardlink_to(file)
+    with pytest.raises(FileError, match="has 2 names"):
+        install(file)
+    assert (tmp_path / "other").samefile(file)
+    assert not remove(file).changed
+
+
+@pytest.mark.parametrize("environ", [{}, {"HOME": ""}, {"HOME": "here"}])
+def test_without_a_home_there_is_no_file_to_write(environ: dict[str, str]) -> None:
+    with pytest.raises(FileError, match=r"^HOME is .*, and gdb looks for its gdbinit file there$"):
+        gdbinit_path(None, environ)
+    found = checks({**environ, "PATH": "/none"})["gdbinit"]
+    assert not found.ok
+    assert found.advice == "Set HOME to your home folder."
+
+
+def test_a_configured_file_needs_no_home(tmp_path: Path) -> None:
+    configured = tmp_path / "gdb" / "gdbinit"
+    configured.parent.mkdir()
+    configured.touch()
+    assert gdbinit_path(None, {"XDG_CONFIG_HOME": str(tmp_path)}) == configured
+
+
 def test_a_folder_in_the_files_place_is_an_error_in_one_line(file: Path) -> None:
     file.mkdir()
     with pytest.raises(FileError, match="Is a directory"):

@@ -12,7 +12,11 @@ COMMAND = Command(
     summary="Print the line that makes gdb load gdb-leak, or write it into the gdbinit file.",
     options=(
         Option("install", "Write the line into the gdbinit file, in a block with marks."),
-        Option("remove", "Take that block out of the gdbinit file."),
+        Option(
+            "remove",
+            "Take that block out of the gdbinit file, and delete the file where -install made it "
+            "and nothing else is in it.",
+        ),
     ),
     description=(
         "The gdbinit file is the one that gdb reads: ~/.config/gdb/gdbinit where it exists "
@@ -31,12 +35,17 @@ def run(request: Request) -> Result:
     installs, removes = request.parsed.flag("install"), request.parsed.flag("remove")
     if installs and removes:
         raise UsageError("-install and -remove exclude each other")
-    values: dict[str, Value] = {"line": install.gdbinit_line(), "path": None, "changed": False}
+    values: dict[str, Value] = {
+        "line": install.gdbinit_line(),
+        "path": None,
+        "changed": False,
+        "deleted": False,
+    }
     verb = ""
     if installs or removes:
         path = install.gdbinit_path(install.gdb_version())
         edit = install.install(path) if installs else install.remove(path)
-        values.update(path=str(edit.path), changed=edit.changed)
+        values.update(path=str(edit.path), changed=edit.changed, deleted=edit.deleted)
         if installs:
             verb = "written into" if edit.changed else "was already in"
         else:
@@ -48,6 +57,7 @@ def text(result: Result) -> Iterator[Block]:
     """Yield the line as gdb reads it, or what became of it."""
     values = result.values
     if result.data:
-        yield line(f"the gdb-leak block {result.data} {values['path']}")
+        gone = ", which is deleted: nothing else was in it" if values["deleted"] else ""
+        yield line(f"the gdb-leak block {result.data} {values['path']}{gone}")
     else:
         yield line(str(values["line"]))

@@ -7,12 +7,12 @@ was, whatever its encoding.
 import os
 import re
 import stat
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
+from gdb_leak import _native
 from gdb_leak.errors import FileError
 
 _OPEN = b"# >>> gdb-leak >>>"
@@ -21,6 +21,8 @@ _EXPLANATION = b"# `gdb-leak gdbinit -remove` takes this block out.\n"
 # Stands in a block that was put after a last line without an end of line, so
 # that taking the block out gives that line back as it was.
 _BORROWED = b"# The line before this block had no end of line.\n"
+# Is in a block for which the file was made, so that a file that then holds nothing else goes too.
+_MADE = b"# This file was made for this block, and is deleted with it if nothing else is in it.\n"
 
 _BLOCK = re.compile(
     rb"^%s[ \t\r]*\n(?:.*\n)*?%s[ \t\r]*(?:\n|\Z)" % (re.escape(_OPEN), re.escape(_CLOSE)),
@@ -32,11 +34,12 @@ _SOURCE = re.compile(rb"^[ \t]*source[ \t]+(.*?gdb_leak/gdbinit\.py)[ \t\r]*$", 
 
 @dataclass(frozen=True)
 class Edit:
-    """What was done to a gdbinit file."""
+    """What was done to a gdbinit file; `deleted` where it was made by an installation."""
 
     path: Path
     changed: bool
     line: str
+    deleted: bool = False
 
 
 def gdbinit_line() -> str:
@@ -62,15 +65,21 @@ def gdbinit_path(
     the variable is not set) when it exists, and only else ``~/.gdbinit``: gdb
     reads the first that it finds and no second. `version` is gdb's; None stands
     for one that is new enough.
+
+    :raises FileError: when HOME names no folder: gdb reads no file in a home then
+        (gdb 13.1, gdbsupport/pathstuff.cc, `find_gdb_home_config_file`).
     """
     environ = os.environ if environ is None else environ
-    home = Path(environ["HOME"]) if environ.get("HOME") else Path.home()
-    if version is None or version >= (11, 0):
-        configuration = environ.get("XDG_CONFIG_HOME")
-        folder = Path(configuration) if configuration else home / ".config"
-        if (folder / "gdb" / "gdbinit").is_file():
-            return folder / "gdb" / "gdbinit"
-    return home / ".gdbinit"
+    home = environ.get("HOME", "")
+    recent = version is None or version >= (11, 0)
+    configuration = environ.get("XDG_CONFIG_HOME") or (f"{home}/.config" if home else "")
+    configured = Path(configuration, "gdb", "gdbinit")
+    if recent and configuration and configured.exists():
+        return configured
+    if not home.startswith("/"):
+        state = f"is {home}, which is not an absolute path" if home else "is not set"
+        raise FileError(f"HOME {state}, and gdb looks for its gdbinit file there")
+    return Path(home, ".gdbinit")
 
 
 def sourced(path: Path) -> tuple[Path, ...]:
@@ -90,6 +99,7 @@ def install(path: Optional[Path] = None) -> Edit:
     goes to the end, so that an error in it could not keep anything else from
     being read. The default is :func:`gdbinit_path`. The file keeps its mode and
     its owner, a link stays a link, and a crash leaves the old file or the new.
+    What is not a regular file is neither read nor written.
 
     :raises FileError: when the file cannot be read or written, or has an
         opening mark without its closing one.
@@ -100,11 +110,12 @@ def install(path: Optional[Path] = None) -> Edit:
     _check_marks(path, before)
     found = _BLOCK.search(before)
     if found:
-        block = _block(line, borrowed=_BORROWED in found.group())
+        block = _block(line, (mark for mark in (_BORROWED, _MADE) if mark in found.group()))
         after = before[: found.start()] + block + _BLOCK.sub(b"", before[found.end() :])
     else:
         borrowed = bool(before) and not before.endswith(b"\n")
-        after = before + (b"\n" if borrowed else b"") + _block(line, borrowed=borrowed)
+        marks = [_BORROWED] if borrowed else [] if path.exists() else [_MADE]
+        after = before + (b"\n" if borrowed else b"") + _block(line, marks)
     if after != before:
         _write(path, after)
     return Edit(path, after != before, line)
@@ -113,7 +124,8 @@ def install(path: Optional[Path] = None) -> Edit:
 def remove(path: Optional[Path] = None) -> Edit:
     """Take the block out of the file at `path` and leave the rest byte for byte.
 
-    No file, and a file without a block, are left as they are.
+    A file that :func:`install` made is deleted where nothing else is in it. No
+    file, and a file without a block, are left as they are.
 
     :raises FileError: as :func:`install` does.
     """
@@ -122,24 +134,25 @@ def remove(path: Optional[Path] = None) -> Edit:
     _check_marks(path, before)
     after = b""
     rest = before
+    made = False
     while found := _BLOCK.search(rest):
+        made = made or _MADE in found.group()
         after += rest[: found.start()]
         rest = rest[found.end() :]
         # Something written behind the block since needs the end of line.
         if _BORROWED in found.group() and not rest:
             after = after[:-1] if after.endswith(b"\n") else after
     after += rest
-    if after != before:
+    deleted = made and not after
+    if deleted:
+        _native.remove_file(str(path))
+    elif after != before:
         _write(path, after)
-    return Edit(path, after != before, gdbinit_line())
+    return Edit(path, after != before, gdbinit_line(), deleted)
 
 
-def _block(line: str, *, borrowed: bool) -> bytes:
-    parts = [_OPEN, b"\n", _EXPLANATION]
-    if borrowed:
-        parts.append(_BORROWED)
-    parts += [os.fsencode(line), b"\n", _CLOSE, b"\n"]
-    return b"".join(parts)
+def _block(line: str, marks: Iterable[bytes]) -> bytes:
+    return b"".join([_OPEN, b"\n", _EXPLANATION, *marks, os.fsencode(line), b"\n", _CLOSE, b"\n"])
 
 
 def _check_marks(path: Path, content: bytes) -> None:
@@ -158,35 +171,40 @@ def _check_marks(path: Path, content: bytes) -> None:
 
 
 def _read(path: Path) -> bytes:
+    """Return what is in the file at `path`, and nothing where there is none.
+
+    A pipe would never end, and reading a device may change what it does.
+    """
     try:
-        return path.read_bytes()
+        _check_kind(path, path.stat())
+        # Without a wait, should it have become a pipe since.
+        opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        with os.fdopen(opened, "rb") as file:
+            _check_kind(path, os.fstat(opened))
+            return file.read()
     except FileNotFoundError:
         return b""
     except OSError as error:
         raise FileError(f"{path}: {error.strerror}") from error
 
 
+def _check_kind(path: Path, status: os.stat_result) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise FileError(f"{path}: Is a directory")
+    if not stat.S_ISREG(status.st_mode):
+        leads = f"leads to {os.path.realpath(path)}, which" if path.is_symlink() else "is"
+        also = " is" if path.is_symlink() else ""
+        raise FileError(f"{path}: {leads}{also} not a regular file")
+
+
 def _write(path: Path, content: bytes) -> None:
     """Replace the file at `path`, or the one that it links to, as a whole."""
-    try:
-        # A dotfile is often a link into a versioned folder: that file changes.
-        target = Path(os.path.realpath(path))
-        try:
-            old: Optional[os.stat_result] = target.stat()
-        except FileNotFoundError:
-            old = None
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-                os.fchmod(file.fileno(), 0o644 if old is None else stat.S_IMODE(old.st_mode))
-                if old is not None and (old.st_uid, old.st_gid) != (os.geteuid(), os.getegid()):
-                    os.fchown(file.fileno(), old.st_uid, old.st_gid)
-            Path(name).replace(target)
-        except BaseException:
-            Path(name).unlink()
-            raise
-    except OSError as error:
-        raise FileError(f"{path}: {error.strerror}") from error
+    # A dotfile is often a link into a versioned folder: that file changes. A hard link cannot
+    # be followed.
+    names = path.stat().st_nlink if path.exists() else 1
+    if names > 1:
+        raise FileError(
+            f"{path}: has {names} names (hard links), and the others would keep the old contents; "
+            f"edit it by hand, the line is: {gdbinit_line()}"
+        )
+    _native.write_text(str(path), content)

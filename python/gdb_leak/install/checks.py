@@ -148,7 +148,10 @@ def _check_module(gdb: Gdb) -> Check:
 
 
 def _check_gdbinit(gdb: Optional[Gdb], environ: Mapping[str, str]) -> Check:
-    path = gdbinit_path(None if gdb is None else gdb.number, environ)
+    try:
+        path = gdbinit_path(None if gdb is None else gdb.number, environ)
+    except FileError as error:
+        return Check("gdbinit", False, str(error), "Set HOME to your home folder.")
     own = Path(__file__).absolute().parent.parent / "gdbinit.py"
     write = "Run `gdb-leak gdbinit -install`."
     try:
