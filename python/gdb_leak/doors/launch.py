@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import hashlib
 import os
 import resource
@@ -13,11 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Callable, NamedTuple, NoReturn, Optional, TextIO
 
-from gdb_leak import _native, operands, recording
+from gdb_leak import _native, recording
+from gdb_leak.doors.log import Log
 from gdb_leak.errors import Error, FileError
 from gdb_leak.render.style import escape
 from gdb_leak.target import Launch, Value, Watch
-from gdb_leak.words import Word
 
 __all__ = ["Report", "run"]
 
@@ -97,9 +98,7 @@ def run(launch: Launch, judge: Judge) -> int:
             prepared.execute()
         except OSError as cause:
             raise _not_executed(prepared, cause.errno) from None
-    if launch.watch.log is not None:
-        _check_log(launch.watch.log)
-    return _watched(prepared, launch.watch, judge)
+    return _watched(prepared, launch.watch, Log(launch.watch.log), judge)
 
 
 def _prepared(launch: Launch) -> _Prepared:
@@ -162,7 +161,7 @@ def _not_executed(prepared: _Prepared, number: Optional[int]) -> FileError:
     return FileError(f"{prepared.program}: cannot be executed: {os.strerror(number or 0)}")
 
 
-def _watched(prepared: _Prepared, watch: Watch, judge: Judge) -> int:
+def _watched(prepared: _Prepared, watch: Watch, log: Log, judge: Judge) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     go, let_go = os.pipe()
@@ -190,7 +189,7 @@ def _watched(prepared: _Prepared, watch: Watch, judge: Judge) -> int:
             while follow.next() is not None:
                 pass
             raise _not_executed(prepared, int(number))
-        asked = _follow(follow, watch, judge)
+        asked = _follow(follow, watch, log, judge)
     if asked is not None:
         return asked
     return _FAILED if follow.status is None else _end_as(follow.status)
@@ -231,7 +230,7 @@ def _signals_handed_on(pid: int, follow: _native.Follow) -> Iterator[None]:
             signal.signal(number, handler or signal.SIG_DFL)
 
 
-def _follow(follow: _native.Follow, watch: Watch, judge: Judge) -> Optional[int]:
+def _follow(follow: _native.Follow, watch: Watch, log: Log, judge: Judge) -> Optional[int]:
     asked: Optional[int] = None
     reported = False
     while True:
@@ -245,7 +244,7 @@ def _follow(follow: _native.Follow, watch: Watch, judge: Judge) -> Optional[int]
         # Ctrl-C while it is judged is for the judgement: the program has ended, or stands.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
-            status = _report(report, watch, judge)
+            status = log.report(report.pid, functools.partial(judge, report))
             asked = _graver(asked, status, watch)
         except (Error, OSError) as cause:
             asked = _graver(asked, watch.unjudged, watch)
@@ -263,65 +262,6 @@ def _graver(asked: Optional[int], status: Optional[int], watch: Watch) -> Option
     if status is None or (status == watch.unjudged and asked is not None):
         return asked
     return status
-
-
-def _report(report: Report, watch: Watch, judge: Judge) -> Optional[int]:
-    if watch.log is None:
-        _begin_line()
-        status = judge(report, sys.stderr)
-        sys.stderr.flush()
-        return status
-    path = Path(_log_path(watch.log, report.pid))
-    if path.exists() and not path.is_file():
-        with path.open("w", encoding="utf-8", errors="surrogateescape") as stream:
-            return judge(report, stream)
-    # Written whole or not at all.
-    descriptor, made = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogateescape") as stream:
-            status = judge(report, stream)
-            mask = os.umask(0)
-            os.umask(mask)
-            os.fchmod(stream.fileno(), 0o666 & ~mask)
-        Path(made).replace(path)
-    except BaseException:
-        Path(made).unlink(missing_ok=True)
-        raise
-    return status
-
-
-# The program may have left a line unfinished; of a file that can be seen.
-def _begin_line() -> None:
-    with contextlib.suppress(OSError):
-        if stat.S_ISREG(os.fstat(2).st_mode):
-            with Path("/proc/self/fd/2").open("rb") as written:
-                end = written.seek(0, os.SEEK_END)
-                written.seek(max(0, end - 1))
-                if written.read(1) in (b"", b"\n"):
-                    return
-    sys.stderr.write("\n")
-
-
-# As valgrind has it: %p is the process, %% a percent sign.
-def _log_path(name: str, pid: int) -> str:
-    parts = [part.replace("%p", str(pid)) for part in name.split("%%")]
-    return operands.file_path(Word("%".join(parts)))
-
-
-# Said before the program runs: afterwards its report would be lost.
-def _check_log(name: str) -> None:
-    path = Path(_log_path(name, os.getpid()))
-    problem = None
-    if path.is_dir():
-        problem = "is a directory, not a file"
-    elif path.exists() and not path.is_file():
-        problem = None if os.access(path, os.W_OK) else "may not be written to"
-    elif not path.parent.is_dir():
-        problem = f"there is no folder {path.parent}"
-    elif not os.access(path.parent, os.W_OK | os.X_OK):
-        problem = f"no file can be made in {path.parent}"
-    if problem is not None:
-        raise FileError(f"-log-file {path}: {problem}")
 
 
 def _tell(message: str) -> None:
