@@ -14,6 +14,7 @@ import gdb
 from gdb_leak import _native, manual, options
 from gdb_leak.commands import TABLE, Entry
 from gdb_leak.doors import (
+    expressions,
     frames,
     gdb_says,
     held_core,
@@ -117,13 +118,7 @@ class GdbSession(lines.Lines):
 
         :raises RequestError: with gdb's own message, where it cannot evaluate it.
         """
-        number = gdb_says.plain_number(expression, gdb.parameter("input-radix"))
-        if number is not None:
-            return number
-        try:
-            return _integer_of(_evaluated(expression), expression)
-        except gdb.error as error:
-            raise RequestError(str(error)) from None
+        return expressions.integer(gdb, expression)
 
     def encode(self, text: str) -> bytes:
         """Return the bytes that were typed as TEXT."""
@@ -446,37 +441,6 @@ def _of_each_thread(
             if frame is not None and frame.is_valid():
                 frame.select()
     return answers
-
-
-# The target is never called into, whatever the expression says.
-def _evaluated(expression: str) -> gdb.Value:
-    allowed = gdb.parameter("may-call-functions")
-    if allowed:
-        gdb.execute("set may-call-functions off", to_string=True)
-    try:
-        return gdb.parse_and_eval(expression)
-    finally:
-        if allowed:
-            gdb.execute("set may-call-functions on", to_string=True)
-
-
-def _integer_of(value: gdb.Value, expression: str) -> int:
-    kind = value.type.strip_typedefs().code
-    if kind in (gdb.TYPE_CODE_REF, getattr(gdb, "TYPE_CODE_RVALUE_REF", gdb.TYPE_CODE_REF)):
-        value = value.referenced_value()
-        kind = value.type.strip_typedefs().code
-    if kind in (gdb.TYPE_CODE_ARRAY, gdb.TYPE_CODE_FUNC) and value.address is not None:
-        return int(value.address)
-    if kind in (
-        gdb.TYPE_CODE_INT,
-        gdb.TYPE_CODE_PTR,
-        gdb.TYPE_CODE_CHAR,
-        gdb.TYPE_CODE_BOOL,
-        gdb.TYPE_CODE_ENUM,
-        gdb.TYPE_CODE_FUNC,
-    ):
-        return int(value)
-    raise UsageError(f"{expression} has type {value.type}, which is no address and no number")
 
 
 # A pointer in the target's width: `void *`, as gdb's own find has it, or to an
