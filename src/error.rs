@@ -1,7 +1,8 @@
 //! The one error of the crate: thing, place, value, rule.
 
+use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
@@ -45,7 +46,7 @@ pub enum Error {
         cause: String,
     },
     /// A file that cannot be used as what it was given for.
-    #[error("{}: {problem}", path.display())]
+    #[error("{}: {problem}", Shown(path))]
     File {
         /// The file.
         path: PathBuf,
@@ -53,7 +54,7 @@ pub enum Error {
         problem: String,
     },
     /// A text whose line cannot be understood.
-    #[error("{}: line {line}: {problem}", path.display())]
+    #[error("{}: line {line}: {problem}", Shown(path))]
     Line {
         /// The file.
         path: PathBuf,
@@ -91,6 +92,19 @@ pub enum Error {
     /// The person asked to stop.
     #[error("interrupted")]
     Interrupted,
+}
+
+/// A path whose bytes that are not UTF-8 are `\xHH`.
+struct Shown<'a>(&'a Path);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for chunk in self.0.as_os_str().as_encoded_bytes().utf8_chunks() {
+            out.write_str(chunk.valid())?;
+            chunk.invalid().iter().try_for_each(|byte| write!(out, "\\x{byte:02x}"))?;
+        }
+        Ok(())
+    }
 }
 
 impl Error {

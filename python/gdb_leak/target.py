@@ -4,6 +4,7 @@ Plain data and a protocol: which memory, how an address is evaluated, which
 snapshots are kept. Nothing here reads memory or imports gdb.
 """
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import (
     TYPE_CHECKING,
@@ -62,7 +63,7 @@ class Target:
         memory = self.memory
         described: dict[str, Value] = {"kind": memory.source}
         if self.path is not None or self.pid is None:
-            described["path"] = self.path
+            described["path"] = _shown(self.path)
         if self.pid is not None:
             described["pid"] = self.pid
         described.update(
@@ -76,6 +77,13 @@ class Target:
     def all_notes(self) -> list[str]:
         """Return what makes the target less than whole, each said once."""
         return list(dict.fromkeys([*self.memory.notes, *self.notes]))
+
+
+# In the form that all texts have: in a Latin-1 locale, names of files have another.
+def _shown(path: Optional[str]) -> Optional[str]:
+    if path is None or path.isascii():
+        return path
+    return os.fsencode(path).decode("utf-8", "surrogateescape")
 
 
 class Kept(NamedTuple):

@@ -1,7 +1,5 @@
 //! What changed between two targets, and what is in the bytes that are new.
 
-use std::ffi::OsString;
-
 use pyo3::prelude::*;
 
 use crate::diff as compare;
@@ -10,6 +8,7 @@ use crate::range::AddressRange;
 
 use super::call;
 use super::memory::{Memory, pairs};
+use super::text::Text;
 
 /// A region that grew, shrank, appeared or went.
 #[pyclass(frozen, get_all, module = "gdb_leak._native")]
@@ -25,7 +24,7 @@ pub(super) struct Change {
     reserve: bool,
     writable: bool,
     kind: &'static str,
-    name: OsString,
+    name: Text,
 }
 
 impl From<&compare::Change> for Change {

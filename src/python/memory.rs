@@ -26,6 +26,7 @@ use crate::word::{ByteOrder, WordFormat};
 use super::call;
 use super::heap::Heap;
 use super::kept::Kept;
+use super::text::Text;
 
 /// A place as Python gives it: a name, or a pair of addresses.
 #[derive(FromPyObject)]
@@ -57,13 +58,13 @@ pub(super) fn pairs<'a>(ranges: impl Iterator<Item = &'a AddressRange>) -> Vec<(
 }
 
 /// A symbol: its name, the offset in it, the module's file, the section.
-type Named = (String, u64, OsString, Option<String>);
+type Named = (String, u64, Text, Option<String>);
 
 /// A call: function, source file, line, the module's file.
-type Called = (Option<String>, Option<String>, Option<u32>, Option<OsString>);
+type Called = (Option<String>, Option<String>, Option<u32>, Option<Text>);
 
 fn called(lines: Vec<Line>) -> Vec<Called> {
-    let fields = |Line { function, file, line, module }| (function, file, line, module.map(OsString::from));
+    let fields = |Line { function, file, line, module }| (function, file, line, module.map(Text::from));
     lines.into_iter().map(fields).collect()
 }
 
@@ -77,7 +78,7 @@ pub(super) struct Region {
     saved: u64,
     permissions: String,
     kind: &'static str,
-    name: OsString,
+    name: Text,
     rss: Option<u64>,
     dirty: Option<u64>,
     reserve: bool,

@@ -16,6 +16,7 @@ mod memory;
 mod recording;
 mod run;
 mod search;
+mod text;
 
 use pyo3::pymodule;
 

@@ -10,6 +10,7 @@ use crate::error::Error;
 use crate::memory::{Permissions, Region, RegionKind};
 use crate::name::Name;
 use crate::range::AddressRange;
+use crate::text::lossless;
 
 /// Who wrote the text.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -207,7 +208,7 @@ impl Pmap {
         match words.as_slice() {
             [pid, ..] if pid.ends_with(':') => {
                 listing.pid = pid.trim_end_matches(':').parse().ok();
-                let command = String::from_utf8_lossy(after_words(line, 1).trim_ascii()).into_owned();
+                let command = lossless(after_words(line, 1).trim_ascii());
                 listing.program = Some(command).filter(|command| !command.is_empty());
                 Ok(None)
             }

@@ -1,5 +1,6 @@
 //! Who can be a [`Memory`](crate::memory::Memory): cores, processes, whatever gdb reaches, bytes.
 
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -7,6 +8,7 @@ use crate::error::{Error, reason};
 use crate::memory::Memory;
 use crate::source::file::FileView;
 use crate::source::registers::Registers;
+use crate::text::lossless;
 
 pub mod captured;
 pub mod core;
@@ -175,7 +177,7 @@ pub fn open_file(path: &Path, files: Files<'_>) -> Result<Target, Error> {
         return core::open(view, files);
     }
     if let Some((name, command)) = compressed(start) {
-        let path = path.display();
+        let path = lossless(path.as_os_str().as_bytes());
         let problem = format!("is compressed with {name}; unpack it first: {command} '{path}'");
         return Err(Error::file(view.path(), problem));
     }

@@ -11,6 +11,7 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -20,6 +21,7 @@ use procfs::process::{Process as Proc, Stat, StatFlags, Syscall, Task};
 use crate::error::{Error, reason};
 use crate::source::Thread;
 use crate::source::elf::Image;
+use crate::text::lossless;
 
 /// Of a process that was there before.
 const ENDED: &str = "ended while it was read";
@@ -168,10 +170,12 @@ impl Folder {
 
     /// The words of the command line, or else the path of the program.
     pub(super) fn command(&self) -> Option<String> {
-        let words = String::from_utf8(self.read("cmdline").unwrap_or_default()).unwrap_or_default();
+        let words = lossless(&self.read("cmdline").unwrap_or_default());
         let command = words.split('\0').filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
         let path = || Proc::new_with_root(self.path().ok()?).and_then(|proc| proc.exe()).ok();
-        Some(command).filter(|command| !command.is_empty()).or_else(|| Some(path()?.display().to_string()))
+        Some(command)
+            .filter(|command| !command.is_empty())
+            .or_else(|| Some(lossless(path()?.as_os_str().as_bytes())))
     }
 
     /// The path of the folder whose files show the memory; that of the next process once this one ended.

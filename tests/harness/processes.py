@@ -32,7 +32,9 @@ def wait_until_it_sleeps(pid: int) -> None:
         assert time.monotonic() < until, f"process {pid} is not at rest, but {state}"
         time.sleep(0.001)
         try:
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+            state = (
+                Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
+            )
         except (FileNotFoundError, ProcessLookupError):
             return
 

@@ -1,7 +1,9 @@
 """What gdb prints of a remote target's mappings is taken byte by byte, however gdb decodes it."""
 
+from functools import partial
+
 import pytest
-from gdb_leak.doors import mappings
+from gdb_leak.doors import gdb_text, mappings
 
 LIST = (
     b"process 7\n\n  Start Addr  End Addr  Size  Offset  Perms  objfile\n"
@@ -38,7 +40,7 @@ class Gdb:
 class TestEveryWayToDecode:
     def test_mappings_are_the_bytes_that_gdb_printed(self, charset: str, decoded: str) -> None:
         found = mappings.listed(
-            Gdb(charset, decoded),
+            partial(gdb_text.printed, Gdb(charset, decoded)),
             errors=ValueError,
             numbers=[7],
             program=None,
@@ -47,5 +49,5 @@ class TestEveryWayToDecode:
         assert found.text == LIST
 
     def test_sections_are_those_of_the_file(self, charset: str, decoded: str) -> None:
-        ((_, _, _, name),) = mappings.sections(Gdb(charset, decoded))
+        ((_, _, _, name),) = mappings.sections(partial(gdb_text.printed, Gdb(charset, decoded)))
         assert name == "/n\u00e4me"

@@ -5,7 +5,7 @@ gdb's module comes from ``gdb.py``, which alone imports it.
 
 from typing import Any
 
-from gdb_leak.doors import gdb_says
+from gdb_leak.doors import gdb_says, gdb_text
 from gdb_leak.errors import RequestError, UsageError
 
 __all__ = ["integer"]
@@ -24,6 +24,9 @@ def integer(gdb: Any, expression: str) -> int:
         return _integer_of(gdb, _evaluated(gdb, expression), expression)
     except gdb.error as error:
         raise RequestError(str(error)) from None
+    except UnicodeEncodeError:
+        # A byte that the locale has no character for.
+        raise UsageError(f"{expression} is not text in this locale") from None
 
 
 # The target is never called into, whatever the expression says.
@@ -54,4 +57,9 @@ def _integer_of(gdb: Any, value: Any, expression: str) -> int:
         gdb.TYPE_CODE_FUNC,
     ):
         return int(value)
-    raise UsageError(f"{expression} has type {value.type}, which is no address and no number")
+    named = gdb_text.shown(
+        gdb_text.of_member(
+            lambda command: str(gdb.execute(command, to_string=True)), lambda: str(value.type)
+        )
+    )
+    raise UsageError(f"{expression} has type {named}, which is no address and no number")

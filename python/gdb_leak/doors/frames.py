@@ -1,6 +1,6 @@
 """The frame of a thread's stack that an address lies in, as gdb unwinds it."""
 
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 __all__ = ["holding"]
 
@@ -10,9 +10,12 @@ _MOST = 4096
 _UNKNOWN = (RuntimeError, ValueError)
 
 
-def holding(newest: Any, address: int) -> Optional[str]:
+def holding(
+    newest: Any, address: int, text: Callable[[Callable[[], Any]], Optional[str]]
+) -> Optional[str]:
     """Return the function in whose frame ADDRESS lies, None where gdb does not know it.
 
+    :param text: returns a name that gdb is asked for, whatever bytes are in it.
     :param newest: the ``gdb.Frame`` that was entered last; a frame reaches from its stack
         pointer up to that of its caller. Of functions that were inlined there the innermost
         is named.
@@ -22,7 +25,7 @@ def holding(newest: Any, address: int) -> Optional[str]:
         for _ in range(_MOST):
             if int(frame.read_register("sp")) & _WORD > address:
                 return name
-            name = frame.name() or hex(frame.pc())
+            name = text(frame.name) or hex(frame.pc())
             frame = _caller(frame)
             if frame is None:
                 return name

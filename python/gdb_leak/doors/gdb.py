@@ -17,6 +17,8 @@ from gdb_leak.doors import (
     expressions,
     frames,
     gdb_says,
+    gdb_terminal,
+    gdb_text,
     held_core,
     lines,
     mappings,
@@ -28,7 +30,7 @@ from gdb_leak.doors.progress import ProgressLine
 from gdb_leak.errors import Error, RequestError, UsageError
 from gdb_leak.render import json as as_json
 from gdb_leak.render import text as as_text
-from gdb_leak.render.style import Style, escape
+from gdb_leak.render.style import Style, escape, escape_lines
 from gdb_leak.target import Place, Progress, Request, Snapshots, Target, ThreadRegisters
 from gdb_leak.words import tokenize
 
@@ -164,16 +166,16 @@ class GdbSession(lines.Lines):
     def frame(self, thread: int, address: int) -> Optional[str]:
         """Return the function in whose frame ADDRESS lies on the stack of THREAD."""
         wanted = (one for one in gdb.selected_inferior().threads() if one.ptid[1] == thread)
-        found = _of_each_thread(wanted, lambda _, top: frames.holding(top, address))
+        found = _of_each_thread(wanted, lambda _, top: frames.holding(top, address, _name))
         return found[0] if found else None
 
     def symbol(self, address: int) -> Optional[str]:
         """Return what gdb's ``info symbol`` says of ADDRESS."""
         try:
-            said = gdb.execute(f"info symbol {address:#x}", to_string=True)
+            said = gdb_text.printed(_execute, f"info symbol {address:#x}")
         except gdb.error:
             return None
-        return gdb_says.symbol(said)
+        return gdb_says.symbol(gdb_text.shown(said) or "")
 
     def typed(self, command: str, *words: str) -> str:
         """Return what to type to ask COMMAND of the same target."""
@@ -250,12 +252,13 @@ class LeakCommand(gdb.Command):
         try:
             self._answer(argument)
         except Error as error:
-            raise gdb.GdbError(f"{name}: {escape(str(error), _charset())}") from None
+            message = escape(str(error), gdb_terminal.charset(_charset()))
+            raise gdb.GdbError(f"{name}: {message}") from None
         except (KeyboardInterrupt, gdb.error, gdb.GdbError):
             raise
         except BaseException as error:  # a panic of the native module is no Exception
             self._session.end()
-            gdb.write(traceback.format_exc(), gdb.STDERR)
+            gdb.write(escape_lines(traceback.format_exc(), "ascii"), gdb.STDERR)
             raise gdb.GdbError(f"{name}: a bug of gdb-leak: {type(error).__name__}") from None
         finally:
             self._session.end()
@@ -294,7 +297,7 @@ class LeakCommand(gdb.Command):
             self._write(as_json.pieces(result))
         else:
             width = terminal.width(1, gdb.parameter("width")) if os.isatty(1) else None
-            style = Style(_colour(), _charset(), width)
+            style = Style(gdb_terminal.colour(gdb), gdb_terminal.charset(_charset()), width)
             self._write(as_text.pieces(result, self._entry.text(result), style))
         if result.status is not None:
             # Whatever else was to run does not; a process that was attached to is let go.
@@ -348,17 +351,21 @@ def _running() -> bool:
 
 def _program() -> Optional[str]:
     progspace = gdb.current_progspace()
-    return (progspace.filename or None) if progspace is not None else None
+    if progspace is None:
+        return None
+    return gdb_text.path(gdb_text.of_member(_execute, lambda: progspace.filename))
 
 
 def _sysroot() -> Optional[str]:
-    return gdb_says.sysroot(gdb.parameter("sysroot"))
+    sysroot = gdb_text.of_member(_execute, lambda: gdb.parameter("sysroot"))
+    return gdb_says.sysroot(gdb_text.path(sysroot))
 
 
 def _core(inferior: gdb.Inferior) -> tuple[object, Callable[[], Target]]:
     corefile = getattr(inferior, "corefile", None)
-    path = getattr(corefile, "filename", None) or gdb_says.core_path(
-        gdb.execute("info files", to_string=True)
+    name = gdb_text.of_member(_execute, lambda: getattr(corefile, "filename", None))
+    path = gdb_text.path(name) or gdb_says.core_path(
+        os.fsdecode(gdb_text.printed(_execute, "info files"))
     )
     if path is None:
         raise RequestError("gdb does not say which core file it has loaded")
@@ -382,14 +389,14 @@ def _open_process(pid: int, usage: bool) -> Target:
 def _open_remote(inferior: gdb.Inferior) -> Target:
     numbers = (inferior.pid, *(thread.ptid[1] for thread in inferior.threads()))
     maps, pid, notes = mappings.listed(
-        _execute, errors=gdb.error, numbers=numbers, program=_program(), read=_read
+        _printed, errors=gdb.error, numbers=numbers, program=_program(), read=_read
     )
     sections: list[tuple[int, int, str, str]] = []
     stack_pointers = _of_each_thread(
         inferior.threads(), lambda _, frame: int(frame.read_register("sp"))
     )
     if maps is None:
-        sections = [*mappings.sections(_execute), *probed.stack_sections(stack_pointers, _read)]
+        sections = [*mappings.sections(_printed), *probed.stack_sections(stack_pointers, _read)]
     order = "big" if "big" in gdb.execute("show endian", to_string=True) else "little"
     memory = _native.open_remote(
         _as_pointer(0).type.sizeof,
@@ -405,6 +412,14 @@ def _open_remote(inferior: gdb.Inferior) -> Target:
 
 def _execute(command: str) -> str:
     return gdb.execute(command, to_string=True)
+
+
+def _printed(command: str) -> bytes:
+    return gdb_text.printed(_execute, command)
+
+
+def _name(ask: Callable[[], object]) -> Optional[str]:
+    return gdb_text.shown(gdb_text.of_member(_execute, ask))
 
 
 def _read(address: int, length: int) -> Optional[bytes]:
@@ -454,9 +469,4 @@ def _as_pointer(value: int) -> gdb.Value:
 
 
 def _charset() -> str:
-    return gdb_says.charset(gdb.execute("show host-charset", to_string=True))
-
-
-# gdb turns styles off for dumb terminals and in batch.
-def _colour() -> bool:
-    return bool(gdb.parameter("style enabled")) and not os.environ.get("NO_COLOR") and os.isatty(1)
+    return gdb_says.charset(_execute("show host-charset"))

@@ -4,9 +4,9 @@ gdb knows code that no file here is of, of a remote target and of what a JIT
 compiler registered. Its module comes from ``gdb.py``, which alone imports it.
 """
 
-from typing import Any, Optional, Protocol
+from typing import Any, Callable, Optional, Protocol
 
-from gdb_leak.doors import gdb_says
+from gdb_leak.doors import gdb_says, gdb_text
 from gdb_leak.target import Line, Target
 
 __all__ = ["Lines"]
@@ -60,8 +60,9 @@ def _functions(gdb: Any, address: int) -> list[tuple[Optional[str], Optional[str
             if block is None or not block.start <= address < block.end:
                 break
             if block.function is not None:
-                symtab = block.function.symtab
-                found.append((block.function.print_name, symtab and symtab.fullname()))
+                function, symtab = block.function, block.function.symtab
+                name = _member(gdb, lambda: function.print_name)  # noqa: B023, called at once
+                found.append((name, symtab and _member(gdb, symtab.fullname)))
             block = block.superblock
     except _UNKNOWN:
         return []
@@ -70,10 +71,10 @@ def _functions(gdb: Any, address: int) -> list[tuple[Optional[str], Optional[str
 
 def _symbol(gdb: Any, address: int) -> list[tuple[Optional[str], Optional[str]]]:
     try:
-        said = gdb.execute(f"info symbol {address:#x}", to_string=True)
+        said = gdb_text.printed(_execute(gdb), f"info symbol {address:#x}")
     except _UNKNOWN:
         return []
-    name = gdb_says.symbol_name(said)
+    name = gdb_says.symbol_name(gdb_text.shown(said) or "")
     return [] if name is None else [(name, None)]
 
 
@@ -81,7 +82,9 @@ def _place(gdb: Any, address: int) -> tuple[Optional[str], Optional[int]]:
     try:
         found = gdb.find_pc_line(address)
         symtab: Any = found.symtab  # None where gdb knows no line
-        return (None, None) if symtab is None else (symtab.fullname(), found.line or None)
+        if symtab is None:
+            return None, None
+        return _member(gdb, symtab.fullname), found.line or None
     except _UNKNOWN:
         return None, None
 
@@ -91,8 +94,16 @@ def _module(gdb: Any, address: int) -> Optional[str]:
         symtab: Any = gdb.find_pc_line(address).symtab
         if symtab is not None:
             # Symbols may be in a file beside the module's own.
-            return str((symtab.objfile.owner or symtab.objfile).filename)
-        name: Optional[str] = gdb.solib_name(address)
-        return name
+            objfile = symtab.objfile.owner or symtab.objfile
+            return _member(gdb, lambda: objfile.filename)
+        return _member(gdb, lambda: gdb.solib_name(address))
     except _UNKNOWN:
         return None
+
+
+def _execute(gdb: Any) -> gdb_text.Execute:
+    return lambda command: str(gdb.execute(command, to_string=True))
+
+
+def _member(gdb: Any, ask: Callable[[], Any]) -> Optional[str]:
+    return gdb_text.shown(gdb_text.of_member(_execute(gdb), ask))

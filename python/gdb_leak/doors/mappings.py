@@ -1,10 +1,7 @@
 """The mappings of a remote target, as gdb or this machine lists them."""
 
 import os
-import shlex
-import tempfile
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Callable, NamedTuple, Optional
 
 from gdb_leak import units
@@ -12,8 +9,8 @@ from gdb_leak.doors import gdb_says, same_machine
 
 __all__ = ["Mappings", "listed", "sections"]
 
-#: Has gdb execute a command, and returns what that prints.
-Execute = Callable[[str], str]
+#: Has gdb execute a command, and returns the bytes that that prints.
+Execute = Callable[[str], bytes]
 
 
 class Mappings(NamedTuple):
@@ -40,7 +37,7 @@ def listed(
     """
     pids = list(dict.fromkeys(numbers))
     try:
-        said = _raw(execute, "info proc mappings")
+        said = execute("info proc mappings")
     except errors:
         said = b""
     if gdb_says.mappings(said.decode("latin-1")) is not None:
@@ -61,31 +58,7 @@ def listed(
 def sections(execute: Execute) -> list[tuple[int, int, str, str]]:
     """Return the sections of all files, as :func:`gdb_says.sections` has them."""
     for argument in ("-all-objects", "ALLOBJ"):
-        found = gdb_says.sections(os.fsdecode(_raw(execute, f"maint info sections {argument}")))
+        found = gdb_says.sections(os.fsdecode(execute(f"maint info sections {argument}")))
         if found:
             return found
     return []
-
-
-# What gdb prints, as bytes: a name of a file need not be text in any charset. gdb decodes
-# what it printed, and raises where it cannot; `pipe` hands on the bytes.
-def _raw(execute: Execute, command: str) -> bytes:
-    try:
-        return execute(command).encode(_charset(execute))
-    except (LookupError, UnicodeError):
-        pass
-    with tempfile.NamedTemporaryFile() as made:
-        execute(f"pipe {command} | cat > {shlex.quote(made.name)}")
-        return Path(made.name).read_bytes()
-
-
-# By what gdb decodes what it printed. Observed: UTF-8, whatever the host's charset is (gdb 13.1,
-# gdb/python/python.c, `execute_gdb_command`, PyUnicode_FromString). Not every version may do
-# so: two bytes of its own show it.
-def _charset(execute: Execute) -> str:
-    try:
-        if execute(r"echo \303\244") == "\u00e4":
-            return "utf-8"
-    except UnicodeError:
-        pass
-    return gdb_says.charset(execute("show host-charset"))

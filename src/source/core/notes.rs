@@ -11,6 +11,7 @@ use crate::source::Thread;
 use crate::source::elf::{Image, Note};
 use crate::source::registers::{Layout, fpsimd};
 use crate::source::xsave::{Places, fsave, fxsave, xsave};
+use crate::text::lossless;
 use crate::word::WordFormat;
 
 // Entries of the auxiliary vector (Linux, include/uapi/linux/auxvec.h).
@@ -188,7 +189,7 @@ impl Notes {
         self.pid = pid.map(|pid| signed(format, pid));
         let arguments = bytes.len().checked_sub(80).and_then(|start| bytes.get(start..));
         let arguments = arguments.and_then(|text| text.split(|byte| *byte == 0).next());
-        let arguments = arguments.map(|text| String::from_utf8_lossy(text).trim_end().to_owned());
+        let arguments = arguments.map(|text| lossless(text).trim_end().to_owned());
         self.program = arguments.filter(|text| !text.is_empty());
     }
 }

@@ -1,0 +1,23 @@
+"""How gdb shows what is written through it.
+
+gdb's module comes from ``gdb.py``, which alone imports it.
+"""
+
+import os
+from typing import Any
+
+__all__ = ["charset", "colour"]
+
+
+def charset(of_host: str) -> str:
+    """Return the charset to write in, where that of gdb's host is OF_HOST.
+
+    ``gdb.write`` hands UTF-8 on, whatever the terminal reads (gdb 13.1,
+    gdb/python/python.c, `gdbpy_write`): in another charset all but ASCII would be garbage.
+    """
+    return "utf-8" if of_host.upper().replace("-", "") == "UTF8" else "ascii"
+
+
+def colour(gdb: Any) -> bool:
+    """Whether answers are coloured: gdb turns styles off for dumb terminals and in batch."""
+    return bool(gdb.parameter("style enabled")) and not os.environ.get("NO_COLOR") and os.isatty(1)
