@@ -294,7 +294,8 @@ class LeakCommand(gdb.Command):
         result = self._entry.answer(Request(parsed, self._session))
         result.later.append(self._session.verify)
         if parsed.flag("json"):
-            self._write(as_json.pieces(result))
+            with gdb_terminal.unpaged(gdb):
+                self._write(as_json.pieces(result))
         else:
             width = terminal.width(1, gdb.parameter("width")) if os.isatty(1) else None
             style = Style(gdb_terminal.colour(gdb), gdb_terminal.charset(_charset()), width)

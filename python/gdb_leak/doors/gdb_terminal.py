@@ -3,10 +3,12 @@
 gdb's module comes from ``gdb.py``, which alone imports it.
 """
 
+import contextlib
 import os
+from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["charset", "colour"]
+__all__ = ["charset", "colour", "unpaged"]
 
 
 def charset(of_host: str) -> str:
@@ -21,3 +23,16 @@ def charset(of_host: str) -> str:
 def colour(gdb: Any) -> bool:
     """Whether answers are coloured: gdb turns styles off for dumb terminals and in batch."""
     return bool(gdb.parameter("style enabled")) and not os.environ.get("NO_COLOR") and os.isatty(1)
+
+
+@contextlib.contextmanager
+def unpaged(gdb: Any) -> Iterator[None]:
+    """Turn gdb's pager off meanwhile: what a program reads must not wait for a key."""
+    paged = gdb.parameter("pagination")
+    if paged:
+        gdb.execute("set pagination off", to_string=True)
+    try:
+        yield
+    finally:
+        if paged:
+            gdb.execute("set pagination on", to_string=True)
