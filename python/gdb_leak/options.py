@@ -8,7 +8,7 @@ Mistakes are told in gdb's own words, as its option framework has them
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Optional
 
-from gdb_leak import units
+from gdb_leak import near, units
 from gdb_leak.errors import UsageError
 from gdb_leak.words import Word
 
@@ -273,9 +273,12 @@ def _full_name(typed: str, named: Mapping[str, Option], rest: str) -> str:
         return typed
     matching = [name for name in named if typed and name.startswith(typed)]
     if not matching:
-        raise UsageError(f"Unrecognized option at: {rest}")
+        meant = near.meant(typed, named)
+        advice = f"; did you mean -{meant}?" if meant is not None else ""
+        raise UsageError(f"Unrecognized option at: {rest}{advice}")
     if len(matching) > 1:
-        raise UsageError(f"Ambiguous option at: {rest}")
+        candidates = ", ".join(f"-{name}" for name in sorted(matching))
+        raise UsageError(f"Ambiguous option at: {rest}; it may be {candidates}")
     return matching[0]
 
 

@@ -64,7 +64,8 @@ def test_choice_takes_an_unambiguous_beginning() -> None:
     [
         ("-zz foo", "Unrecognized option at: -zz foo"),
         ("--zz", "Unrecognized option at: --zz"),
-        ("-u 5", "Ambiguous option at: -u 5"),
+        ("-u 5", "Ambiguous option at: -u 5; it may be -u16, -u64"),
+        ("-limt 5", "Unrecognized option at: -limt 5; did you mean -limit?"),
         ("-limit", "-limit requires an argument"),
         ("-limit --", "-limit requires an argument"),
         ("-limit foo", "Expected integer at: foo"),

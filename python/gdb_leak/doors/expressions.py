@@ -1,8 +1,9 @@
-"""Addresses and numbers that expressions stand for, as gdb evaluates them.
+"""Addresses and numbers of expressions, as gdb evaluates them.
 
 gdb's module comes from ``gdb.py``, which alone imports it.
 """
 
+import re
 from typing import Any
 
 from gdb_leak.doors import gdb_says, gdb_text
@@ -10,12 +11,15 @@ from gdb_leak.errors import RequestError, UsageError
 
 __all__ = ["integer"]
 
+#: Names, members and elements: what `&` may precede without brackets.
+_SIMPLE = re.compile(r"[\w$:]+(?:(?:\.|->)\w+|\[\w+\])*")
+
 
 def integer(gdb: Any, expression: str) -> int:
-    """Return the number that EXPRESSION stands for, of an array or function its address.
+    """Return the value of EXPRESSION, of an array or a function its address.
 
     :raises RequestError: with gdb's own message, where it cannot evaluate it.
-    :raises UsageError: where it stands for none.
+    :raises UsageError: where it is an object.
     """
     number = gdb_says.plain_number(expression, gdb.parameter("input-radix"))
     if number is not None:
@@ -62,4 +66,13 @@ def _integer_of(gdb: Any, value: Any, expression: str) -> int:
             lambda command: str(gdb.execute(command, to_string=True)), lambda: str(value.type)
         )
     )
-    raise UsageError(f"{expression} has type {named}, which is no address and no number")
+    what = "an object" if kind in (gdb.TYPE_CODE_STRUCT, gdb.TYPE_CODE_UNION) else "a value"
+    raise UsageError(
+        f"{expression} is {what} of type {named}, not an address{_advice(value, expression)}"
+    )
+
+
+def _advice(value: Any, expression: str) -> str:
+    if value.address is None:
+        return ""
+    return f"; use &{expression}" if _SIMPLE.fullmatch(expression) else f"; use &({expression})"

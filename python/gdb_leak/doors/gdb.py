@@ -11,7 +11,7 @@ from typing import Callable, Optional, TypeVar, Union
 
 import gdb
 
-from gdb_leak import _native, manual, options
+from gdb_leak import _native, manual, near, options
 from gdb_leak.commands import TABLE, Entry
 from gdb_leak.doors import (
     expressions,
@@ -32,7 +32,7 @@ from gdb_leak.render import json as as_json
 from gdb_leak.render import text as as_text
 from gdb_leak.render.style import Style, escape, escape_lines
 from gdb_leak.target import Place, Progress, Request, Snapshots, Target, ThreadRegisters
-from gdb_leak.words import tokenize
+from gdb_leak.words import Word, tokenize
 
 __all__ = ["GdbSession", "LeakCommand", "register"]
 
@@ -288,9 +288,10 @@ class LeakCommand(gdb.Command):
 
     def _answer(self, argument: str) -> None:
         command = self._entry.command
-        parsed = options.parse(
-            manual.options_of(command, False), command.operands, tokenize(argument)
-        )
+        words = tokenize(argument)
+        if command.gdb_name and words:
+            _check_spelling(words)
+        parsed = options.parse(manual.options_of(command, False), command.operands, words)
         result = self._entry.answer(Request(parsed, self._session))
         result.later.append(self._session.verify)
         if parsed.flag("json"):
@@ -309,6 +310,16 @@ class LeakCommand(gdb.Command):
         for piece in pieces:
             self._session.clear_progress()
             gdb.write(piece)
+
+
+# `leak check` is `leak` with an operand, which it does not take.
+def _check_spelling(words: Sequence[Word]) -> None:
+    first, *rest = words
+    name = None if first.quoted else near.meant(first.raw, (entry.command.name for entry in TABLE))
+    if name is not None and not first.raw.startswith("-"):
+        meant = next(entry.command.prompt_name for entry in TABLE if entry.command.name == name)
+        typed = " ".join([meant, *map(str, rest)])
+        raise UsageError(f"takes no operands: {first}; did you mean {typed}?")
 
 
 def register() -> None:

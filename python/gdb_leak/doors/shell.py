@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Optional, TextIO
 
 import gdb_leak
-from gdb_leak import _native, manual, operands, options, units
+from gdb_leak import _native, manual, near, operands, options, units
 from gdb_leak.commands import CHECK, SHELL_ONLY, TABLE, Entry
 from gdb_leak.doors import terminal
 from gdb_leak.doors.progress import ProgressLine
@@ -227,9 +227,44 @@ def _serve(typed: list[str]) -> int:
         return _help(typed[1:])
     entry = _entry(typed[0])
     if entry is None:
-        _error(f"no such command: {escape(typed[0])}; gdb-leak -help lists them")
-        return _USAGE
+        return _unknown(typed, _meant(typed))
     return _answer(entry, [Word(word) for word in typed[1:]])
+
+
+def _unknown(typed: list[str], meant: Optional[list[str]]) -> int:
+    if meant is None:
+        advice = "gdb-leak -help lists them"
+    else:
+        advice = f"did you mean gdb-leak {' '.join(map(_spelled, meant))}?"
+    _error(f"no such command: {escape(typed[0])}; {advice}")
+    return _USAGE
+
+
+# As a shell reads it, unless it has what no terminal should get.
+def _spelled(word: str) -> str:
+    # Here, because it would cost every other command 2 ms.
+    import shlex
+
+    return escape(shlex.quote(word), sys.stderr.encoding)
+
+
+# The line that was meant by one that begins with no command, None where nothing is like it.
+def _meant(typed: list[str]) -> Optional[list[str]]:
+    first, *rest = typed
+    if first.isdigit() or os.path.isfile(first):  # noqa: PTH113, without the 3 ms of pathlib
+        if rest and _entry(rest[0]) is not None:
+            return [rest[0], first, *rest[1:]]
+        return ["overview", *typed]
+    name = _command_meant(first)
+    return None if name is None else [name, *rest]
+
+
+def _command_meant(typed: str) -> Optional[str]:
+    # Its name in gdb.
+    for entry in SHELL_TABLE:
+        if typed == entry.command.prompt_name:
+            return entry.command.name
+    return near.meant(typed.removeprefix("leak-"), (entry.command.name for entry in SHELL_TABLE))
 
 
 def _help(typed: list[str]) -> int:
@@ -238,8 +273,8 @@ def _help(typed: list[str]) -> int:
         return _ANSWERED
     entry = _entry(typed[0])
     if entry is None:
-        _error(f"no such command: {escape(typed[0])}; gdb-leak -help lists them")
-        return _USAGE
+        name = _command_meant(typed[0])
+        return _unknown(typed, ["help", name] if name is not None else None)
     _print([manual.help_text(entry.command, from_shell=True) + "\n"])
     return _ANSWERED
 
