@@ -112,6 +112,10 @@ def _load(folder):  # type: (str) -> None
                 "the Python in this gdb is %d.%d, and 3.9 is the oldest that will do"
                 % sys.version_info[:2]
             )
+        if not folder:
+            raise _NotLoadedError(
+                "a text that is executed is in no folder: source the file gdb_leak/gdbinit.py"
+            )
         _import_package(folder)
         if "gdb_leak.doors.gdb" not in sys.modules:
             importlib.import_module("gdb_leak.doors.gdb").register()
@@ -125,9 +129,22 @@ def _load(folder):  # type: (str) -> None
         sys.stderr.write("gdb-leak: not loaded: %s\n" % _cause(error, folder))
 
 
+def _own_path():  # type: () -> str
+    """Return the path of this file, empty where it is executed as a text.
+
+    ``__file__`` is that of a Python script that sources this one: Python sets it
+    only where ``__main__`` has none yet (CPython 3.11, Python/pythonrun.c,
+    `_PyRun_SimpleFileObject`). What was compiled knows its own file.
+    """
+    for name in (_own_path.__code__.co_filename, str(globals().get("__file__", ""))):
+        if os.path.basename(name) == "gdbinit.py" and os.path.isfile(name):
+            return os.path.abspath(name)
+    return ""
+
+
 if __name__ == "__main__":
-    _load(os.path.dirname(os.path.abspath(__file__)))
+    _load(os.path.dirname(_own_path()))
     # gdb's __main__ is where a person's own `python` lines run.
-    del _load, _import_package, _cause, _native_file, _machine
+    del _load, _import_package, _cause, _native_file, _machine, _own_path
     del _NotLoadedError, _MACHINES, _OLDEST_PYTHON
     # `importlib`, `os` and `sys` stay: the person may have imported them.
