@@ -7,8 +7,10 @@
 .PHONY: help build demo test test-anywhere test-matrix soak lint bench wheel docs clean setup setup-lint setup-bench setup-test setup-matrix FORCE
 
 WITH_RUST := scripts/with-rust
+# Before whatever takes long: it says what that is. The times are for two processors.
+STAGE := scripts/stage
 # The recorder knows x86-64 only.
-RECORDER := $(if $(filter x86_64,$(shell uname -m)),$(WITH_RUST),: )
+RECORDER := $(if $(filter x86_64,$(shell uname -m)),$(WITH_RUST),true)
 OF_RECORDER := --manifest-path recorder/Cargo.toml --target-dir target/recorder
 PYTHON := .venv/bin/python
 INSTALLED := .venv/installed
@@ -30,9 +32,13 @@ demo: $(INSTALLED) ## a whole leak hunt on a sample program, in gdb and from a s
 	scripts/demo
 
 test: setup-test $(INSTALLED) ## cargo test, then pytest over real gdbs and the installed wheel
-	$(WITH_RUST) cargo test --locked --workspace --quiet
-	$(RECORDER) cargo test --locked --quiet $(OF_RECORDER)
-	.venv/bin/pytest $(PARALLEL)
+	@$(STAGE) 'compiling the Rust tests (about 5 minutes)' \
+		$(WITH_RUST) cargo test --locked --workspace --no-run @quiet
+	@$(STAGE) 'running the Rust tests (about 3 minutes)' \
+		$(WITH_RUST) cargo test --locked --workspace --quiet
+	@$(STAGE) 'compiling and running the tests of the recorder (about 1 minute)' \
+		$(RECORDER) cargo test --locked @quiet $(OF_RECORDER)
+	@$(STAGE) 'running the tests in gdb (about 10 minutes)' .venv/bin/pytest $(PARALLEL)
 
 test-anywhere: setup-test $(INSTALLED) ## pytest in environments unlike a terminal: ANYWHERE='nobody -- -k NAME'
 	scripts/test-anywhere $(ANYWHERE)
@@ -72,9 +78,11 @@ bench: setup-bench $(INSTALLED) ## speed against gdb, rg, valgrind and the machi
 # Built here, the wheel asks for this machine's glibc. Zig links it against that
 # of 2012, so that one wheel loads in the gdb of any distribution.
 wheel: setup ## a wheel for any Linux with glibc 2.17 or later, into dist/
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check ziglang==0.17.1
+	@$(STAGE) 'fetching zig, which links for old C libraries (80 MB)' \
+		$(PYTHON) -m pip install @quiet --disable-pip-version-check ziglang==0.17.1
 	scripts/build-recorder --zig
-	PATH="$(CURDIR)/.venv/bin:$$PATH" $(WITH_RUST) maturin build --release --locked --quiet --zig \
+	@PATH="$(CURDIR)/.venv/bin:$$PATH" $(STAGE) 'compiling the native module (about 4 minutes)' \
+		$(WITH_RUST) maturin build --release --locked @quiet --zig \
 		--compatibility manylinux2014 --interpreter $(PYTHON) --out dist
 	scripts/build-recorder
 	@ls dist/*.whl
@@ -106,7 +114,8 @@ setup-matrix:
 $(INSTALLED): $(SOURCES) target/sources | setup
 	rm -rf target/wheel
 	scripts/build-recorder
-	$(WITH_RUST) .venv/bin/maturin build --release --locked --quiet \
+	@$(STAGE) 'compiling the native module (about 4 minutes)' \
+		$(WITH_RUST) .venv/bin/maturin build --release --locked @quiet \
 		--interpreter $(PYTHON) --out target/wheel
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check \
 		--force-reinstall --no-deps target/wheel/*.whl
