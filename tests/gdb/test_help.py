@@ -107,7 +107,10 @@ def test_every_promised_option_is_completed(command: str) -> None:
     [
         ("leak-find -li", ["leak-find -limit"]),
         ("leak-find -in he", ["leak-find -in heap"]),
-        ("leak-regions -sort ", ["leak-regions -sort address", "leak-regions -sort size"]),
+        (
+            "leak-regions -sort ",
+            ["leak-regions -sort address", "leak-regions -sort rss", "leak-regions -sort size"],
+        ),
         ("leak-dump -as x", ["leak-dump -as x1", "leak-dump -as x4", "leak-dump -as x8"]),
         ("leak-di", ["leak-diff-region"]),
         ("leak-check -e", ["leak-check -error-exitcode"]),
