@@ -373,7 +373,7 @@ impl Stop {
 
 #[pyfunction]
 pub(super) fn stop_process(py: Python<'_>, pid: i32) -> PyResult<Stop> {
-    Ok(Stop(py.detach(|| stop::Stop::new(pid))?))
+    Ok(Stop(call::run(py, None, |job| stop::Stop::new(pid, job))?))
 }
 
 #[pyfunction]

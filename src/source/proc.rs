@@ -11,6 +11,7 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -123,6 +124,21 @@ impl Folder {
             .filter_map(Result::ok)
             .filter(|task| task.stat().is_ok_and(|stat| lives(&stat)))
             .map(|task| task.tid))
+    }
+
+    /// The threads that are listed, also those that have ended and that nothing has waited for.
+    ///
+    /// As [`living`](Self::living), for a tenth of the time: nothing is asked of each.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Process`] where the process ended.
+    pub(super) fn listed(&self) -> Result<Vec<i32>, Error> {
+        let folder = self.proc.open_relative("task").map_err(|cause| self.refuse(problem(cause)))?;
+        let path = format!("/proc/self/fd/{}", folder.as_raw_fd());
+        let entries = std::fs::read_dir(path).map_err(|cause| self.refuse(problem(cause.into())))?;
+        let number = |entry: std::fs::DirEntry| entry.file_name().to_str()?.parse().ok();
+        Ok(entries.map_while(Result::ok).filter_map(number).collect())
     }
 
     /// Whether a thread of that number is one of the process, and has not ended.

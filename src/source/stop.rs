@@ -1,21 +1,36 @@
 //! Holding a process: all its threads stopped by ptrace while somebody reads, then let go.
+//!
+//! All threads are seized and interrupted before any is waited for, and are let go at once by the
+//! end of the thread that holds them. One after the other would take as long as there are threads
+//! times the slices that those that run get of the processors: with 2,000 busy threads on two
+//! processors minutes to hold them, and seconds to let them go.
 
-use std::collections::BTreeSet;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::collections::{BTreeSet, VecDeque};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use gdb_leak_ptrace as calls;
 use nix::errno::Errno;
 use nix::sys::ptrace;
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, gettid};
 
 use crate::error::Error;
+use crate::pass::Job;
 use crate::source::proc::Folder;
 use crate::source::{Thread, held};
 
-/// How long a thread may take to stop: one that waits for a disk can take long.
+/// How long no thread may stop while some are waited for: one that waits for a disk can take long.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often it is asked whether the process is still wanted.
+const ASK: Duration = Duration::from_millis(20);
+
+/// How long between two looks at a thread that has not stopped.
+const LOOK: Duration = Duration::from_micros(100);
 
 /// A process whose threads are all held; they go on when this is dropped.
 #[derive(Debug)]
@@ -24,7 +39,32 @@ pub struct Stop {
     since: Instant,
     elapsed: Duration,
     let_go: Option<Sender<()>>,
-    holder: Option<JoinHandle<()>>,
+    holder: Option<Holder>,
+}
+
+/// The thread that holds all others.
+#[derive(Debug)]
+struct Holder {
+    thread: JoinHandle<()>,
+    /// Its number, 0 before it has begun.
+    id: Arc<AtomicI32>,
+}
+
+impl Holder {
+    /// Waits until the thread has ended and all that it held go on.
+    ///
+    /// The kernel lets them go after it reports the end to this process, and before it takes
+    /// the thread out of the list (Linux 6.18, `kernel/exit.c`: `exit_mm`, then `exit_notify`
+    /// with `exit_ptrace`, then `release_task`).
+    fn end(self) {
+        const LONGEST: Duration = Duration::from_secs(2);
+        let _ = self.thread.join();
+        let listed = format!("/proc/self/task/{}", self.id.load(Ordering::Relaxed));
+        let begun = Instant::now();
+        while Path::new(&listed).exists() && begun.elapsed() < LONGEST {
+            std::thread::sleep(LOOK);
+        }
+    }
 }
 
 impl Stop {
@@ -36,8 +76,9 @@ impl Stop {
     /// # Errors
     ///
     /// [`Error::Process`] when there is none, it may not be traced, is traced
-    /// already, or a thread does not stop in time. Nothing stays held then.
-    pub fn new(pid: i32) -> Result<Self, Error> {
+    /// already, or a thread does not stop in time; [`Error::Interrupted`] when the job
+    /// was stopped. Nothing stays held then.
+    pub fn new(pid: i32, job: &Job) -> Result<Self, Error> {
         let folder = Folder::open(pid)?;
         if let Some(tracer) = folder.tracer() {
             let problem =
@@ -47,14 +88,26 @@ impl Stop {
         let since = Instant::now();
         let (told, answer) = channel();
         let (let_go, waiting) = channel();
+        let (id, unwanted) = (Arc::new(AtomicI32::new(0)), Arc::new(AtomicBool::new(false)));
         // Folklore: ptrace answers only the thread that holds, and lets go of all
         // that a thread holds when it ends. So a thread of its own holds them.
-        let holder = std::thread::spawn(move || hold_until(folder, &told, &waiting));
+        let (own, give_up) = (Arc::clone(&id), Arc::clone(&unwanted));
+        let thread = std::thread::spawn(move || {
+            own.store(gettid().as_raw(), Ordering::Relaxed);
+            hold_until(folder, &told, &waiting, &give_up);
+        });
         let elapsed = Duration::ZERO;
-        let mut stop =
-            Self { threads: Vec::new(), since, elapsed, let_go: Some(let_go), holder: Some(holder) };
-        let unknown = |_| Error::Process { pid, problem: "could not be held".to_owned() };
-        stop.threads = answer.recv().map_err(unknown)??;
+        let holder = Some(Holder { thread, id });
+        let mut stop = Self { threads: Vec::new(), since, elapsed, let_go: Some(let_go), holder };
+        stop.threads = loop {
+            match answer.recv_timeout(ASK) {
+                Ok(answer) => break answer?,
+                Err(RecvTimeoutError::Timeout) => unwanted.store(job.stopped(), Ordering::Relaxed),
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(Error::Process { pid, problem: "could not be held".to_owned() });
+                }
+            }
+        };
         Ok(stop)
     }
 
@@ -88,11 +141,11 @@ impl Stop {
     /// Lets the process go on, and says for how long it was held; doing it again changes nothing.
     pub fn release(&mut self) -> Duration {
         if let Some(let_go) = self.let_go.take() {
-            self.elapsed = self.since.elapsed();
             drop(let_go);
-        }
-        if let Some(holder) = self.holder.take() {
-            let _ = holder.join();
+            if let Some(holder) = self.holder.take() {
+                holder.end();
+            }
+            self.elapsed = self.since.elapsed();
         }
         self.elapsed
     }
@@ -104,9 +157,14 @@ impl Drop for Stop {
     }
 }
 
-/// Holds all threads of the process, tells them, and lets go once nobody waits any more.
-fn hold_until(folder: Folder, told: &Sender<Result<Vec<Thread>, Error>>, waiting: &Receiver<()>) {
-    let mut held = Held { folder, threads: BTreeSet::new(), signalled: BTreeSet::new() };
+/// Holds all threads of the process, sends them, and lets go once they are not waited for any more.
+fn hold_until(
+    folder: Folder,
+    told: &Sender<Result<Vec<Thread>, Error>>,
+    waiting: &Receiver<()>,
+    give_up: &AtomicBool,
+) {
+    let mut held = Held { folder, threads: BTreeSet::new(), give_up };
     let answer = held.hold_all().map(|()| held.with_registers());
     let whole = answer.is_ok();
     if told.send(answer).is_ok() && whole {
@@ -115,33 +173,35 @@ fn hold_until(folder: Folder, told: &Sender<Result<Vec<Thread>, Error>>, waiting
     }
 }
 
-/// The threads that this thread holds; they go on when it is dropped and the thread ends.
-struct Held {
+/// The threads that this thread holds; they go on when it ends.
+///
+/// Each is held in a stop that was asked for, not before a signal. So the end of this thread is
+/// all it takes: the kernel then lets go of all of them under one lock, without being
+/// interrupted (Linux 6.18, `kernel/ptrace.c`, `exit_ptrace`). A call for each would compete for
+/// the processors with those that already run: 2.4 s for 680 busy threads, seen on two processors.
+struct Held<'a> {
     folder: Folder,
     threads: BTreeSet<i32>,
-    /// Those that stand where a real-time signal reaches them, which nix has no name for.
-    signalled: BTreeSet<i32>,
+    give_up: &'a AtomicBool,
 }
 
-impl Held {
+impl Held<'_> {
     fn hold_all(&mut self) -> Result<(), Error> {
         // A thread that was not seen may start another one: look until none is new.
         loop {
-            let known = |id: &i32| self.threads.contains(id) || self.signalled.contains(id);
-            let new: Vec<i32> = self.folder.living()?.filter(|id| !known(id)).collect();
+            let new = self.seize_new()?;
             if new.is_empty() {
-                let any = !self.threads.is_empty() || !self.signalled.is_empty();
-                return if any { Ok(()) } else { Err(self.folder.ended()) };
+                // Threads of a process that has this number since are let go with the error.
+                let ended = self.threads.is_empty() || self.folder.living()?.next().is_none();
+                return if ended { Err(self.folder.ended()) } else { Ok(()) };
             }
-            for id in new {
-                self.hold(id)?;
-            }
+            self.wait_for(new)?;
         }
     }
 
     /// The threads that are held, which only this thread may ask for their registers.
     fn with_registers(&self) -> Vec<Thread> {
-        let mut numbers: Vec<i32> = self.threads.iter().chain(&self.signalled).copied().collect();
+        let mut numbers: Vec<i32> = self.threads.iter().copied().collect();
         numbers.sort_by_key(|id| (*id != self.folder.pid(), *id));
         let image = self.folder.program();
         let unread = |id| Thread { id, ..Thread::default() };
@@ -152,94 +212,112 @@ impl Held {
         self.folder.refuse(problem)
     }
 
-    fn hold(&mut self, id: i32) -> Result<(), Error> {
-        let thread = Pid::from_raw(id);
-        match ptrace::seize(thread, ptrace::Options::empty()) {
-            Ok(()) => {}
-            // The thread ended since it was listed.
-            Err(Errno::ESRCH) => return Ok(()),
-            // So it has, but is listed still (Linux 6.18, kernel/ptrace.c, ptrace_attach).
-            Err(Errno::EPERM) if !self.folder.lives(id) => return Ok(()),
-            Err(Errno::EPERM) => {
-                return Err(self.refuse(
-                    "may not be stopped: it belongs to another user or tracing is restricted; \
-                     try as root, or see gdb-leak doctor",
-                ));
+    fn check(&self) -> Result<(), Error> {
+        if self.give_up.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(()) }
+    }
+
+    /// Seizes and interrupts the threads that are not held, and returns them; they stop soon.
+    fn seize_new(&mut self) -> Result<VecDeque<i32>, Error> {
+        let mut new = VecDeque::new();
+        for id in self.folder.listed()? {
+            self.check()?;
+            if self.threads.contains(&id) {
+                continue;
             }
-            Err(cause) => return Err(self.refuse(format!("thread {id}: {}", cause.desc()))),
+            match ptrace::seize(Pid::from_raw(id), ptrace::Options::empty()) {
+                Ok(()) => {}
+                // The thread ended since it was listed.
+                Err(Errno::ESRCH) => continue,
+                // So it has, but is listed still (Linux 6.18, kernel/ptrace.c, ptrace_attach).
+                Err(Errno::EPERM) if !self.folder.lives(id) => continue,
+                Err(Errno::EPERM) => {
+                    return Err(self.refuse(
+                        "may not be stopped: it belongs to another user or tracing is restricted; \
+                         try as root, or see gdb-leak doctor",
+                    ));
+                }
+                Err(cause) => return Err(self.refuse(format!("thread {id}: {}", cause.desc()))),
+            }
+            self.threads.insert(id);
+            new.push_back(id);
+            self.interrupt(id)?;
         }
-        self.threads.insert(id);
-        match ptrace::interrupt(thread) {
-            Ok(()) => self.wait(id),
-            Err(Errno::ESRCH) => Ok(()),
+        Ok(new)
+    }
+
+    fn interrupt(&self, id: i32) -> Result<(), Error> {
+        match ptrace::interrupt(Pid::from_raw(id)) {
+            // It ends, which waiting for it shows.
+            Ok(()) | Err(Errno::ESRCH) => Ok(()),
             Err(cause) => Err(self.refuse(format!("thread {id}: {}", cause.desc()))),
         }
     }
 
-    fn wait(&mut self, id: i32) -> Result<(), Error> {
-        let begun = Instant::now();
-        let flags = WaitPidFlag::__WALL | WaitPidFlag::WNOHANG;
-        let peek = WaitPidFlag::WNOWAIT | WaitPidFlag::WSTOPPED | WaitPidFlag::WEXITED | flags;
-        loop {
-            // Folklore: nix has no name for real-time signals and answers EINVAL: the
-            // thread stands before such a signal, and is held. No `detach` of nix's
-            // hands that on; the end of this thread does, unless the status was taken:
-            // so look first. Seen: timer_create with SIGRTMIN.
-            match waitid(Id::Pid(Pid::from_raw(id)), peek) {
-                Ok(WaitStatus::StillAlive) if begun.elapsed() > PATIENCE => {
-                    let why = if self.folder.waits_in_kernel(id) {
-                        ": it is in uninterruptible sleep (state D: for a device, or for its child of vfork); \
-                         try again when that is over"
-                    } else {
-                        ""
-                    };
-                    let seconds = PATIENCE.as_secs();
-                    return Err(self.refuse(format!("thread {id} did not stop within {seconds} s{why}")));
-                }
-                Ok(WaitStatus::StillAlive) => {
-                    std::thread::sleep(Duration::from_micros(200));
+    /// Waits until each of these threads, which were interrupted, has stopped or ended.
+    fn wait_for(&mut self, mut waited: VecDeque<i32>) -> Result<(), Error> {
+        let mut progress = Instant::now();
+        while let Some(id) = waited.front().copied() {
+            self.check()?;
+            match calls::status(id) {
+                Ok(None) if progress.elapsed() > PATIENCE => return Err(self.late(id)),
+                Ok(None) => {
+                    std::thread::sleep(LOOK);
                     continue;
                 }
-                Err(Errno::EINVAL) => {
+                Ok(Some(status)) => match Stopped::of(status) {
+                    Some(Stopped::AsAsked) => {}
+                    // Folklore: a signal may arrive before the stop that was asked for, and takes
+                    // the place of it. Seen: a process with a busy interval timer.
+                    Some(Stopped::BeforeSignal(signal)) => {
+                        if calls::resume(id, signal).is_ok() {
+                            self.interrupt(id)?;
+                        }
+                        waited.push_back(id);
+                    }
+                    None => {
+                        self.threads.remove(&id);
+                    }
+                },
+                Err(_) => {
                     self.threads.remove(&id);
-                    self.signalled.insert(id);
-                    return Ok(());
                 }
-                _ => {}
             }
-            match waitpid(Pid::from_raw(id), Some(flags)) {
-                Ok(WaitStatus::StillAlive) => {}
-                Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) | Err(_) => {
-                    self.threads.remove(&id);
-                    return Ok(());
-                }
-                // Folklore: a signal may arrive before the stop that was asked for;
-                // letting go hands it on. Seen: a process with a busy interval timer.
-                Ok(WaitStatus::Stopped(thread, signal)) => {
-                    return self.pending(thread, signal);
-                }
-                Ok(_) => return Ok(()),
-            }
+            waited.pop_front();
+            progress = Instant::now();
         }
+        Ok(())
     }
 
-    /// Hands a signal on that arrived first, then waits for the stop that was asked for.
-    fn pending(&mut self, thread: Pid, signal: nix::sys::signal::Signal) -> Result<(), Error> {
-        let told = |cause: Errno| self.refuse(format!("thread {thread}: {}", cause.desc()));
-        ptrace::cont(thread, signal).map_err(told)?;
-        match ptrace::interrupt(thread) {
-            Ok(()) => self.wait(thread.as_raw()),
-            Err(Errno::ESRCH) => Ok(()),
-            Err(cause) => Err(told(cause)),
-        }
+    /// Of a thread that did not stop in time.
+    fn late(&self, id: i32) -> Error {
+        let why = if self.folder.waits_in_kernel(id) {
+            ": it is in uninterruptible sleep (state D: for a device, or for its child of vfork); \
+             try again when that is over"
+        } else {
+            ""
+        };
+        self.refuse(format!("thread {id} did not stop within {} s{why}", PATIENCE.as_secs()))
     }
 }
 
-impl Drop for Held {
-    fn drop(&mut self) {
-        for id in &self.threads {
-            // A thread that ended meanwhile cannot be let go, and need not be.
-            let _ = ptrace::detach(Pid::from_raw(*id), None);
+/// Why a thread has stopped.
+enum Stopped {
+    /// It was interrupted, or its whole process is stopped.
+    AsAsked,
+    /// It is about to get this signal.
+    BeforeSignal(i32),
+}
+
+impl Stopped {
+    /// From a status of `waitpid(2)`; `None` of a thread that ended.
+    fn of(status: i32) -> Option<Self> {
+        const STOPPED: i32 = 0x7f;
+        // Linux, include/uapi/linux/ptrace.h: PTRACE_EVENT_STOP, of threads that were seized.
+        const EVENT_STOP: i32 = 128;
+        if status & 0xff != STOPPED {
+            return None;
         }
+        let (event, signal) = (status >> 16, (status >> 8) & 0xff);
+        Some(if event == EVENT_STOP { Self::AsAsked } else { Self::BeforeSignal(signal) })
     }
 }

@@ -1,11 +1,17 @@
 """Holding a process from a shell: it is left as it was found."""
 
+import contextlib
 import signal
+import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from harness.debuggers import shell
+import pytest
+from gdb_leak import _native
+from harness.debuggers import DOOR, shell
+from harness.processes import compile_fixture
 
 
 def state(pid: int) -> str:
@@ -44,3 +50,66 @@ def test_a_real_time_signal_neither_keeps_a_process_from_being_held_nor_is_lost(
         assert answer.status == 0, answer.stderr
     program.press_key()
     assert program.wait_for("LOST") == "LOST 0"
+
+
+def threads(pid: int) -> dict[str, tuple[str, str]]:
+    """Return the state and the tracer of each thread of the process."""
+    found = {}
+    for folder in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            lines = (folder / "status").read_text().splitlines()
+            status = dict(line.split(":\t", 1) for line in lines)
+            found[folder.name] = (status["State"][0], status["TracerPid"])
+    return found
+
+
+def wait_until_the_others_are_held(pid: int, asked: "subprocess.Popen[bytes]") -> None:
+    """Return once ASKED holds all threads but the main one, which cannot be held."""
+    while True:
+        others = [state for name, (state, _) in threads(pid).items() if name != str(pid)]
+        if others and all(state == "t" for state in others):
+            return
+        assert asked.poll() is None, "it ended first"
+
+
+@pytest.fixture
+def waiting(tmp_path: Path) -> Iterator[int]:
+    """Start a process whose main thread cannot be held, and give its number."""
+    program = compile_fixture("holds", tmp_path / "holds")
+    with subprocess.Popen([program, "vfork"], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"READY\n"
+        yield process.pid
+        process.kill()
+
+
+def test_all_threads_are_interrupted_before_one_is_waited_for(waiting: int) -> None:
+    line = [str(DOOR), "regions", str(waiting), "-stop"]
+    with subprocess.Popen(line, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as asked:
+        # The main thread, which is listed first, is being waited for all the time.
+        wait_until_the_others_are_held(waiting, asked)
+        assert asked.stderr is not None
+        assert b"did not stop within 5 s: it is in uninterruptible sleep" in asked.stderr.read()
+    assert {tracer for _, tracer in threads(waiting).values()} == {"0"}
+
+
+def test_an_interrupt_while_a_process_is_being_held_lets_it_go(waiting: int) -> None:
+    line = [str(DOOR), "regions", str(waiting), "-stop"]
+    with subprocess.Popen(line, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as asked:
+        wait_until_the_others_are_held(waiting, asked)
+        asked.send_signal(signal.SIGINT)
+        assert asked.wait(timeout=60) == 130
+    assert {tracer for _, tracer in threads(waiting).values()} == {"0"}
+
+
+def test_threads_that_are_started_while_a_process_is_being_held_are_held(start: Any) -> None:
+    program = start("holds", "starts")
+    for _ in range(20):
+        stop = _native.stop_process(program.pid)
+        held = threads(program.pid)
+        stop.release()
+        # One that has ended is listed until it is let go.
+        running = [state for state, _ in held.values() if state not in "tZX"]
+        assert not running
+        let_go = [tracer for state, tracer in threads(program.pid).values() if state not in "ZX"]
+        assert set(let_go) == {"0"}

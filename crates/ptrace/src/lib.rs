@@ -26,6 +26,16 @@ pub fn wait(block: bool) -> io::Result<Option<(i32, i32)>> {
     wait_for(-1, libc::__WALL | libc::__WNOTHREAD | now)
 }
 
+/// Returns the status of the tracee `thread` of the calling thread as `waitpid(2)` has it, if it
+/// stopped or ended; `None` if it runs.
+///
+/// # Errors
+///
+/// `ECHILD` where the calling thread does not trace it.
+pub fn status(thread: i32) -> io::Result<Option<i32>> {
+    Ok(wait_for(thread, libc::__WALL | libc::__WNOTHREAD | libc::WNOHANG)?.map(|(_, status)| status))
+}
+
 /// Waits until the child `process` of this process has ended, and gives its status.
 ///
 /// # Errors

@@ -34,7 +34,7 @@ fn start(program: &Path, kind: &str, threads: &str) -> Waiting {
 /// How much damage is found in the process, with the registers of its threads, and which checks fail.
 fn damage(child: &Waiting) -> (u64, Vec<&'static str>) {
     let pid = i32::try_from(child.0.id()).unwrap();
-    let stop = Stop::new(pid).unwrap();
+    let stop = Stop::new(pid, &Job::default()).unwrap();
     let target = process::open(pid, false).unwrap();
     let heap =
         gdb_leak::heap::open(target.memory.as_ref(), stop.threads(), &Job::default()).unwrap().unwrap();
