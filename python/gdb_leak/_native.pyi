@@ -67,6 +67,7 @@ __all__ = [
     "shortest_path",
     "stop_process",
     "strings",
+    "take_snapshot",
     "text_to_words",
     "unescape",
     "unjoined_threads",
@@ -165,7 +166,8 @@ class Follow:
     def next(self) -> Optional[tuple[int, Optional[int], Stop]]: ...
 
 def recordable(path: str, search: Sequence[str]) -> tuple[str, list[str], str]: ...
-def save_snapshot(memory: Memory, path: Optional[str], force: bool = False) -> Memory: ...
+def take_snapshot(memory: Memory) -> Memory: ...
+def save_snapshot(snapshot: Memory, path: str, force: bool = False) -> None: ...
 
 @final
 class Needle:

@@ -210,6 +210,14 @@ class Session(Protocol):
     def hold(self) -> None:
         """Stop the process for the length of this command, where the door can."""
 
+    def let_go(self) -> Sequence[str]:
+        """Let a process that is held run on: all that the answer takes of it was read.
+
+        Return notes, such as for how long it was held.
+
+        :raises ProcessError: where it has ended or started another program meanwhile.
+        """
+
     def at_rest(self, target: Target) -> bool:
         """Whether TARGET stays as it is until the command ends."""
 

@@ -377,16 +377,12 @@ pub(super) fn stop_process(py: Python<'_>, pid: i32) -> PyResult<Stop> {
 }
 
 #[pyfunction]
-#[pyo3(signature = (memory, path, force = false))]
-pub(super) fn save_snapshot(
-    py: Python<'_>,
-    memory: &Memory,
-    path: Option<PathBuf>,
-    force: bool,
-) -> PyResult<Memory> {
-    let snapshot = snapshot::take(&memory.target);
-    if let Some(path) = path {
-        py.detach(|| snapshot::save(&snapshot, &path, force))?;
-    }
-    Ok(snapshot.into())
+pub(super) fn take_snapshot(py: Python<'_>, memory: &Memory) -> Memory {
+    py.detach(|| snapshot::take(&memory.target)).into()
+}
+
+#[pyfunction]
+#[pyo3(signature = (snapshot, path, force = false))]
+pub(super) fn save_snapshot(py: Python<'_>, snapshot: &Memory, path: PathBuf, force: bool) -> PyResult<()> {
+    Ok(py.detach(|| snapshot::save(&snapshot.target, &path, force))?)
 }

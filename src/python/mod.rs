@@ -42,6 +42,7 @@ mod _native {
     #[pymodule_export]
     use super::memory::{
         Memory, Region, Stop, open_file, open_process, open_remote, save_snapshot, stop_process,
+        take_snapshot,
     };
     #[pymodule_export]
     use super::recording::{Allocation, Recording, StackFrame, recorder_ranges, recording};

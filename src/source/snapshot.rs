@@ -3,7 +3,7 @@
 //! The file is text: the line [`MAGIC`], then one JSON object. Sections with
 //! bytes may follow in later versions; the number in the first line says so.
 
-use std::io::Write;
+use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -98,9 +98,12 @@ pub fn save(snapshot: &Target, path: &Path, replace: bool) -> Result<(), Error> 
         regions: snapshot.memory.regions().iter().map(saved_region).collect(),
     };
     write_whole(path, replace, |file| {
+        // serde_json writes token by token.
+        let mut file = BufWriter::new(file);
         writeln!(file, "{MAGIC}{VERSION}")?;
-        serde_json::to_writer(&mut *file, &saved)?;
-        writeln!(file)
+        serde_json::to_writer(&mut file, &saved)?;
+        writeln!(file)?;
+        file.flush()
     })
 }
 

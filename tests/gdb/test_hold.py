@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from gdb_leak import _native
+from gdb_leak.doors.shell import main
 from harness.debuggers import DOOR, shell
 from harness.processes import compile_fixture
 
@@ -113,3 +114,32 @@ def test_threads_that_are_started_while_a_process_is_being_held_are_held(start: 
         assert not running
         let_go = [tracer for state, tracer in threads(program.pid).values() if state not in "ZX"]
         assert set(let_go) == {"0"}
+
+
+def test_a_process_goes_on_before_its_snapshot_is_written(
+    start: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = start("sample")
+    tracers = []
+    save = _native.save_snapshot
+
+    def written(*arguments: Any) -> None:
+        tracers.extend(tracer for _, tracer in threads(program.pid).values())
+        save(*arguments)
+
+    monkeypatch.setattr(_native, "save_snapshot", written)
+    file = tmp_path / "one.snapshot"
+    assert main(["snapshot", str(program.pid), str(file), "-json"]) == 0
+    assert set(tracers) == {"0"}
+    assert file.read_text().startswith("gdb-leak snapshot 1\n")
+
+
+def test_a_snapshot_is_written_in_pieces_that_hold_many_regions(start: Any, tmp_path: Path) -> None:
+    def writes() -> int:
+        lines = Path("/proc/self/io").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("syscw")).split()[1])
+
+    snapshot = _native.take_snapshot(_native.open_process(start("sample").pid))
+    before = writes()
+    _native.save_snapshot(snapshot, str(tmp_path / "one.snapshot"))
+    assert writes() - before < len(snapshot.regions("all"))

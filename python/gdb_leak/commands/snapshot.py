@@ -24,8 +24,8 @@ COMMAND = Command(
     ),
     options=(Option("force", "Replace FILE where it exists."),),
     description=(
-        "From a shell, all threads of a running process are stopped while it is read, and"
-        " a snapshot "
+        "From a shell, all threads of a running process are stopped while its regions are read, and"
+        " go on before the snapshot is written. A snapshot "
         "without FILE is written to PROGRAM.PID.snapshot in the current folder."
     ),
     example=("leak-snapshot", "gdb-leak snapshot 1234 before.snapshot"),
@@ -47,7 +47,11 @@ def run(request: Request) -> Result:
         path = operands.file_path(word)
     elif session.shell:
         path = _free_path(target)
-    taken = _native.save_snapshot(target.memory, path, request.parsed.flag("force"))
+    taken = _native.take_snapshot(target.memory)
+    # Writing it takes longer than taking it, and needs nothing of the target.
+    notes = session.let_go()
+    if path is not None:
+        _native.save_snapshot(taken, path, request.parsed.flag("force"))
     kept = session.snapshots.keep(taken, path)
     values: dict[str, Value] = {
         "path": path,
@@ -57,7 +61,8 @@ def run(request: Request) -> Result:
         "name": None if session.shell else kept.name,
     }
     described, word_size = target.describe(), target.memory.word_size
-    result = Result(COMMAND.name, described, values, target.all_notes(), None, word_size)
+    notes = [*target.all_notes(), *notes]
+    result = Result(COMMAND.name, described, values, notes, None, word_size)
     if target.memory.source in ("process", "remote"):
         sides = [shlex.quote(str(path)), str(target.pid)] if session.shell else []
         typed = session.typed("diff-region", *sides)

@@ -141,6 +141,10 @@ class GdbSession(lines.Lines):
     def hold(self) -> None:
         """Do nothing: gdb holds the process already, and a note says where it does not."""
 
+    def let_go(self) -> Sequence[str]:
+        """Do nothing: gdb goes on holding the process."""
+        return ()
+
     def at_rest(self, target: Target) -> bool:
         """Whether no thread of TARGET runs: gdb holds the process, or there is none."""
         return target.memory.source == "core" or not _running()

@@ -115,6 +115,12 @@ class ShellSession:
         """Stop the process, once it is opened, for the length of this command."""
         self._hold = True
 
+    def let_go(self) -> Sequence[str]:
+        """Let the process run on, as :meth:`release` does, once it is seen to be the same."""
+        self.verify()
+        self._read.clear()
+        return self.release()
+
     def at_rest(self, target: Target) -> bool:
         """Whether TARGET is no process, or one that is held."""
         return target.memory.source != "process" or self.holds
