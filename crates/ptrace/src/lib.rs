@@ -1,14 +1,20 @@
-//! The ptrace calls of gdb-leak that no crate has in a safe form, and nothing else.
+//! The calls of the system that gdb-leak makes and that no crate has in a safe form, and nothing else.
+//!
+//! [`pages`] and [`aside`] say what they are for. What is in this file is of ptrace:
 //!
 //! nix names signals by an enum that ends at 31: it can neither say that a thread
 //! stands before a real-time signal nor hand one on, and it has no `PTRACE_LISTEN`.
 //! Other safe wrappers stand on nix, or bring a runtime of their own. So here are
 //! these calls, with signals as numbers and statuses as the kernel gives them.
 //!
-//! Safety of all of them: the requests made here take numbers only. None reads or
+//! Safety of these: the requests made here take numbers only. None reads or
 //! writes memory of this process, but for the status that [`wait`] has room for.
 //! What a wrong number does, it does to a thread that this one traces, or it is
 //! refused by the kernel.
+
+pub mod aside;
+pub mod pages;
+mod serve;
 
 use std::io;
 
