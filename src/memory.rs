@@ -338,6 +338,17 @@ pub trait Memory: Send + Sync {
         true
     }
 
+    /// What was asked for and is missing, because reading it might not have returned: sentences,
+    /// and whether it is of memory that the process may write to.
+    fn unasked(&self) -> Vec<(String, bool)> {
+        Vec::new()
+    }
+
+    /// Whether a view may wait for a file system that does not answer, for seconds.
+    fn may_stall(&self) -> bool {
+        false
+    }
+
     /// Whether the memory is still what it was when it was opened; asked before each pass.
     ///
     /// # Errors

@@ -10,7 +10,7 @@
 //! worker may read past its own chunk for it.
 
 use std::cell::RefCell;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use rayon::iter::{IndexedParallelIterator, IntoParallelRefIterator, ParallelIterator};
 
@@ -28,6 +28,16 @@ pub const CHUNK: u64 = 1 << 20;
 /// Chunks that may be finished but not yet handed over, per thread.
 const AHEAD: usize = 32;
 
+/// How many jobs were asked to end and have not.
+static STOPPING: AtomicUsize = AtomicUsize::new(0);
+
+/// Whether work was asked to end that has not.
+///
+/// For what waits without knowing whose work it is: a read that the system does not answer.
+pub(crate) fn stopping() -> bool {
+    STOPPING.load(Ordering::Relaxed) > 0
+}
+
 /// A piece of work that can be watched and stopped from another thread.
 #[derive(Default, Debug)]
 pub struct Job {
@@ -39,7 +49,9 @@ pub struct Job {
 impl Job {
     /// Asks the work to end soon.
     pub fn stop(&self) {
-        self.stop.store(true, Ordering::Relaxed);
+        if !self.stop.swap(true, Ordering::Relaxed) {
+            STOPPING.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Whether somebody asked the work to end.
@@ -67,6 +79,14 @@ impl Job {
     /// As said.
     pub fn check(&self) -> Result<(), Error> {
         if self.stopped() { Err(Error::Interrupted) } else { Ok(()) }
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        if self.stopped() {
+            STOPPING.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 

@@ -78,6 +78,10 @@ class Target:
         """Return what makes the target less than whole, each said once."""
         return list(dict.fromkeys([*self.memory.notes, *self.notes]))
 
+    def late_notes(self, result: "Result") -> list[str]:
+        """Return the notes that RESULT lacks: what is missing is known once it was asked for."""
+        return [note for note in self.memory.notes if note not in result.notes]
+
 
 # In the form that all texts have: in a Latin-1 locale, names of files have another.
 def _shown(path: Optional[str]) -> Optional[str]:
@@ -166,6 +170,8 @@ class Session(Protocol):
 
     shell: bool
     snapshots: Snapshots
+    #: The target, where the command has opened it.
+    current: Optional[Target]
 
     def target(self, usage: bool = False) -> Target:
         """Return the target, opened.

@@ -139,6 +139,14 @@ impl Memory {
         }
     }
 
+    /// Asks something short of the target, on a thread of its own only where an answer may take long.
+    fn ask<T: Send>(&self, py: Python<'_>, work: impl FnOnce(&Target) -> T + Send) -> PyResult<T> {
+        if self.target.memory.may_stall() {
+            return call::run(py, None, |_| Ok(work(&self.target)));
+        }
+        Ok(py.detach(|| work(&self.target)))
+    }
+
     /// Where blocks may lie outside of heaps.
     pub(super) fn outside(
         &self,
@@ -177,12 +185,13 @@ impl Memory {
 
     #[getter]
     fn complete(&self) -> bool {
-        self.target.origin.complete
+        self.target.origin.complete && !self.target.memory.unasked().iter().any(|(_, writable)| *writable)
     }
 
     #[getter]
     fn notes(&self) -> Vec<String> {
-        self.target.origin.notes.clone()
+        let unasked = self.target.memory.unasked().into_iter().map(|(note, _)| note);
+        self.target.origin.notes.iter().cloned().chain(unasked).collect()
     }
 
     #[getter]
@@ -218,7 +227,7 @@ impl Memory {
 
     fn read<'py>(&self, py: Python<'py>, start: u64, length: u64) -> PyResult<Bound<'py, PyBytes>> {
         let range = AddressRange::with_length(start, length)?;
-        let bytes = py.detach(|| self.target.memory.bytes(range))?;
+        let bytes = self.ask(py, |target| target.memory.bytes(range))??;
         Ok(PyBytes::new(py, &bytes))
     }
 
@@ -226,20 +235,26 @@ impl Memory {
         self.target.origin.threads.iter().map(registers).collect()
     }
 
-    fn symbol(&self, py: Python<'_>, address: u64) -> Option<Named> {
-        let (target, kept) = (&self.target, &self.kept);
-        let found = py.detach(|| kept.symbols(target).name(target.memory.as_ref(), address));
-        found.map(|Symbol { name, offset, module, section }| (name, offset, module.into(), section))
+    fn symbol(&self, py: Python<'_>, address: u64) -> PyResult<Option<Named>> {
+        let kept = &self.kept;
+        let found = self.ask(py, |target| kept.symbols(target).name(target.memory.as_ref(), address))?;
+        Ok(found.map(|Symbol { name, offset, module, section }| (name, offset, module.into(), section)))
     }
 
-    fn lines(&self, py: Python<'_>, address: u64) -> Vec<Called> {
-        let (target, kept) = (&self.target, &self.kept);
-        called(py.detach(|| kept.symbols(target).lines(target.memory.as_ref(), address)))
+    fn lines(&self, py: Python<'_>, address: u64) -> PyResult<Vec<Called>> {
+        let kept = &self.kept;
+        Ok(called(self.ask(py, |target| kept.symbols(target).lines(target.memory.as_ref(), address))?))
     }
 
-    fn lines_of_file(&self, py: Python<'_>, path: OsString, build_id: &[u8], address: u64) -> Vec<Called> {
-        let (target, kept, path) = (&self.target, &self.kept, Name::from(PathBuf::from(path)));
-        called(py.detach(|| kept.symbols(target).lines_of_file(&path, build_id, address)))
+    fn lines_of_file(
+        &self,
+        py: Python<'_>,
+        path: OsString,
+        build_id: &[u8],
+        address: u64,
+    ) -> PyResult<Vec<Called>> {
+        let (kept, path) = (&self.kept, Name::from(PathBuf::from(path)));
+        Ok(called(self.ask(py, |target| kept.symbols(target).lines_of_file(&path, build_id, address))?))
     }
 
     fn recheck(&self) -> PyResult<()> {
@@ -316,7 +331,8 @@ pub(super) fn open_file(
 #[pyfunction]
 #[pyo3(signature = (pid, usage = false))]
 pub(super) fn open_process(py: Python<'_>, pid: i32, usage: bool) -> PyResult<Memory> {
-    Ok(py.detach(|| process::open(pid, usage))?.into())
+    // Reading it may take long: its files may be where nothing answers.
+    Ok(call::run(py, None, |_| process::open(pid, usage))?.into())
 }
 
 #[pyfunction]

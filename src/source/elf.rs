@@ -351,7 +351,7 @@ pub fn loaded(memory: &dyn Memory, base: u64) -> Option<(Image, Vec<u8>)> {
 #[must_use]
 pub fn file_of(path: &Path, id: &[u8]) -> Option<(FileView, Image)> {
     // A path with a device's name, or "(deleted)" at its end, is no file.
-    let file = FileView::open(path).ok()?;
+    let file = FileView::open_named(path).ok()?;
     let image = file_image(&file).ok()?;
     (file_build_id(&file, &image)? == id).then_some((file, image))
 }

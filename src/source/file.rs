@@ -3,23 +3,61 @@
 //! This file holds the only `unsafe` of the crate.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use memmap2::{Mmap, MmapOptions};
 use nix::sys::statfs::{self, FsType};
 
 use crate::error::{Error, reason};
 use crate::memory::Buffer;
+use crate::source::aside::{self, Way};
 
 /// A file of a fixed length whose bytes can be lent.
 #[derive(Debug)]
 pub struct FileView {
     path: PathBuf,
-    file: File,
+    file: Source,
     length: u64,
     mapping: Option<Mmap>,
+}
+
+/// Who reads the file.
+#[derive(Debug)]
+enum Source {
+    Here(File),
+    /// A process of its own, because its file system may not answer.
+    Aside(Arc<aside::File>),
+}
+
+/// An open file that is read from one place after another.
+#[derive(Debug)]
+pub enum Reader {
+    /// Read here.
+    Here(File),
+    /// Read by a process of its own.
+    #[allow(private_interfaces)]
+    Aside(aside::Cursor),
+}
+
+impl Read for Reader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Here(file) => file.read(buffer),
+            Self::Aside(file) => file.read(buffer),
+        }
+    }
+}
+
+impl Seek for Reader {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        match self {
+            Self::Here(file) => file.seek(to),
+            Self::Aside(file) => file.seek(to),
+        }
+    }
 }
 
 impl FileView {
@@ -46,7 +84,32 @@ impl FileView {
         let file = File::open(path).map_err(refuse)?;
         let length = file.metadata().map_err(refuse)?.len();
         let mapping = if length > 0 && local(&file) { map(&file).ok() } else { None };
-        Ok(Self { path: path.to_owned(), file, length, mapping })
+        Ok(Self { path: path.to_owned(), file: Source::Here(file), length, mapping })
+    }
+
+    /// Opens a file that a target names, which may lie where nothing answers.
+    ///
+    /// As [`FileView::open`]; but a file system that another process or machine serves is asked
+    /// by a process of its own, and given up after two seconds.
+    ///
+    /// # Errors
+    ///
+    /// As those of [`FileView::open`], and where the file system does not answer.
+    pub fn open_named(path: &Path) -> Result<Self, Error> {
+        match aside::way(path).map_err(|cause| Error::file(path, reason(&cause)))? {
+            Way::Direct => Self::open(path),
+            Way::Aside(file) => {
+                let length = file.length();
+                let file = Source::Aside(Arc::new(file));
+                Ok(Self { path: path.to_owned(), file, length, mapping: None })
+            }
+        }
+    }
+
+    /// Whether its file system answers: it is read here.
+    #[must_use]
+    pub fn answers(&self) -> bool {
+        matches!(self.file, Source::Here(_))
     }
 
     /// The path as it was given.
@@ -67,7 +130,10 @@ impl FileView {
     ///
     /// [`Error::File`] when the system will not say.
     pub fn modified(&self) -> Result<std::time::SystemTime, Error> {
-        let asked = self.file.metadata().and_then(|metadata| metadata.modified());
+        let asked = match &self.file {
+            Source::Here(file) => file.metadata().and_then(|metadata| metadata.modified()),
+            Source::Aside(_) => Err(io::ErrorKind::Unsupported.into()),
+        };
         asked.map_err(|cause| Error::file(&self.path, reason(&cause)))
     }
 
@@ -77,7 +143,10 @@ impl FileView {
     ///
     /// [`Error::File`] when the system will not say.
     pub fn length_now(&self) -> Result<u64, Error> {
-        let asked = self.file.metadata().map(|metadata| metadata.len());
+        let asked = match &self.file {
+            Source::Here(file) => file.metadata().map(|metadata| metadata.len()),
+            Source::Aside(file) => Ok(file.length()),
+        };
         asked.map_err(|cause| Error::file(&self.path, reason(&cause)))
     }
 
@@ -86,8 +155,11 @@ impl FileView {
     /// # Errors
     ///
     /// The system's.
-    pub fn reader(&self) -> io::Result<File> {
-        self.file.try_clone()
+    pub fn reader(&self) -> io::Result<Reader> {
+        match &self.file {
+            Source::Here(file) => file.try_clone().map(Reader::Here),
+            Source::Aside(file) => Ok(Reader::Aside(aside::Cursor::new(Arc::clone(file)))),
+        }
     }
 
     /// Up to `length` bytes at `offset` as a copy; fewer where the file ends or cannot be read.
@@ -134,7 +206,10 @@ impl FileView {
             return Ok(bytes.unwrap_or_default());
         }
         let space = buffer.space(usize::try_from(length.min(READ)).unwrap_or_default());
-        let read = read_at(&self.file, space, offset)?;
+        let read = match &self.file {
+            Source::Here(file) => read_at(file, space, offset)?,
+            Source::Aside(file) => file.read_at(space, offset)?,
+        };
         Ok(space.get(..read).unwrap_or_default())
     }
 

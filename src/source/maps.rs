@@ -184,6 +184,52 @@ pub(super) fn used(text: &[u8]) -> BTreeMap<AddressRange, u64> {
     used
 }
 
+/// What a line of `/proc/PID/maps` says of a mapping beside its region.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Mapping {
+    /// Where it is.
+    pub range: AddressRange,
+    /// Whether other processes see what is written there.
+    pub shared: bool,
+    /// Major and minor number of the device of its file.
+    pub device: (u32, u32),
+    /// The inode of its file, 0 where there is none.
+    pub inode: u64,
+}
+
+/// Returns the mappings in a text of `maps` or `smaps`, in its order.
+pub(super) fn mappings(text: &[u8]) -> Vec<Mapping> {
+    lines(text).into_iter().filter_map(mapping).collect()
+}
+
+fn mapping(line: &[u8]) -> Option<Mapping> {
+    let mut words = words(line);
+    let (start, end) = words.next()?.split_once('-')?;
+    let range = AddressRange::new(hex(start)?, hex(end)?).ok()?;
+    let shared = words.next()?.ends_with('s');
+    let (major, minor) = words.nth(1)?.split_once(':')?;
+    let part = |text| u32::from_str_radix(text, 16).ok();
+    Some(Mapping { range, shared, device: (part(major)?, part(minor)?), inode: words.next()?.parse().ok()? })
+}
+
+/// Returns the mappings in a text of `smaps` whose missing pages `userfaultfd` serves, in its order.
+///
+/// Linux, Documentation/filesystems/proc.rst: `um` are pages that are not there, `ui` such as are
+/// in the page cache. What is protected from writes (`uw`) is read as usual.
+pub(super) fn served(text: &[u8]) -> Vec<AddressRange> {
+    let mut found = Vec::new();
+    let mut range = None;
+    for line in lines(text) {
+        if let Some(flags) = line.strip_prefix(b"VmFlags:") {
+            let serves = words(flags).any(|flag| flag == "um" || flag == "ui");
+            found.extend(range.take().filter(|_| serves));
+        } else if let Some(mapping) = mapping(line) {
+            range = Some(mapping.range);
+        }
+    }
+    found
+}
+
 /// What tells pmap's own words from names of files.
 ///
 /// procps 4.0, src/pmap.c, `mapping_name`: the part after the last slash, or, with two blanks
@@ -377,6 +423,21 @@ total kB             268      24      20
 ";
         let names: Vec<_> = parsed(listed).regions.into_iter().map(|region| region.name).collect();
         assert_eq!(names, ["[heap]", "[stack]"]);
+    }
+
+    #[test]
+    fn mappings_have_their_file_and_whether_they_are_shared() {
+        let text = b"1000-2000 rw-s 0 00:2a 77 /dev/shm/a b\nRss: 4 kB\nVmFlags: rd wr sh ui\n\
+                     2000-3000 rw-p 0 fe:00 0\nVmFlags: rd wr uw\n3000-4000 rw-p 0 00:00 0 \nVmFlags: um rd\n";
+        let range = |start| AddressRange::new(start, start + 0x1000).unwrap();
+        let mapping = |start, shared, device, inode| Mapping { range: range(start), shared, device, inode };
+        let expected = [
+            mapping(0x1000, true, (0, 0x2a), 77),
+            mapping(0x2000, false, (0xfe, 0), 0),
+            mapping(0x3000, false, (0, 0), 0),
+        ];
+        assert_eq!(mappings(text), expected);
+        assert_eq!(served(text), [range(0x1000), range(0x3000)]);
     }
 
     #[test]

@@ -10,6 +10,8 @@ use crate::source::file::FileView;
 use crate::source::registers::Registers;
 use crate::text::lossless;
 
+mod aside;
+mod behind;
 pub mod captured;
 pub mod core;
 pub mod elf;
@@ -19,6 +21,7 @@ mod held;
 pub mod kinds;
 pub mod listed;
 pub mod maps;
+mod mounts;
 pub mod nptl;
 mod pagemap;
 mod proc;

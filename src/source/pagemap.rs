@@ -1,12 +1,16 @@
 //! Which pages of a process were ever touched, by `/proc/PID/pagemap`.
 //!
-//! Folklore: the kernel answers whoever reads a page that was not with zeros, and
-//! writes down in the process's page tables that it did. Reading the 14 TiB that
-//! an address sanitizer reserves would cost the process 28 GiB of them.
+//! The kernel answers a read of a page that was not with zeros, and enters it into the page
+//! tables of the process. Reading the 14 TiB that an address sanitizer reserves would cost the
+//! process 28 GiB of them.
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
+
+use gdb_leak_ptrace::pages::{Run, scan};
+use nix::errno::Errno;
 
 use crate::memory::Region;
 use crate::range::AddressRange;
@@ -18,9 +22,6 @@ const PAGE: u64 = 4096;
 /// Pages of a piece, of 1 MiB.
 const PAGES: usize = 256;
 const PIECE: u64 = PAGES as u64;
-
-/// In a smaller region the tables are there, or are nothing.
-const LARGE: u64 = 64 << 20;
 
 /// The most memory without permissions that is asked about page by page: 64 MiB of entries take
 /// 0.1 s.
@@ -38,37 +39,66 @@ type Bits = [u64; 4];
 pub(super) struct Touched {
     /// `None` where it may not be read.
     entries: Option<File>,
+    /// Whether the kernel scans many pages at a time, as far as is known.
+    scans: AtomicBool,
     /// By the number of the piece; those with a touched page.
     pieces: Mutex<HashMap<u64, Bits>>,
+}
+
+/// Pages in a row of which all were touched, or none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Stretch {
+    /// Where it ends.
+    pub end: u64,
+    /// Whether they were touched.
+    pub touched: bool,
 }
 
 impl Touched {
     /// Of the process whose `pagemap` this is; `None` where it may not be read.
     pub(super) fn open(entries: Option<File>) -> Self {
-        Self { entries, pieces: Mutex::default() }
-    }
-
-    /// Whether the range, of a large region, is known to have no page that was ever
-    /// touched, so that all of it reads as zeros.
-    pub(super) fn none(&self, range: AddressRange, region: &Region) -> bool {
-        let large = region.range.len() >= LARGE && region.anonymous();
-        large && self.untouched(range)
+        Self { entries, scans: AtomicBool::new(true), pieces: Mutex::default() }
     }
 
     /// Whether no page of the range was ever touched; false where that is not known.
-    fn untouched(&self, range: AddressRange) -> bool {
+    pub(super) fn none(&self, range: AddressRange) -> bool {
         let Some(entries) = &self.entries else { return false };
         let (mut page, end) = (range.start() / PAGE, range.end().div_ceil(PAGE));
         while page < end {
             let piece = page / PIECE;
             let stop = end.min(piece.saturating_add(1).saturating_mul(PIECE));
             let wanted = mask(page % PIECE, stop.saturating_sub(page));
-            if self.touched(entries, piece, wanted) {
-                return false;
+            match self.bits(entries, piece, wanted) {
+                Some(bits) if !any(bits, wanted) => page = stop,
+                _ => return false,
             }
-            page = stop;
         }
         true
+    }
+
+    /// How the pages of the range were touched, in order and up to its end; `None` where that is not known.
+    pub(super) fn stretches(&self, range: AddressRange) -> Option<Vec<Stretch>> {
+        let entries = self.entries.as_ref()?;
+        let mut stretches: Vec<Stretch> = Vec::with_capacity(1);
+        let (mut page, end) = (range.start() / PAGE, range.end().div_ceil(PAGE));
+        let mut known = None;
+        while page < end {
+            let piece = page / PIECE;
+            let stop = end.min(piece.saturating_add(1).saturating_mul(PIECE));
+            let bits = match known {
+                Some((number, bits)) if number == piece => bits,
+                _ => self.bits(entries, piece, mask(page % PIECE, stop.saturating_sub(page)))?,
+            };
+            known = Some((piece, bits));
+            let (touched, pages) = first(bits, page % PIECE);
+            page = page.saturating_add(pages).min(stop);
+            let ends = page.saturating_mul(PAGE).min(range.end());
+            match stretches.last_mut() {
+                Some(last) if last.touched == touched => last.end = ends,
+                _ => stretches.push(Stretch { end: ends, touched }),
+            }
+        }
+        Some(stretches)
     }
 
     /// How many bytes of `ranges`, which are in address order, lie in resident pages.
@@ -99,20 +129,78 @@ impl Touched {
         Some(sum)
     }
 
-    /// Whether one of the pages was touched, or nobody can say.
-    fn touched(&self, entries: &File, piece: u64, wanted: Bits) -> bool {
-        let any = |bits: &Bits| bits.iter().zip(wanted).any(|(bits, wanted)| bits & wanted != 0);
+    /// Which pages of the piece were touched: all that are wanted, or as the kernel says now.
+    fn bits(&self, entries: &File, piece: u64, wanted: Bits) -> Option<Bits> {
         let mut pieces = self.pieces.lock().unwrap_or_else(PoisonError::into_inner);
-        if pieces.get(&piece).is_some_and(any) {
-            return true;
+        let known = pieces.get(&piece).copied().unwrap_or_default();
+        if known.iter().zip(wanted).all(|(bits, wanted)| bits & wanted == wanted) {
+            return Some(known);
         }
-        let Some(bits) = ask(entries, piece) else { return true };
-        let touched = any(&bits);
-        if touched {
+        let bits = self.scanned(entries, piece).or_else(|| ask(entries, piece))?;
+        if any(bits, [u64::MAX; 4]) {
             pieces.insert(piece, bits);
         }
-        touched
+        Some(bits)
     }
+
+    /// What the kernel says of a piece, in one call where it has that.
+    fn scanned(&self, entries: &File, piece: u64) -> Option<Bits> {
+        if !self.scans.load(Ordering::Relaxed) {
+            return None;
+        }
+        // No two runs touch each other.
+        let mut runs = [Run::default(); PAGES / 2];
+        let start = piece.checked_mul(PIECE)?.checked_mul(PAGE)?;
+        let end = start.checked_add(PIECE.checked_mul(PAGE)?)?;
+        let (count, walked) = match scan(entries, start, end, &mut runs) {
+            Ok(found) => found,
+            Err(cause) => {
+                // Before Linux 6.7, or filtered. The end of the address space is refused as well (EFAULT).
+                let known = [Errno::ENOTTY, Errno::EINVAL, Errno::EPERM, Errno::ENOSYS];
+                let lasts =
+                    cause.raw_os_error().is_none_or(|number| known.contains(&Errno::from_raw(number)));
+                self.scans.fetch_and(!lasts, Ordering::Relaxed);
+                return None;
+            }
+        };
+        let mut bits = Bits::default();
+        for run in runs.get(..count)? {
+            let first = run.start.saturating_sub(start) / PAGE;
+            let pages = run.end.saturating_sub(run.start) / PAGE;
+            for (bits, more) in bits.iter_mut().zip(mask(first, pages)) {
+                *bits |= more;
+            }
+        }
+        (walked >= end).then_some(bits)
+    }
+}
+
+fn any(bits: Bits, wanted: Bits) -> bool {
+    bits.iter().zip(wanted).any(|(bits, wanted)| bits & wanted != 0)
+}
+
+/// Whether the page with that number in a piece was touched, and how many in a row are as it is.
+fn first(bits: Bits, page: u64) -> (bool, u64) {
+    let at = usize::try_from(page / 64).unwrap_or(0);
+    let rest = |word: &u64, skipped: u64| word >> skipped;
+    let mut words = bits.iter().skip(at);
+    let skipped = page % 64;
+    let word = words.next().map_or(0, |word| rest(word, skipped));
+    let touched = word & 1 == 1;
+    let same = |word: u64| u64::from(if touched { word.trailing_ones() } else { word.trailing_zeros() });
+    let left = 64_u64.saturating_sub(skipped);
+    let mut count = same(word).min(left);
+    if count < left {
+        return (touched, count);
+    }
+    for word in words {
+        let more = same(*word);
+        count = count.saturating_add(more);
+        if more < 64 {
+            break;
+        }
+    }
+    (touched, count)
 }
 
 /// Says of each region how many bytes can be read: all, but none of a reserve.
@@ -127,7 +215,7 @@ pub(super) fn give_saved(regions: &mut [Region], touched: &Touched, smaps: impl 
     for region in regions {
         let unused = || match &used {
             Some(used) => used.get(&region.range) == Some(&0),
-            None => touched.untouched(region.range),
+            None => touched.none(region.range),
         };
         region.saved = if region.permissions.none() && unused() { 0 } else { region.range.len() };
     }
@@ -215,17 +303,18 @@ mod tests {
         let regions = regions.unwrap().regions;
         let region = regions.iter().find(|region| region.range.contains(start + (1 << 20))).unwrap();
         let touched = Touched::open(File::open(own.join("pagemap")).ok());
+        assert!(region.range.contains(start + LENGTH as u64 - 1));
         let page = |at: usize| AddressRange::with_length(start + at as u64, 1).unwrap();
         // Two pages that no huge page has both.
         let (first, second) = (LENGTH / 4, LENGTH / 2);
-        assert!(touched.none(page(first), region) && touched.none(page(second), region));
+        assert!(touched.none(page(first)) && touched.none(page(second)));
         room[first] = 1;
         std::hint::black_box(&room);
-        assert!(!touched.none(page(first), region) && touched.none(page(second), region));
-        assert!(!touched.none(AddressRange::with_length(start, LENGTH as u64 / 2).unwrap(), region));
+        assert!(!touched.none(page(first)) && touched.none(page(second)));
+        assert!(!touched.none(AddressRange::with_length(start, LENGTH as u64 / 2).unwrap()));
         room[second] = 1;
         std::hint::black_box(&room);
-        assert!(!touched.none(page(second), region));
+        assert!(!touched.none(page(second)));
     }
 
     #[test]
@@ -238,7 +327,7 @@ mod tests {
         let text: String = (0..20).map(text).collect();
         let mut regions = maps::parse(std::path::Path::new("smaps"), text.as_bytes()).unwrap().regions;
         // Nothing says which pages were touched.
-        let touched = Touched { entries: None, pieces: Mutex::default() };
+        let touched = Touched::open(None);
         let mut asked = false;
         give_saved(&mut regions, &touched, || {
             asked = true;
@@ -251,6 +340,34 @@ mod tests {
         let some = &mut regions[..16];
         give_saved(some, &touched, || panic!("asked for"));
         assert!(some.iter().all(|region| region.saved > 0));
+    }
+
+    #[test]
+    fn one_call_for_many_pages_says_what_their_entries_say() {
+        let own = Path::new("/proc/self");
+        let (scanning, asking) =
+            (Touched::open(File::open(own.join("pagemap")).ok()), AtomicBool::new(false));
+        let asking = Touched { scans: asking, ..Touched::open(File::open(own.join("pagemap")).ok()) };
+        let mut room = vec![0_u8; 64 << 20];
+        let range = AddressRange::with_length(room.as_ptr().addr() as u64, room.len() as u64).unwrap();
+        for at in [0, 1 << 20, (1 << 20) + 8192, (2 << 20) - 1, 40 << 20] {
+            room[at] = 1;
+        }
+        std::hint::black_box(&room);
+        let stretches = scanning.stretches(range).unwrap();
+        assert_eq!(stretches, asking.stretches(range).unwrap());
+        assert_eq!(stretches.last().unwrap().end, range.end());
+        assert!(stretches.len() > 4);
+    }
+
+    #[test]
+    fn pages_in_a_row_that_are_alike_are_one_stretch() {
+        let bits = [0b1100, 0, u64::MAX << 63, u64::MAX];
+        assert_eq!(first(bits, 0), (false, 2));
+        assert_eq!(first(bits, 2), (true, 2));
+        assert_eq!(first(bits, 4), (false, 60 + 64 + 63));
+        assert_eq!(first(bits, 191), (true, 65));
+        assert_eq!(first([0; 4], 255), (false, 1));
     }
 
     #[test]

@@ -21,7 +21,9 @@ use procfs::process::{Process as Proc, Stat, StatFlags, Syscall, Task};
 
 use crate::error::{Error, reason};
 use crate::source::Thread;
-use crate::source::elf::Image;
+use crate::source::aside::{self, Way};
+use crate::source::elf::{Image, file_image};
+use crate::source::file::FileView;
 use crate::text::lossless;
 
 /// Of a process that was there before.
@@ -179,9 +181,23 @@ impl Folder {
         Some(self.proc.status().ok()?.tracerpid).filter(|tracer| *tracer != 0)
     }
 
-    /// The headers of the program that the process runs.
+    /// The headers of the program that the process runs; `None` too where its file system does not answer.
     pub(super) fn program(&self) -> Option<Image> {
-        image(self.file("exe").ok()?)
+        let path = self.named().join("exe");
+        match aside::way(&path).ok()? {
+            Way::Direct => image(self.file("exe").ok()?),
+            Way::Aside(_) => file_image(&FileView::open_named(&path).ok()?).ok(),
+        }
+    }
+
+    /// The path of the program that the process runs, as the kernel has it.
+    pub(super) fn program_path(&self) -> Option<PathBuf> {
+        std::fs::read_link(self.named().join("exe")).ok()
+    }
+
+    /// The path of the folder whose files show the memory, by number: for what cannot take an open folder.
+    pub(super) fn named(&self) -> PathBuf {
+        self.path().unwrap_or_else(|_| Path::new("/proc").join(self.pid().to_string()))
     }
 
     /// The words of the command line, or else the path of the program.

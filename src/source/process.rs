@@ -6,27 +6,32 @@
 //! second is asked first, and the first where it stops: a gigabyte takes an
 //! eighth less of the processor's time.
 //!
-//! The process may be running: what is read is what stands there at that
-//! moment. Who needs more holds it first ([`crate::source::stop`], or gdb).
+//! Only pages that the process has are read so. For others the kernel would have to make them,
+//! which changes the process and may take for ever: [`crate::source::behind`] knows what is there.
+//!
+//! The process may be running: what is read is what is there at that moment. Whoever needs more
+//! holds it first ([`crate::source::stop`], or gdb).
 
 use std::fs::File;
 use std::io::{self, IoSliceMut, Read};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
 
-use crate::error::{Error, reason};
+use crate::error::Error;
 use crate::memory::{Buffer, Gap, Memory, Missing, Region, View, gap_before_next_region};
 use crate::pages;
 use crate::range::AddressRange;
-use crate::source::elf::Image;
+use crate::source::behind::{Backing, Behind, Lacking, Missed};
+use crate::source::elf::{self, Image};
 use crate::source::file;
 use crate::source::kinds::{self, Clues};
 use crate::source::maps;
-use crate::source::pagemap::{self, Touched};
+use crate::source::mounts::Mounts;
+use crate::source::pagemap::{self, Stretch, Touched};
 use crate::source::proc::Folder;
 use crate::source::{Origin, SourceKind, Target};
 use crate::word::WordFormat;
@@ -49,6 +54,12 @@ struct Process {
     folder: Arc<Folder>,
     memory: File,
     touched: Touched,
+    /// What is where the process has no page.
+    backing: Backing,
+    /// The ranges whose missing pages `userfaultfd` serves, in order.
+    served: OnceLock<Vec<AddressRange>>,
+    /// What was asked for and not read.
+    missed: Missed,
     /// Whether its number is the same process to the system's calls as it is in /proc.
     direct: bool,
     format: WordFormat,
@@ -107,10 +118,18 @@ fn once(folder: &Arc<Folder>, usage: bool) -> Result<Option<Target>, Error> {
     let mut regions = maps::parse(&listing(folder), &text)?.regions;
     let touched = Touched::open(folder.file("pagemap").ok());
     pagemap::give_saved(&mut regions, &touched, || list(folder, true).unwrap_or_default());
-    let image = folder.program();
-    let format = image.as_ref().map_or(WordFormat::LITTLE_64, |image| image.format);
+    let mappings = maps::mappings(&text);
+    let backing = Backing::new(&regions, &mappings, &folder.named(), &Mounts::of(Some(pid)));
     let folder = Arc::clone(folder);
-    let mut process = Process { folder, memory, touched, direct: false, format, regions };
+    let (format, served) = (WordFormat::LITTLE_64, OnceLock::new());
+    let missed = Missed::default();
+    let mut process =
+        Process { folder, memory, touched, backing, served, missed, direct: false, format, regions };
+    if usage {
+        let _ = process.served.set(maps::served(&text));
+    }
+    let image = process.folder.program().or_else(|| process.program_in_memory());
+    process.format = image.as_ref().map_or(process.format, |image| image.format);
     process.direct = process.same_in_calls();
     let threads = process.folder.threads();
     let clues = Clues { threads: &threads, ..Clues::default() };
@@ -164,8 +183,9 @@ impl Process {
     fn stacks(&self) -> Option<(Vec<u8>, Vec<u8>)> {
         let at = self.last_page()?;
         let (mut called, mut read) = (vec![0; PAGE_BYTES], vec![0; PAGE_BYTES]);
-        let both = (self.call(&mut called, at)?, file::read_at(&self.memory, &mut read, at).ok()?);
-        (both == (called.len(), read.len())).then_some((called, read))
+        // First the one that never waits: afterwards the page is there.
+        let whole = file::read_at(&self.memory, &mut read, at).ok()? == read.len();
+        (whole && self.call(&mut called, at)? == called.len()).then_some((called, read))
     }
 
     /// Whether the memory that was opened is still there, and that of the process.
@@ -179,8 +199,9 @@ impl Process {
     fn present(&self) -> bool {
         // A running program may write to the page that both read.
         const TRIES: usize = 16;
-        let first = self.regions.first().map_or(0, |region| region.range.start());
-        let gone = matches!(file::read_at(&self.memory, &mut [0], first), Ok(0));
+        // A page that is there, or none: reading one of a file may wait for its file system.
+        let place = self.last_page().unwrap_or(0);
+        let gone = matches!(file::read_at(&self.memory, &mut [0], place), Ok(0));
         let same = || self.same_as_now() && (!self.direct || self.same_in_calls());
         !gone && (0..TRIES).any(|_| same())
     }
@@ -204,16 +225,124 @@ impl Process {
         read.ok().filter(|read| *read > 0)
     }
 
-    /// Reads up to as many bytes as `space` has.
+    /// Reads up to as many bytes as `space` has, of pages that are there.
     ///
-    /// A single page comes sooner from the file: the call asks each time whether it may.
+    /// A single page comes sooner from the file: the call asks each time whether it may. And the
+    /// file never waits for whoever serves a page, which may have been taken away by now.
     fn read(&self, space: &mut [u8], at: u64) -> io::Result<usize> {
         let many = space.len() as u64 > PAGE;
-        match (self.direct && many).then(|| self.call(space, at)).flatten() {
+        let direct = self.direct && many && !self.served.get().is_some_and(|served| holds(served, at));
+        match direct.then(|| self.call(space, at)).flatten() {
             Some(read) => Ok(read),
             None => file::read_at(&self.memory, space, at),
         }
     }
+
+    /// The headers of the program as they are in memory, where its file does not answer.
+    fn program_in_memory(&self) -> Option<Image> {
+        let link = self.folder.program_path()?;
+        let first =
+            self.regions.iter().find(|region| region.file_offset == 0 && region.name.path() == link)?;
+        elf::image_at(self, first.range.start())
+    }
+
+    /// Whether `userfaultfd` serves the pages at `at` that are missing.
+    fn served(&self, at: u64) -> bool {
+        // A kernel without it has no such setting.
+        const SETTING: &str = "/proc/sys/vm/unprivileged_userfaultfd";
+        let read = || {
+            let known = std::path::Path::new(SETTING).exists();
+            if known { maps::served(&self.folder.read("smaps").unwrap_or_default()) } else { Vec::new() }
+        };
+        holds(self.served.get_or_init(read), at)
+    }
+
+    /// The number of the region that holds `at`.
+    fn number_at(&self, at: u64) -> Option<usize> {
+        let number = self.regions.partition_point(|region| region.range.start() <= at).checked_sub(1)?;
+        self.regions.get(number).filter(|region| region.range.contains(at)).map(|_| number)
+    }
+
+    /// Fills the start of `space` with the bytes at `at` of the region with that number.
+    ///
+    /// # Errors
+    ///
+    /// What is missing at `at`, and up to where.
+    fn fill(
+        &self,
+        space: &mut [u8],
+        at: u64,
+        number: usize,
+        region: &Region,
+    ) -> Result<usize, (u64, Missing)> {
+        let range = AddressRange::saturating(at, space.len() as u64);
+        let behind = self.backing.of(number);
+        let unknown = [Stretch { end: range.end(), touched: true }];
+        let stretches = self.touched.stretches(range);
+        if stretches.is_none() {
+            if let Behind::File(file) = behind {
+                if self.backing.slow(file).is_some() {
+                    let why =
+                        "nothing says whether the page is in memory, and its file system may not answer";
+                    return Err((range.end(), Missing::Unreadable(why.to_owned())));
+                }
+            }
+        }
+        let mut filled = 0_usize;
+        for stretch in stretches.as_deref().unwrap_or(&unknown) {
+            let here = at.saturating_add(filled as u64);
+            let length = usize::try_from(stretch.end.saturating_sub(here)).unwrap_or_default();
+            let Some(part) = space.get_mut(filled..filled.saturating_add(length)) else { break };
+            let read = if stretch.touched {
+                self.read(part, here).map_err(Lacking::Failed)
+            } else {
+                self.absent(part, here, behind, region)
+            };
+            match read {
+                Ok(read) => {
+                    filled = filled.saturating_add(read);
+                    if read < length {
+                        break;
+                    }
+                }
+                Err(_) if filled > 0 => break,
+                // Observed: [vvar], device memory and pages past the end of a file give EIO
+                // one page at a time. Seen: Linux 6.18, every process's [vvar].
+                Err(lacking) if stretch.touched => {
+                    let page_end = at.saturating_add(1).checked_next_multiple_of(PAGE).unwrap_or(u64::MAX);
+                    return Err((page_end.min(stretch.end), lacking.missing()));
+                }
+                Err(lacking) => {
+                    self.missed.add(number, &lacking);
+                    return Err((stretch.end, lacking.missing()));
+                }
+            }
+        }
+        Ok(filled)
+    }
+
+    /// Fills `part` with what the process would read in pages that it does not have.
+    fn absent(&self, part: &mut [u8], at: u64, behind: Behind, region: &Region) -> Result<usize, Lacking> {
+        if self.served(at) {
+            return Err(Lacking::served());
+        }
+        let offset = region.file_offset.saturating_add(at.saturating_sub(region.range.start()));
+        let read = match behind {
+            Behind::Zeros => {
+                part.fill(0);
+                Some(Ok(part.len()))
+            }
+            Behind::File(file) => self.backing.read(file, part, offset),
+            Behind::Process => None,
+        };
+        read.unwrap_or_else(|| file::read_at(&self.memory, part, at).map_err(Lacking::Failed))
+    }
+}
+
+/// Whether one of the ranges, which are in order, holds `at`.
+fn holds(ranges: &[AddressRange], at: u64) -> bool {
+    let after = ranges.partition_point(|range| range.start() <= at);
+    after.checked_sub(1).and_then(|last| ranges.get(last)).is_some_and(|range| range.contains(at))
 }
 
 impl Memory for Process {
@@ -227,38 +356,30 @@ impl Memory for Process {
 
     fn view<'a>(&'a self, range: AddressRange, buffer: &'a mut Buffer) -> View<'a> {
         let at = range.start();
-        let Some(region) = self.region_at(at) else {
+        let number = self.number_at(at);
+        let Some((number, region)) = number.and_then(|number| Some((number, self.regions.get(number)?)))
+        else {
             return View { bytes: &[], gap: Some(gap_before_next_region(&self.regions, at)) };
         };
         let length = range.end().min(region.range.end()).saturating_sub(at).min(READ);
         let space = buffer.space(usize::try_from(length).unwrap_or_default());
-        if self.touched.none(AddressRange::saturating(at, length), region) {
-            space.fill(0);
-            return View { bytes: space, gap: None };
-        }
-        let page_end = at.checked_next_multiple_of(PAGE).filter(|end| *end > at);
-        let page_end = page_end.unwrap_or_else(|| at.saturating_add(PAGE));
-        let gap = |missing| {
-            let page = AddressRange::saturating(at, page_end.min(region.range.end()).saturating_sub(at));
-            Some(Gap { range: page, missing })
+        let gap = |end: u64, missing| {
+            let range = AddressRange::saturating(at, end.min(region.range.end()).saturating_sub(at));
+            View { bytes: &[], gap: Some(Gap { range, missing }) }
         };
-        match self.read(space, at) {
-            // Folklore: the memory of a process that ended reads as an empty file.
-            Ok(0) => {
-                let missing = Missing::Unreadable("the process ended".to_owned());
-                let range = AddressRange::saturating(at, region.range.end().saturating_sub(at));
-                View { bytes: &[], gap: Some(Gap { range, missing }) }
-            }
+        match self.fill(space, at, number, region) {
+            // Observed: the memory of a process that ended reads as an empty file.
+            Ok(0) => gap(region.range.end(), Missing::Unreadable("the process ended".to_owned())),
             Ok(read) => View { bytes: space.get(..read).unwrap_or_default(), gap: None },
-            // Folklore: [vvar], device memory and pages past the end of a file give EIO
-            // one page at a time. Seen: Linux 6.18, every process's [vvar].
-            Err(cause) => View { bytes: &[], gap: gap(Missing::Unreadable(reason(&cause))) },
+            Err((end, missing)) => gap(end, missing),
         }
     }
 
     fn untouched(&self, range: AddressRange) -> bool {
-        let region = self.region_at(range.start()).filter(|region| region.range.covers(range));
-        region.is_some_and(|region| self.touched.none(range, region))
+        let Some(number) = self.number_at(range.start()) else { return false };
+        let whole = self.regions.get(number).is_some_and(|region| region.range.covers(range));
+        let zeros = whole && self.backing.of(number) == Behind::Zeros;
+        zeros && self.touched.none(range) && !self.served(range.start())
     }
 
     fn resident(&self, ranges: &[AddressRange]) -> Option<u64> {
@@ -289,6 +410,14 @@ impl Memory for Process {
 
     fn lends(&self) -> bool {
         false
+    }
+
+    fn may_stall(&self) -> bool {
+        self.backing.any_slow()
+    }
+
+    fn unasked(&self) -> Vec<(String, bool)> {
+        self.missed.all(&self.regions)
     }
 
     fn recheck(&self) -> Result<(), Error> {
@@ -348,12 +477,16 @@ mod tests {
     fn read_only(pid: i32) -> Process {
         let folder = Arc::new(Folder::open(pid).unwrap());
         let text = list(&folder, false).unwrap();
+        let regions = maps::parse(&listing(&folder), &text).unwrap().regions;
         let mut process = Process {
             memory: folder.file("mem").unwrap(),
             touched: Touched::open(folder.file("pagemap").ok()),
+            backing: Backing::new(&regions, &maps::mappings(&text), &folder.named(), &Mounts::of(None)),
+            served: OnceLock::new(),
+            missed: Missed::default(),
             direct: false,
             format: WordFormat::LITTLE_64,
-            regions: maps::parse(&listing(&folder), &text).unwrap().regions,
+            regions,
             folder,
         };
         process.direct = process.same_in_calls();

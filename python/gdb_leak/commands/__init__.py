@@ -55,6 +55,10 @@ class Entry(NamedTuple):
             request.session.verify()
             raise
         request.session.verify()
+        target = request.session.current
+        if target is not None:
+            # Answers are made while they are written: more may be missing by then.
+            result.later.append(lambda: target.late_notes(result))
         return result
 
 

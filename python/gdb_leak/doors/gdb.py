@@ -62,7 +62,7 @@ class GdbSession(lines.Lines):
         self._line = ProgressLine()
         # By inferior number: what it was opened from, and the target.
         self._kept: dict[int, tuple[object, Target]] = {}
-        self._current: Optional[Target] = None
+        self.current: Optional[Target] = None
         for name in _EVENTS:
             event = getattr(gdb.events, name, None)  # not every gdb has every event
             if event is not None:
@@ -70,11 +70,11 @@ class GdbSession(lines.Lines):
 
     def begin(self) -> None:
         """Start a command: the target is looked for anew."""
-        self._current = None
+        self.current = None
 
     def end(self) -> None:
         """End a command."""
-        self._current = None
+        self.current = None
         self.clear_progress()
 
     def clear_progress(self) -> None:
@@ -87,9 +87,9 @@ class GdbSession(lines.Lines):
         :param usage: whether the regions of a process are to have their RSS.
         :raises RequestError: where there is neither a process nor a core.
         """
-        if self._current is None:
-            self._current = self._find_target(usage)
-        return self._current
+        if self.current is None:
+            self.current = self._find_target(usage)
+        return self.current
 
     def prepare(self, place: Place) -> None:
         """Fetch the bytes of PLACE through gdb, where that is the only way."""
@@ -135,8 +135,8 @@ class GdbSession(lines.Lines):
 
     def verify(self) -> None:
         """Raise where the process that was read has ended or started another program."""
-        if self._current is not None and self._current.memory.source == "process":
-            self._current.memory.recheck()
+        if self.current is not None and self.current.memory.source == "process":
+            self.current.memory.recheck()
 
     def hold(self) -> None:
         """Do nothing: gdb holds the process already, and a note says where it does not."""

@@ -57,7 +57,7 @@ class ShellSession:
         self._sysroot = _path(parsed, "sysroot")
         self._hold = parsed.flag("stop")
         self._line = ProgressLine()
-        self._target: Optional[Target] = None
+        self.current: Optional[Target] = None
         self._stop = stop
         # The processes that the answer is made from.
         self._read: list[_native.Memory] = []
@@ -67,11 +67,11 @@ class ShellSession:
 
         :raises UsageError: where the command has none.
         """
-        if self._target is None:
+        if self.current is None:
             if self._name is None:
                 raise UsageError("TARGET is missing")
-            self._target = self._open(self._name, usage)
-        return self._target
+            self.current = self._open(self._name, usage)
+        return self.current
 
     def prepare(self, place: Place) -> None:
         """Do nothing: core files and processes are read directly."""

@@ -13,7 +13,7 @@ use object::{CompressionFormat, Object, ObjectSection, ReadCache, ReadRef};
 
 use crate::source::file::FileView;
 
-use super::files::{Found, Sought, by_build_id, fetched};
+use super::files::{Found, Sought, by_build_id, fetched, real};
 use super::reader::{Bytes, Meter, Section};
 
 /// How much of sections is copied at most, in all.
@@ -47,15 +47,16 @@ pub(super) struct Loaded {
 /// That of the file, if it has any.
 pub(super) fn load(found: Found, sought: &Sought, meter: &Arc<Meter>) -> Option<Loaded> {
     let path = found.path;
+    let real = real(&path, &found.file);
     let mut left = MOST_COPIED;
     let main = Read::new(found.file, meter, &mut left)?;
     let mut dwarf = main.dwarf;
     let mut length = main.length;
     let mut files = Vec::from_iter(main.whole);
     if let Some((name, build_id)) = main.shared {
-        let mut places = shared_files(&path, &name, &build_id, sought).into_iter();
+        let mut places = shared_files([Some(&*path), real.as_deref()], &name, &build_id, sought).into_iter();
         let shared = places.find_map(|place| {
-            let shared = Read::new(FileView::open(&place).ok()?, meter, &mut left)?;
+            let shared = Read::new(FileView::open_named(&place).ok()?, meter, &mut left)?;
             (shared.build_id.as_ref() == Some(&build_id)).then_some(shared)
         });
         if let Some(shared) = shared {
@@ -67,13 +68,12 @@ pub(super) fn load(found: Found, sought: &Sought, meter: &Arc<Meter>) -> Option<
     Some(Loaded { dwarf, length, files })
 }
 
-/// Where the file may be that `path` shares debug information with.
-fn shared_files(path: &Path, name: &str, build_id: &[u8], sought: &Sought) -> Vec<PathBuf> {
+/// Where the file may be that the one at these paths shares debug information with.
+fn shared_files(paths: [Option<&Path>; 2], name: &str, build_id: &[u8], sought: &Sought) -> Vec<PathBuf> {
     if build_id.is_empty() {
         return Vec::new();
     }
-    let real = path.canonicalize().ok();
-    let folders = [path.parent(), real.as_deref().and_then(Path::parent)];
+    let folders = paths.map(|path| path.and_then(Path::parent));
     let mut places: Vec<PathBuf> = match Path::new(name).strip_prefix("/") {
         Ok(inside) => sought.roots.iter().map(|root| root.join(inside)).collect(),
         Err(_) => folders.into_iter().flatten().map(|folder| folder.join(name)).collect(),

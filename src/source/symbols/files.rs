@@ -34,6 +34,19 @@ pub(super) struct Found {
     pub file: FileView,
 }
 
+/// A file that gives the name of the one with its debug information.
+struct Link {
+    own: PathBuf,
+    /// Its path without links.
+    real: Option<PathBuf>,
+    name: String,
+}
+
+/// The path of an open file without links; `None` where its file system may not answer.
+pub(super) fn real(path: &Path, file: &FileView) -> Option<PathBuf> {
+    file.answers().then(|| path.canonicalize().ok()).flatten()
+}
+
 impl Sought {
     /// The files that are of the module: its own first, then those with its debug information.
     ///
@@ -45,7 +58,10 @@ impl Sought {
         iter::from_fn(move || {
             for path in own.by_ref() {
                 if let Some(file) = self.open(path) {
-                    links.extend(debug_link(&file).map(|link| (path.clone(), link)));
+                    links.extend(debug_link(&file).map(|name| {
+                        let (own, real) = (path.clone(), real(path, &file));
+                        Link { own, real, name }
+                    }));
                     return Some(Found { own: true, path: path.clone(), file });
                 }
             }
@@ -63,8 +79,8 @@ impl Sought {
         self.image.as_ref().is_none_or(|own| same_addresses(&image, own)).then_some(file)
     }
 
-    /// Where the module's debug information may be; `links` are files and the names that they give.
-    fn debug_files(&self, links: &[(PathBuf, String)]) -> Vec<PathBuf> {
+    /// Where the module's debug information may be, by what its own files say.
+    fn debug_files(&self, links: &[Link]) -> Vec<PathBuf> {
         let mut places: Vec<PathBuf> = Vec::new();
         let mut add = |place: PathBuf| {
             if !places.contains(&place) {
@@ -72,9 +88,9 @@ impl Sought {
             }
         };
         by_build_id(&self.roots, &self.build_id).for_each(&mut add);
-        for (own, link) in links {
+        for Link { own, real, name: link } in links {
             let named = self.name.path().parent().map(Path::to_owned);
-            let real = own.canonicalize().ok().and_then(|path| path.parent().map(Path::to_owned));
+            let real = real.as_deref().and_then(Path::parent).map(Path::to_owned);
             let here = own.parent().map(Path::to_owned);
             for folder in [here, real.clone()].into_iter().flatten() {
                 add(folder.join(link));
