@@ -134,7 +134,7 @@ impl AddressRange {
     pub fn without(self, others: &[Self]) -> Vec<Self> {
         let mut left = Vec::new();
         let mut start = self.start;
-        for other in others {
+        for other in self.among(others) {
             let Some(common) = self.intersection(*other) else { continue };
             if start < common.start {
                 left.push(Self { start, end: common.start });
