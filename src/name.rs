@@ -4,15 +4,16 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::text;
 
 /// The path of a mapped file, or the kernel's name in brackets; empty where there is none.
 ///
 /// A path may hold any byte but zero, and is not necessarily text. One that starts with `[` is the
-/// kernel's own name: no absolute path does.
+/// kernel's own name: no absolute path does. A copy shares the bytes: one file may have many regions.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
-pub struct Name(Vec<u8>);
+pub struct Name(Arc<[u8]>);
 
 impl Name {
     /// The name of a file, of which a list may give the last part only.
@@ -25,8 +26,7 @@ impl Name {
     /// ```
     #[must_use]
     pub fn of_file(name: &[u8]) -> Self {
-        let plain = if name.starts_with(b"[") { [b"./", name].concat() } else { name.to_vec() };
-        Self(plain)
+        if name.starts_with(b"[") { [b"./", name].concat().into() } else { Self(name.into()) }
     }
 
     /// The name in a line of `/proc/PID/maps`, which escapes the line's end and nothing else.
@@ -53,7 +53,7 @@ impl Name {
                 rest = others;
             }
         }
-        Self(plain)
+        plain.into()
     }
 
     /// The bytes of the name.
@@ -101,47 +101,48 @@ impl Name {
 
 impl From<&str> for Name {
     fn from(name: &str) -> Self {
-        Self(name.as_bytes().to_vec())
+        Self(name.as_bytes().into())
     }
 }
 
 impl From<String> for Name {
     fn from(name: String) -> Self {
-        Self(name.into_bytes())
+        Self(name.into_bytes().into())
     }
 }
 
 impl From<Vec<u8>> for Name {
     fn from(name: Vec<u8>) -> Self {
-        Self(name)
+        Self(name.into())
     }
 }
 
 impl From<PathBuf> for Name {
     fn from(path: PathBuf) -> Self {
-        Self(path.into_os_string().into_vec())
+        Self(path.into_os_string().into_vec().into())
     }
 }
 
 impl From<Name> for OsString {
     fn from(name: Name) -> Self {
-        Self::from_vec(name.0)
+        Self::from_vec(name.0.to_vec())
     }
 }
 
 impl PartialEq<str> for Name {
     fn eq(&self, other: &str) -> bool {
-        self.0 == other.as_bytes()
+        *self.0 == *other.as_bytes()
     }
 }
 
 impl PartialEq<&str> for Name {
     fn eq(&self, other: &&str) -> bool {
-        self.0 == other.as_bytes()
+        *self.0 == *other.as_bytes()
     }
 }
 
-/// Escapes unprintable bytes as `\xHH`, tabs too: a name is one column of a table.
+/// Escapes unprintable bytes as `\xHH`, tabs too: a name is one column of a table. Of one of more than
+/// 256 bytes the end is shown, after a `…`.
 ///
 /// ```
 /// use gdb_leak::name::Name;
@@ -151,7 +152,11 @@ impl PartialEq<&str> for Name {
 /// ```
 impl fmt::Display for Name {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.pad(&text::escaped(&self.0).replace('\t', r"\x09"))
+        // A note names several; the end of a path tells more than its start.
+        const MOST: usize = 256;
+        let cut = self.0.len().saturating_sub(MOST);
+        let shown = text::escaped(self.0.get(cut..).unwrap_or_default()).replace('\t', r"\x09");
+        if cut > 0 { out.pad(&format!("…{shown}")) } else { out.pad(&shown) }
     }
 }
 
