@@ -1,7 +1,7 @@
 //! Memory-leak hunting on live processes and core files.
 //!
 //! The floors, lowest first; a module uses lower floors only:
-//! [`error`], [`text`], [`name`], [`range`], [`word`]; [`memory`], [`peek`], [`pass`], [`pages`], [`save`];
+//! [`error`], [`text`], [`name`], [`range`], [`word`], [`view`]; [`memory`], [`peek`], [`pass`], [`pages`], [`save`];
 //! [`source`]; [`search`], [`inspect`], [`diff`], [`unwind`], [`recording`]; [`heap`]; [`graph`]; [`leak`].
 
 pub mod diff;
@@ -24,4 +24,5 @@ pub mod search;
 pub mod source;
 pub mod text;
 pub mod unwind;
+pub mod view;
 pub mod word;

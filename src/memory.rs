@@ -5,6 +5,7 @@ use std::fmt;
 use crate::error::Error;
 use crate::name::Name;
 use crate::range::AddressRange;
+pub use crate::view::{Buffer, Gap, Missing, View};
 use crate::word::WordFormat;
 
 /// What a region is for.
@@ -238,65 +239,6 @@ impl Region {
     }
 }
 
-/// Why bytes are missing.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Missing {
-    /// No region holds them.
-    NoRegion,
-    /// They were not kept in the thing named.
-    NotSaved(&'static str),
-    /// Reading them went wrong for the reason given.
-    Unreadable(String),
-}
-
-/// A stretch of addresses whose bytes cannot be had.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Gap {
-    /// The stretch, never empty.
-    pub range: AddressRange,
-    /// Why.
-    pub missing: Missing,
-}
-
-impl Gap {
-    /// The error for an answer that needs the byte at the gap's start.
-    #[must_use]
-    pub fn error(&self) -> Error {
-        let address = self.range.start();
-        match &self.missing {
-            Missing::NoRegion => Error::NoRegion { address },
-            Missing::NotSaved(place) => Error::NotSaved { address, place },
-            Missing::Unreadable(cause) => Error::Unreadable { address, cause: cause.clone() },
-        }
-    }
-}
-
-/// The bytes at the start of a range that was asked for.
-///
-/// Either `bytes` is not empty or `gap` is there, so a loop over views ends.
-#[derive(Debug)]
-pub struct View<'a> {
-    /// What could be had in one piece, at most the whole range.
-    pub bytes: &'a [u8],
-    /// What stopped it, starting right after `bytes`. `None` where the range is
-    /// whole or simply goes on in another piece: ask again from there.
-    pub gap: Option<Gap>,
-}
-
-/// Room that a source fills when it cannot lend its own bytes; kept and used again.
-#[derive(Default, Debug)]
-pub struct Buffer(Vec<u8>);
-
-impl Buffer {
-    /// Room for `length` bytes, with whatever was there before.
-    pub fn space(&mut self, length: usize) -> &mut [u8] {
-        if self.0.len() < length {
-            self.0.resize(length, 0);
-        }
-        self.0.get_mut(..length).unwrap_or_default()
-    }
-}
-
 /// A target's memory: a core, a process, whatever gdb reaches, or bytes in a test.
 ///
 /// What this layer does not do: it never joins pieces (see [`crate::pass`]),
@@ -318,6 +260,29 @@ pub trait Memory: Send + Sync {
     /// Of memory of which that is not known, false.
     fn untouched(&self, _range: AddressRange) -> bool {
         false
+    }
+
+    /// How many bytes at the start of `range` are known to be zeros without reading any.
+    ///
+    /// May be fewer than there are: as many as are known at little cost. A loop asks again
+    /// from where they end.
+    fn zeros(&self, range: AddressRange) -> u64 {
+        // Sources that know by pages are asked about one piece, since the rest may be long.
+        const PIECE: u64 = 1 << 20;
+        let border = range.start().checked_next_multiple_of(PIECE).filter(|border| *border > range.start());
+        let border = border.or_else(|| range.start().checked_add(PIECE)).unwrap_or(u64::MAX);
+        let length = border.min(range.end()).saturating_sub(range.start());
+        if self.untouched(AddressRange::saturating(range.start(), length)) { length } else { 0 }
+    }
+
+    /// How many bytes at the start of `range` take no time to go over: known zeros, or missing bytes.
+    ///
+    /// What a pass cuts its work by, so it is cheap: only what is known without asking the system.
+    fn blank(&self, range: AddressRange) -> u64 {
+        if self.region_at(range.start()).is_some() {
+            return 0;
+        }
+        gap_before_next_region(self.regions(), range.start()).range.len().min(range.len())
     }
 
     /// How many bytes of `ranges`, which are in address order, are resident.

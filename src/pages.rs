@@ -58,8 +58,14 @@ pub fn not_zero(memory: &dyn Memory, ranges: &[AddressRange], job: &Job) -> Resu
     let work = |chunk: &Chunk, buffer: &mut Buffer| {
         let (mut at, mut held, mut behind) = (chunk.own.start(), 0_u64, None);
         let end = chunk.own.end();
-        while at < end && !memory.untouched(AddressRange::saturating(at, end.saturating_sub(at))) {
-            let view = memory.view(AddressRange::saturating(at, end.saturating_sub(at)), buffer);
+        while at < end {
+            let rest = AddressRange::saturating(at, end.saturating_sub(at));
+            let zeros = memory.zeros(rest);
+            if zeros > 0 {
+                at = at.saturating_add(zeros);
+                continue;
+            }
+            let view = memory.view(rest, buffer);
             held = held.saturating_add(of_bytes(at, view.bytes));
             at = at.saturating_add(view.bytes.len() as u64);
             let Some(gap) = view.gap else {
@@ -81,7 +87,7 @@ pub fn not_zero(memory: &dyn Memory, ranges: &[AddressRange], job: &Job) -> Resu
     // A gap may continue into later chunks; those that were already split off count their own
     // part.
     let (mut sum, mut reached, mut gap_end) = (0_u64, 0_u64, 0_u64);
-    pass::in_order(ranges, pass::CHUNK, job, work, |chunk, (held, behind)| {
+    pass::in_order(memory, ranges, pass::CHUNK, job, work, |chunk, (held, behind)| {
         let skipped = gap_end.min(chunk.own.start()).saturating_sub(reached);
         sum = sum.saturating_add(skipped).saturating_add(held);
         reached = chunk.own.end();

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use rayon::iter::{IndexedParallelIterator, IntoParallelRefIterator, ParallelIterator};
 
 use crate::error::Error;
-use crate::memory::{Buffer, Gap};
+use crate::memory::{Buffer, Gap, Memory};
 use crate::range::AddressRange;
 
 /// Bytes that one worker takes at a time.
@@ -101,18 +101,19 @@ pub struct Chunk {
 
 /// Cuts ranges into chunks, some at a time.
 ///
-/// Never all at once: a region of 2^60 bytes of which a few were saved must
-/// not become 2^40 chunks.
-struct Cutter {
+/// What takes no time to go over ([`Memory::blank`]) is one chunk, however long: a region of
+/// 2^60 bytes of which a few were saved must not become 2^40 chunks.
+struct Cutter<'m> {
+    memory: &'m dyn Memory,
     /// The ranges that are not cut to their end, the next one last, and where to go on in them.
     left: Vec<(AddressRange, u64)>,
     size: u64,
 }
 
-impl Cutter {
-    fn new(ranges: &[AddressRange], size: u64) -> Self {
+impl<'m> Cutter<'m> {
+    fn new(memory: &'m dyn Memory, ranges: &[AddressRange], size: u64) -> Self {
         let runs = AddressRange::merge(ranges.to_vec()).into_iter().rev();
-        Self { left: runs.map(|run| (run, run.start())).collect(), size: size.max(1) }
+        Self { memory, left: runs.map(|run| (run, run.start())).collect(), size: size.max(1) }
     }
 
     /// The next chunk.
@@ -123,7 +124,11 @@ impl Cutter {
         let run = *run;
         let border = from.checked_next_multiple_of(self.size).unwrap_or(u64::MAX);
         let border = if border == *from { from.saturating_add(self.size) } else { border };
-        let end = border.min(run.end());
+        let rest = AddressRange::saturating(*from, run.end().saturating_sub(*from));
+        let blank = from.saturating_add(self.memory.blank(rest));
+        let last = blank.checked_div(self.size).unwrap_or(0).saturating_mul(self.size);
+        let last = if blank >= run.end() { blank } else { last };
+        let end = border.max(last).min(run.end());
         let own = AddressRange::saturating(*from, end.saturating_sub(*from));
         *from = end;
         if end >= run.end() {
@@ -149,9 +154,11 @@ thread_local! {
     static BUFFER: RefCell<Buffer> = RefCell::default();
 }
 
-/// Cuts ranges into chunks of `size` bytes, works on them in parallel, and hands the results over in order.
+/// Cuts ranges of `memory` into chunks of `size` bytes, works on them in parallel, and hands the results over
+/// in order.
 ///
-/// Touching and overlapping ranges are one. `work` gets a buffer that its
+/// A chunk is longer where `memory` has nothing to read ([`Memory::blank`]): workers must not copy
+/// what they have not asked [`Memory::zeros`] about. Touching and overlapping ranges are one. `work` gets a buffer that its
 /// thread keeps; `take` may answer with an address before which nothing more
 /// can be had, and the pass goes on there. Memory: at most [`AHEAD`] results
 /// per thread exist at a time beside what `take` keeps.
@@ -160,13 +167,14 @@ thread_local! {
 ///
 /// [`Error::Interrupted`] when the job was stopped, and whatever `take` finds.
 pub fn in_order<T: Send>(
+    memory: &dyn Memory,
     ranges: &[AddressRange],
     size: u64,
     job: &Job,
     work: impl Fn(&Chunk, &mut Buffer) -> T + Sync,
     mut take: impl FnMut(&Chunk, T) -> Result<Option<u64>, Error>,
 ) -> Result<(), Error> {
-    let mut cutter = Cutter::new(ranges, size);
+    let mut cutter = Cutter::new(memory, ranges, size);
     let total = cutter.left.iter().map(|(run, _)| run.len()).fold(0, u64::saturating_add);
     job.total.fetch_add(total, Ordering::Relaxed);
     let most = rayon::current_num_threads().saturating_mul(AHEAD).max(1);
@@ -212,14 +220,48 @@ pub fn push_gap(gaps: &mut Vec<Gap>, gap: Gap) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::{Region, View};
+    use crate::word::WordFormat;
 
     fn range(start: u64, end: u64) -> AddressRange {
         AddressRange::new(start, end).unwrap()
     }
 
+    /// Memory of which nothing has to be read in some ranges.
+    #[derive(Default)]
+    struct Blank(Vec<AddressRange>);
+
+    impl Memory for Blank {
+        fn word_format(&self) -> WordFormat {
+            WordFormat::LITTLE_64
+        }
+
+        fn regions(&self) -> &[Region] {
+            &[]
+        }
+
+        fn view<'a>(&'a self, _: AddressRange, _: &'a mut Buffer) -> View<'a> {
+            View { bytes: &[], gap: None }
+        }
+
+        fn blank(&self, range: AddressRange) -> u64 {
+            let here = self.0.iter().find(|blank| blank.contains(range.start()));
+            here.and_then(|blank| blank.intersection(range)).map_or(0, AddressRange::len)
+        }
+    }
+
+    #[test]
+    fn what_needs_no_reading_is_one_chunk_up_to_a_border() {
+        let memory = Blank(vec![range(20, 95), range(200, 1 << 60)]);
+        let mut cutter = Cutter::new(&memory, &[range(15, 100), range(200, 1 << 60)], 10);
+        let own: Vec<_> = std::iter::from_fn(|| cutter.cut()).map(|chunk| chunk.own).collect();
+        assert_eq!(own, [range(15, 20), range(20, 90), range(90, 100), range(200, 1 << 60)]);
+    }
+
     #[test]
     fn chunks_tile_their_ranges_and_break_at_multiples_of_their_size() {
-        let mut cutter = Cutter::new(&[range(5, 25), range(30, 40)], 10);
+        let memory = Blank::default();
+        let mut cutter = Cutter::new(&memory, &[range(5, 25), range(30, 40)], 10);
         let own: Vec<_> = std::iter::from_fn(|| cutter.cut()).map(|chunk| chunk.own).collect();
         assert_eq!(own, [range(5, 10), range(10, 20), range(20, 25), range(30, 40)]);
     }
@@ -228,7 +270,7 @@ mod tests {
     fn results_are_taken_in_address_order() {
         let mut seen = Vec::new();
         let work = |chunk: &Chunk, _: &mut Buffer| chunk.own.start();
-        in_order(&[range(0, 1000)], 3, &Job::default(), work, |_, start| {
+        in_order(&Blank::default(), &[range(0, 1000)], 3, &Job::default(), work, |_, start| {
             seen.push(start);
             Ok(None)
         })
@@ -242,6 +284,7 @@ mod tests {
         let mut chunks = 0;
         let job = Job::default();
         in_order(
+            &Blank::default(),
             &[range(0, 1 << 60), range(1 << 61, (1 << 61) + 5)],
             16,
             &job,
@@ -260,7 +303,7 @@ mod tests {
     fn a_stopped_job_ends_as_interrupted() {
         let job = Job::default();
         job.stop();
-        let result = in_order(&[range(0, 10)], 3, &job, |_, _| (), |_, ()| Ok(None));
+        let result = in_order(&Blank::default(), &[range(0, 10)], 3, &job, |_, _| (), |_, ()| Ok(None));
         assert!(matches!(result, Err(Error::Interrupted)));
     }
 }

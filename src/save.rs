@@ -5,7 +5,7 @@ mod whole;
 
 use std::fs::File;
 use std::hint::black_box;
-use std::io::{self, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::path::Path;
 
 pub use place::{Entry, Place, find};
@@ -40,6 +40,7 @@ pub fn write_range(
     let written = write_whole(path, replace, |file| {
         let mut pieces = Pieces { memory, range, at: range.start(), job, file, stopped: &mut stopped };
         let (mut even, mut odd) = (Buffer::default(), Buffer::default());
+        pieces.pass_zeros()?;
         let mut fetched = pieces.next().map(|piece| fetch(memory, piece, &mut even));
         while let Some(ready) = fetched {
             let Some(ready) = pieces.write(&ready, &mut odd)? else { break };
@@ -66,8 +67,38 @@ struct Pieces<'a> {
 impl<'a> Pieces<'a> {
     /// Where the next piece lies; `None` at the end.
     fn next(&self) -> Option<AddressRange> {
-        let rest = self.range.end().saturating_sub(self.at);
-        (rest > 0).then(|| AddressRange::saturating(self.at, rest.min(PIECE)))
+        self.next_at(self.at)
+    }
+
+    fn next_at(&self, at: u64) -> Option<AddressRange> {
+        let rest = self.range.end().saturating_sub(at);
+        (rest > 0).then(|| AddressRange::saturating(at, rest.min(PIECE)))
+    }
+
+    /// How many bytes from `at` on are known to be zeros.
+    fn zeros(&self, at: u64) -> u64 {
+        let mut end = at;
+        loop {
+            let rest = AddressRange::saturating(end, self.range.end().saturating_sub(end));
+            let zeros = if rest.is_empty() || self.job.stopped() { 0 } else { self.memory.zeros(rest) };
+            if zeros == 0 {
+                return end.saturating_sub(at);
+            }
+            end = end.saturating_add(zeros);
+        }
+    }
+
+    /// Leaves a hole in the file where nothing but zeros comes next.
+    fn pass_zeros(&mut self) -> io::Result<()> {
+        let zeros = self.zeros(self.at);
+        if zeros > 0 {
+            self.file.seek(SeekFrom::Current(i64::try_from(zeros).unwrap_or(i64::MAX)))?;
+            self.at = self.at.saturating_add(zeros);
+            // The last thing in a file may be a hole.
+            self.file.set_len(self.at.saturating_sub(self.range.start()))?;
+            self.job.advance(zeros, self.range.len());
+        }
+        Ok(())
     }
 
     /// Writes one piece and meanwhile fetches the next one into `buffer`.
@@ -80,11 +111,14 @@ impl<'a> Pieces<'a> {
         if self.stopped.is_some() {
             return Err(io::Error::other("stopped"));
         }
-        let (memory, next, file) = (self.memory, self.next(), &mut *self.file);
+        let zeros = self.zeros(self.at);
+        let next = self.next_at(self.at.saturating_add(zeros));
+        let (memory, file) = (self.memory, &mut *self.file);
         let (written, fetched) =
             rayon::join(|| file.write_all(ready.bytes), || next.map(|piece| fetch(memory, piece, buffer)));
         written?;
         self.job.advance(ready.bytes.len() as u64, self.range.len());
+        self.pass_zeros()?;
         Ok(fetched)
     }
 }

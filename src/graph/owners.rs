@@ -106,7 +106,7 @@ fn own_addresses(memory: &dyn Memory, anonymous: &[AddressRange], job: &Job) -> 
         (own, behind)
     };
     let mut found = Vec::new();
-    pass::in_order(anonymous, pass::CHUNK, job, work, |_, (own, behind)| {
+    pass::in_order(memory, anonymous, pass::CHUNK, job, work, |_, (own, behind)| {
         found.extend(own);
         Ok(behind)
     })?;

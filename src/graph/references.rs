@@ -64,7 +64,7 @@ impl Graph {
             rows.piece
         };
         let take = |_: &Chunk, piece: Piece| graph.append(&piece).map(|()| None);
-        pass::in_order(&walk.ranges(), pass::CHUNK, job, work, take)?;
+        pass::in_order(memory, &walk.ranges(), pass::CHUNK, job, work, take)?;
         if graph.first.len() != units {
             // Every view has bytes or a gap; a source that breaks this must not shift rows.
             let value = format!("{units} chunks");

@@ -61,7 +61,7 @@ impl Referrers {
             walk.chunk(chunk, buffer, &near, &mut words);
             words.found
         };
-        pass::in_order(&walk.ranges(), pass::CHUNK, job, work, |_, words| {
+        pass::in_order(memory, &walk.ranges(), pass::CHUNK, job, work, |_, words| {
             for word in words {
                 found.add(word, limit);
             }

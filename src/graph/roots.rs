@@ -313,17 +313,24 @@ impl Roots {
         };
         // Of a gap behind a chunk some chunks may be cut already and count themselves.
         let (mut lost, mut reached, mut gap_end) = (0_u64, 0_u64, 0_u64);
-        pass::in_order(&self.ranges(), pass::CHUNK, job, work, |chunk, (edges, (missing, behind))| {
-            let skipped = gap_end.min(chunk.own.start()).saturating_sub(reached);
-            lost = lost.saturating_add(skipped).saturating_add(missing);
-            reached = chunk.own.end();
-            gap_end = behind.map_or(0, |behind| behind.min(chunk.run.end()));
-            for (kind, edge) in edges {
-                count(kind);
-                take(kind, edge);
-            }
-            Ok(behind)
-        })?;
+        pass::in_order(
+            memory,
+            &self.ranges(),
+            pass::CHUNK,
+            job,
+            work,
+            |chunk, (edges, (missing, behind))| {
+                let skipped = gap_end.min(chunk.own.start()).saturating_sub(reached);
+                lost = lost.saturating_add(skipped).saturating_add(missing);
+                reached = chunk.own.end();
+                gap_end = behind.map_or(0, |behind| behind.min(chunk.run.end()));
+                for (kind, edge) in edges {
+                    count(kind);
+                    take(kind, edge);
+                }
+                Ok(behind)
+            },
+        )?;
         Ok((found, lost.saturating_add(gap_end.saturating_sub(reached))))
     }
 
@@ -350,7 +357,7 @@ impl Roots {
             let (_, behind) = self.in_chunk(&scan, chunk, buffer, |pointer, _| pointers.push(pointer));
             (pointers, behind)
         };
-        pass::in_order(&self.ranges(), pass::CHUNK, job, work, |_, (pointers, behind)| {
+        pass::in_order(memory, &self.ranges(), pass::CHUNK, job, work, |_, (pointers, behind)| {
             pointers.into_iter().for_each(&mut take);
             Ok(behind)
         })

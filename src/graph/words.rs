@@ -4,25 +4,22 @@ use crate::memory::{Buffer, Memory};
 use crate::range::AddressRange;
 use crate::word::WordFormat;
 
-/// How much is asked about at once, whether anybody ever wrote there.
-const PIECE: u64 = 1 << 20;
-
 /// What a piece of memory holds.
 pub(super) enum Content<'b> {
     /// These bytes.
     Bytes(&'b [u8]),
-    /// Nothing was ever written there, so no word points anywhere.
-    Untouched,
+    /// Zeros that nobody has to read: no word points anywhere.
+    Zeros,
     /// It cannot be read.
     Missing,
 }
 
 impl Content<'_> {
-    /// Its bytes; none where it is untouched or missing.
+    /// Its bytes; none where that is known without them.
     pub(super) const fn bytes(&self) -> &[u8] {
         match self {
             Self::Bytes(bytes) => bytes,
-            Self::Untouched | Self::Missing => &[],
+            Self::Zeros | Self::Missing => &[],
         }
     }
 }
@@ -39,15 +36,13 @@ pub(super) fn pieces(
     let (mut at, mut behind) = (range.start(), None);
     let end = range.end();
     while at < end {
-        let step = at.checked_next_multiple_of(PIECE).filter(|step| *step > at);
-        let step = step.or_else(|| at.checked_add(PIECE)).unwrap_or(end).min(end);
-        let blank = AddressRange::saturating(at, step.saturating_sub(at));
-        if memory.untouched(blank) {
-            take(blank, Content::Untouched);
-            at = step;
+        let rest = AddressRange::saturating(at, end.saturating_sub(at));
+        let zeros = memory.zeros(rest);
+        if zeros > 0 {
+            take(AddressRange::saturating(at, zeros), Content::Zeros);
+            at = at.saturating_add(zeros);
             continue;
         }
-        let rest = AddressRange::saturating(at, end.saturating_sub(at));
         let view = memory.view(rest, buffer);
         let length = view.bytes.len() as u64;
         if length > 0 {

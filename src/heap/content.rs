@@ -150,6 +150,11 @@ pub fn zeros(memory: &dyn Memory, range: AddressRange, buffer: &mut Buffer) -> b
     let mut at = range.start();
     while at < range.end() {
         let rest = AddressRange::saturating(at, range.end().saturating_sub(at));
+        let zeros = memory.zeros(rest);
+        if zeros > 0 {
+            at = at.saturating_add(zeros);
+            continue;
+        }
         let view = memory.view(rest, buffer);
         if view.bytes.is_empty() || view.bytes.iter().any(|byte| *byte != 0) {
             return false;

@@ -140,7 +140,16 @@ fn texts(memory: &dyn Memory, job: &Job) -> Result<Vec<BTreeSet<Name>>, Error> {
         // no text. Most chunks are one piece, which is not copied.
         let mut joined: Vec<u8> = Vec::new();
         while at < end {
-            let view = memory.view(AddressRange::saturating(at, end.saturating_sub(at)), buffer);
+            let rest = AddressRange::saturating(at, end.saturating_sub(at));
+            // No text has a zero in it.
+            let zeros = memory.zeros(rest);
+            if zeros > 0 {
+                found.extend(holders(memory, &finder, &joined, at));
+                joined.clear();
+                at = at.saturating_add(zeros);
+                continue;
+            }
+            let view = memory.view(rest, buffer);
             at = at.saturating_add(view.bytes.len() as u64);
             let last = view.gap.is_some() || view.bytes.is_empty() || at >= end;
             if last && joined.is_empty() {
@@ -160,7 +169,7 @@ fn texts(memory: &dyn Memory, job: &Job) -> Result<Vec<BTreeSet<Name>>, Error> {
         }
         found
     };
-    pass::in_order(&ranges, pass::CHUNK, job, work, |_, found| {
+    pass::in_order(memory, &ranges, pass::CHUNK, job, work, |_, found| {
         for (number, name) in found {
             if let Some(names) = seen.get_mut(number) {
                 names.insert(name.clone());
@@ -260,13 +269,18 @@ fn words_into(
         let mut at = region.range.start();
         while at < end {
             job.check()?;
-            let length = end.saturating_sub(at).min(pass::CHUNK);
-            let range = AddressRange::saturating(at, length);
-            at = at.saturating_add(length);
-            if memory.untouched(range) {
+            let rest = AddressRange::saturating(at, end.saturating_sub(at));
+            let blank = memory.zeros(rest).max(memory.blank(rest));
+            if blank > 0 {
+                at = at.saturating_add(blank);
                 continue;
             }
+            let range = AddressRange::saturating(at, rest.len().min(pass::CHUNK));
             let view = memory.view(range, &mut buffer);
+            // A piece that ends within a chunk is followed by another.
+            let length = (view.bytes.len() as u64) & !(format.size as u64).wrapping_sub(1);
+            let length = if length > 0 && view.gap.is_none() { length } else { range.len() };
+            at = at.saturating_add(length);
             let words = view.bytes.chunks_exact(format.size).filter_map(|word| format.read(word));
             for word in words.filter(|word| *word != 0 && tables::inside(places, *word)) {
                 if !take(word) {

@@ -141,13 +141,16 @@ impl Reader<'_> {
             let piece = AddressRange::saturating(at, length.min(end.saturating_sub(at)));
             length = PAGE.saturating_mul(16).min(length.saturating_mul(2));
             let index = at.saturating_sub(start) / WORD;
+            let rest = AddressRange::saturating(at, end.saturating_sub(at));
+            let zeros = self.memory.zeros(rest) & !(WORD - 1);
+            if zeros > 0 {
+                at = at.saturating_add(zeros);
+                continue;
+            }
             at = piece.end();
             self.left = self.left.saturating_sub(piece.len());
             if self.left == 0 {
                 break;
-            }
-            if self.memory.untouched(piece) {
-                continue;
             }
             let view = self.memory.view(piece, &mut buffer);
             let words: Vec<(u64, u64)> = (index..)

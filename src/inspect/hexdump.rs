@@ -187,6 +187,15 @@ impl Dump {
     fn step(&mut self, memory: &dyn Memory, buffer: &mut Buffer, out: &mut String, most: usize) {
         let line = self.style.line();
         let rest = self.range.end().saturating_sub(self.at);
+        if self.folded && self.previous == Some([0; 64]) {
+            // What would be folded one line after the other.
+            let zeros = memory.zeros(AddressRange::saturating(self.at, rest));
+            let lines = zeros.checked_div(line as u64).unwrap_or(0);
+            if lines > 0 {
+                self.at = self.at.saturating_add(lines.saturating_mul(line as u64));
+                return;
+            }
+        }
         let view = memory.view(AddressRange::saturating(self.at, rest.min(VIEW)), buffer);
         let mut gap = view.gap;
         if !view.bytes.is_empty() {

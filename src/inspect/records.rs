@@ -100,7 +100,7 @@ pub fn contents_within(
             });
             (places, searched.beyond)
         };
-        pass::in_order(&ranges, bounds.chunk, job, work, |_, (places, beyond)| {
+        pass::in_order(memory, &ranges, bounds.chunk, job, work, |_, (places, beyond)| {
             for (index, place) in places {
                 if let Some(steps) = steps.get_mut(index) {
                     steps.add(place);

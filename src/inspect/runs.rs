@@ -81,6 +81,13 @@ pub(crate) fn runs(
             beyond = FAR_BEYOND;
             length
         };
+        let zeros = memory.zeros(AddressRange::saturating(at, length));
+        if zeros > 0 {
+            // No character has a zero in it: they end a string as a gap does.
+            scanner.close();
+            at = at.saturating_add(zeros);
+            continue;
+        }
         let view = memory.view(AddressRange::saturating(at, length), buffer);
         scanner.feed(at, view.bytes);
         at = at.saturating_add(view.bytes.len() as u64);

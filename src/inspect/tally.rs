@@ -139,7 +139,7 @@ impl Tally {
             counts.sort_unstable_by_key(|counted| counted.first);
             (counts, searched)
         };
-        pass::in_order(ranges, bounds.chunk, job, work, |_, (counts, searched)| {
+        pass::in_order(memory, ranges, bounds.chunk, job, work, |_, (counts, searched)| {
             for counted in counts {
                 tally.add(counted, bounds.tracked);
             }

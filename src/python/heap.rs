@@ -443,8 +443,8 @@ pub(super) fn refused_heap(
 }
 
 #[pyfunction]
-pub(super) fn other_allocators(memory: &Memory) -> Vec<&'static str> {
-    heap::others(memory.target.memory.as_ref())
+pub(super) fn other_allocators(py: Python<'_>, memory: &Memory) -> PyResult<Vec<&'static str>> {
+    call::run(py, None, |job| heap::others(memory.target.memory.as_ref(), job))
 }
 
 #[pyfunction]

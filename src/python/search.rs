@@ -5,6 +5,7 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+use crate::error::Error;
 use crate::heap;
 use crate::inspect::text;
 use crate::range::AddressRange;
@@ -123,6 +124,9 @@ impl Matches {
     }
 }
 
+/// Matches that are kept at the most, in 1 GiB: zeros in the holes of a small file may have any number.
+const MOST: usize = 1 << 26;
+
 #[pyfunction]
 #[pyo3(signature = (
     memory,
@@ -150,11 +154,17 @@ pub(super) fn find(
     let memory = memory.target.memory.clone();
     let kept = heap.map(|heap| heap.heap.clone()).zip(free);
     // Which matches count is known only of all of them.
-    let most = if kept.is_some() { None } else { limit };
-    let search = search::Search { needle: needle.0.clone(), align, limit: most };
+    let most = limit.filter(|_| kept.is_none()).unwrap_or(MOST).min(MOST);
+    let search = search::Search { needle: needle.0.clone(), align, limit: Some(most) };
     let found = call::run(py, progress, |job| {
         let mut found = search::find(memory.as_ref(), &ranges, &search, job)?;
         if let Some((heap, free)) = &kept {
+            if found.count > most as u64 {
+                let value = format!("{} matches", found.count);
+                let rule =
+                    format!("with -state at most {most} are looked up in the heap; narrow it with -in");
+                return Err(Error::Request { thing: "find", value, rule });
+            }
             found.keep(limit, |address| heap::counts(heap.blocks(), address, *free));
         }
         Ok(found)

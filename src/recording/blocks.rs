@@ -52,7 +52,7 @@ impl Live {
         let mut live = Self::default();
         let mut reached = area.start;
         let work = |chunk: &Chunk, _: &mut Buffer| in_chunk(memory, area, chunk);
-        pass::in_order(&[area.range()], CHUNK, job, work, |chunk, part| {
+        pass::in_order(memory, &[area.range()], CHUNK, job, work, |chunk, part| {
             // What a gap made the pass leave out between this chunk and the one before.
             let skipped = chunk.own.start().saturating_sub(reached);
             live.missing = live.missing.saturating_add(skipped).saturating_add(part.missing);
@@ -99,10 +99,23 @@ fn in_chunk(memory: &dyn Memory, area: &Area, chunk: &Chunk) -> Part {
     let size = usize::try_from(area.entry).unwrap_or(usize::MAX);
     while first < last {
         let (start, end) = (place(first), place(last));
+        let zeros = memory.zeros(AddressRange::saturating(start, end.saturating_sub(start)));
+        // Entries that are all zeros hold no block.
+        if zeros >= area.entry {
+            first = first.saturating_add(zeros.checked_div(area.entry).unwrap_or(1));
+            continue;
+        }
+        // A chunk that begins with zeros may be as long as they go on: it is copied by pieces.
+        let piece = CHUNK.checked_div(area.entry).unwrap_or(1).max(1);
+        let next = last.min(first.saturating_add(piece));
         bytes.clear();
-        let gap = memory.append(AddressRange::saturating(start, end.saturating_sub(start)), &mut bytes);
+        let gap =
+            memory.append(AddressRange::saturating(start, place(next).saturating_sub(start)), &mut bytes);
         part.entries.extend(bytes.chunks_exact(size).filter_map(entry));
-        let Some(gap) = gap else { break };
+        let Some(gap) = gap else {
+            first = next;
+            continue;
+        };
         let behind = gap.range.end();
         part.missing = part.missing.saturating_add(behind.min(end).saturating_sub(gap.range.start()));
         part.beyond = Some(behind).filter(|behind| *behind > chunk.own.end());

@@ -1,5 +1,7 @@
 //! The header of a recording, and where it is.
 
+use std::collections::BTreeSet;
+
 use crate::error::Error;
 use crate::memory::{Buffer, Memory, Region, RegionKind};
 use crate::pass::{self, CHUNK, Chunk, Job};
@@ -100,8 +102,11 @@ impl Header {
         let others = |region: &&Region| {
             !region.anonymous() || matches!(region.kind, RegionKind::Heap | RegionKind::Stack)
         };
-        let inside = |region: &&Region| region.range.intersection(range).is_some();
-        if let Some(other) = memory.regions().iter().filter(inside).find(others) {
+        let regions = memory.regions();
+        let first = regions.partition_point(|region| region.range.end() <= address);
+        let inside = regions.get(first..).unwrap_or_default().iter();
+        let mut inside = inside.take_while(|region| region.range.start() < range.end());
+        if let Some(other) = inside.find(others) {
             return Err(format!("what it reserved ({range}) holds {}", other.range));
         }
         let shift = half(header::TIME_SHIFT)?;
@@ -188,6 +193,7 @@ pub(super) fn find(memory: &dyn Memory, job: &Job) -> Result<Vec<(u64, Place)>, 
     let ranges: Vec<AddressRange> = regions.iter().filter(wanted).map(|region| region.range).collect();
     let mut pages = Vec::new();
     pass::in_order(
+        memory,
         &ranges,
         CHUNK,
         job,
@@ -197,9 +203,10 @@ pub(super) fn find(memory: &dyn Memory, job: &Job) -> Result<Vec<(u64, Place)>, 
             Ok(beyond)
         },
     )?;
+    let known: BTreeSet<u64> = found.iter().map(|(address, _)| *address).collect();
     for page in pages {
         job.check()?;
-        if found.iter().all(|(known, _)| *known != page) {
+        if !known.contains(&page) {
             found.extend(Header::at(memory, page).map(|place| (page, place)));
         }
     }
@@ -214,8 +221,10 @@ fn in_chunk(memory: &dyn Memory, chunk: &Chunk, buffer: &mut Buffer) -> (Vec<u64
     let mut at = chunk.own.start();
     while at < chunk.own.end() {
         let rest = AddressRange::saturating(at, chunk.own.end().saturating_sub(at));
-        if memory.untouched(rest) {
-            break;
+        let zeros = memory.zeros(rest);
+        if zeros > 0 {
+            at = at.saturating_add(zeros);
+            continue;
         }
         let view = memory.view(rest, buffer);
         let first = at.checked_next_multiple_of(layout::PAGE).unwrap_or(u64::MAX);

@@ -19,6 +19,7 @@ use memchr::memmem;
 
 use super::window::{Reach, Window};
 use crate::pass::Job;
+use crate::range::AddressRange;
 
 /// Matches at equal distances.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -31,6 +32,17 @@ pub(super) struct Stretch {
     pub(super) count: u64,
     /// Bytes in each.
     pub(super) length: u32,
+}
+
+/// What a needle finds among zeros.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Zeros {
+    /// Nothing.
+    Nothing,
+    /// Matches at equal distances.
+    Matches(Stretch),
+    /// Something that only looking at them tells.
+    Look,
 }
 
 /// Who is told of matches, in address order, and may break off.
@@ -82,6 +94,15 @@ impl ByteNeedle {
 
     pub(super) fn reach(&self) -> Reach {
         Reach { before: 0, after: self.bytes.len().saturating_sub(1) as u64 }
+    }
+
+    /// What it finds at `starts`, which zeros follow.
+    pub(super) fn zeros(&self, starts: AddressRange) -> Zeros {
+        if self.bytes.iter().any(|byte| *byte != 0) {
+            return Zeros::Nothing;
+        }
+        let length = u32::try_from(self.bytes.len()).unwrap_or(u32::MAX);
+        Zeros::Matches(Stretch { first: starts.start(), step: 1, count: starts.len(), length })
     }
 
     /// Tells `sink` of all matches that start in the window.

@@ -2,9 +2,9 @@
 
 use std::ops::ControlFlow;
 
-use super::bytes::Stretch;
+use super::bytes::{Stretch, Zeros};
 use super::scan::{Match, Search};
-use super::window::{Seen, between, walk};
+use super::window::{Next, Seen, Shown, between, walk};
 use crate::memory::{Buffer, Memory};
 use crate::pass::{Chunk, Job};
 
@@ -59,8 +59,13 @@ impl Scan<'_> {
         let Search { needle, .. } = self.search;
         let mut next = from;
         let own = between(from, chunk.own.end());
-        walk(self.memory, own, chunk.run, needle.reach(), buffer, &mut |window| {
-            needle.scan(window, &mut next, self.job, sink)
+        walk(self.memory, own, chunk.run, needle.reach(), buffer, &mut |shown| match shown {
+            Shown::Window(window) => needle.scan(window, &mut next, self.job, sink).into(),
+            Shown::Zeros(starts) => match needle.zeros(*starts) {
+                Zeros::Look => Next::Look,
+                Zeros::Nothing => Next::Go,
+                Zeros::Matches(stretch) => sink(stretch).into(),
+            },
         })
     }
 
@@ -77,25 +82,54 @@ impl Scan<'_> {
             finds.keep([first].into_iter(), length, keep);
             return;
         }
-        // A run of one byte has as many matches as bytes: counted, not gone through.
-        if let (Some(align), 1) = (self.search.align, step) {
-            let Some(first) = first.checked_next_multiple_of(align).filter(|first| *first <= last) else {
-                return;
-            };
-            let more = last.saturating_sub(first).checked_div(align).unwrap_or_default();
-            finds.add(Stretch { first, step: align, count: more.saturating_add(1), length }, keep);
-        } else if self.search.align.is_none() {
+        let Some(align) = self.search.align else { return finds.add(stretch, keep) };
+        // Zeros have as many matches as bytes: counted, not gone through.
+        if let Some(stretch) = aligned(stretch, align) {
             finds.add(stretch, keep);
-        } else {
-            for first in places(stretch).filter(|address| self.aligned(*address)) {
-                finds.add(Stretch { first, step: 1, count: 1, length }, keep);
-            }
         }
     }
 
     pub(super) fn aligned(&self, address: u64) -> bool {
         self.search.align.is_none_or(|align| address.checked_rem(align) == Some(0))
     }
+}
+
+/// The matches of a stretch whose addresses are multiples of `align`, which are at equal distances too.
+fn aligned(stretch: Stretch, align: u64) -> Option<Stretch> {
+    let Stretch { first, step, count, length } = stretch;
+    let (common, inverse) = common_divisor(step, align);
+    if first.checked_rem(common)? != 0 {
+        return None;
+    }
+    // The first match is `skip` steps behind: first + skip * step is 0 in the numbers modulo `align`.
+    let cycle = align.checked_div(common)?;
+    let from = u128::from(first.checked_div(common)?.checked_rem(cycle)?);
+    let wanted = u128::from(cycle).checked_sub(from)?.checked_rem(cycle.into())?;
+    let skip = wanted.checked_mul(inverse.into())?.checked_rem(cycle.into())?;
+    let skip = u64::try_from(skip).ok()?;
+    let left = count.checked_sub(1)?.checked_sub(skip)?;
+    let more = left.checked_div(cycle)?;
+    let step = step.saturating_mul(cycle);
+    Some(Stretch {
+        first: first.checked_add(stretch.step.checked_mul(skip)?)?,
+        step,
+        count: more.checked_add(1)?,
+        length,
+    })
+}
+
+/// The greatest common divisor of two positive numbers, and what `step` less it is to be multiplied with to
+/// leave 1 modulo `align` less it (Euclid).
+fn common_divisor(step: u64, align: u64) -> (u64, u64) {
+    let (mut old, mut rest) = (i128::from(step), i128::from(align));
+    let (mut factor, mut next) = (1_i128, 0_i128);
+    while let Some(times) = old.checked_div(rest) {
+        (old, rest) = (rest, old.saturating_sub(times.saturating_mul(rest)));
+        (factor, next) = (next, factor.saturating_sub(times.saturating_mul(next)));
+    }
+    let cycle = i128::from(align).checked_div(old).unwrap_or(1);
+    let inverse = factor.checked_rem_euclid(cycle).unwrap_or(0);
+    (u64::try_from(old).unwrap_or(1), u64::try_from(inverse).unwrap_or(0))
 }
 
 /// The addresses of the matches of a stretch.
@@ -117,5 +151,28 @@ impl Finds {
         let kept = addresses.by_ref().take(room).map(|address| Match { address, length });
         self.kept.extend(kept);
         self.cut |= addresses.next().is_some();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn aligned_matches_of_a_stretch_are_counted_as_if_each_was_looked_at() {
+        for first in [0, 1, 7, 0x1000, 0x1ff8] {
+            for step in [1, 2, 3, 8, 12] {
+                for align in [1, 2, 5, 8, 12, 64, 4096] {
+                    let stretch = Stretch { first, step, count: 2000, length: 4 };
+                    let found: Vec<u64> = aligned(stretch, align).into_iter().flat_map(places).collect();
+                    let naive: Vec<u64> = places(stretch).filter(|place| place % align == 0).collect();
+                    assert_eq!(found, naive, "{first} {step} {align}");
+                }
+            }
+        }
+        assert_eq!(
+            aligned(Stretch { first: 1, step: 1, count: u64::MAX, length: 1 }, 1 << 63).unwrap().count,
+            1
+        );
     }
 }

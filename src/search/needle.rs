@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use super::bytes::{ByteNeedle, Sink};
+use super::bytes::{ByteNeedle, Sink, Zeros};
 use super::escape::shown;
 use super::pattern::{LONGEST, Pattern};
 use super::window::{Reach, Window};
@@ -222,6 +222,16 @@ impl Needle {
             Matcher::Bytes(needle) => needle.reach(),
             Matcher::Words(needle) => needle.reach(),
             Matcher::Pattern(pattern) => pattern.reach(),
+        }
+    }
+
+    /// What it finds at `starts`, around which the whole reach is zeros.
+    pub(super) fn zeros(&self, starts: AddressRange) -> Zeros {
+        match &self.0 {
+            Matcher::Bytes(needle) => needle.zeros(starts),
+            Matcher::Words(needle) => needle.zeros(starts),
+            Matcher::Pattern(pattern) if pattern.in_zeros() => Zeros::Look,
+            Matcher::Pattern(_) => Zeros::Nothing,
         }
     }
 

@@ -38,6 +38,8 @@ pub(super) struct Pattern {
     given: String,
     regex: Regex,
     longest: usize,
+    /// Whether it matches anywhere in memory that is all zeros.
+    in_zeros: bool,
 }
 
 impl Pattern {
@@ -57,12 +59,18 @@ impl Pattern {
         let compiled = Regex::builder().configure(config).build_from_hir(&hir);
         let regex = compiled.map_err(|error| refuse(build_error(&error)))?;
         let longest = hir.properties().maximum_len().unwrap_or(longest).clamp(1, longest);
-        Ok(Self { given: pattern.to_owned(), regex, longest })
+        let in_zeros = in_zeros(&regex, longest);
+        Ok(Self { given: pattern.to_owned(), regex, longest, in_zeros })
     }
 
     /// The pattern as given.
     pub(super) fn given(&self) -> &str {
         &self.given
+    }
+
+    /// Whether it matches anywhere in memory that is all zeros.
+    pub(super) fn in_zeros(&self) -> bool {
+        self.in_zeros
     }
 
     /// A byte before a match and one after it decide about `\b`, `^` and `$`.
@@ -132,6 +140,13 @@ impl Pattern {
         }
         ControlFlow::Continue(())
     }
+}
+
+/// Whether the pattern matches where nothing but zeros is around: if not at one place, then at none.
+fn in_zeros(regex: &Regex, longest: usize) -> bool {
+    let end = longest.saturating_add(1);
+    let zeros = vec![0; end.saturating_add(1)];
+    regex.is_match(Input::new(&zeros).span(1..end).anchored(Anchored::Yes))
 }
 
 /// The rule that a pattern breaks which is well formed.

@@ -100,6 +100,7 @@ pub fn find_in_chunks(
     // over, and may need more than the first few matches.
     let keep = if search.needle.exclusive() { KEPT } else { KEPT.min(search.limit.unwrap_or(KEPT)) };
     pass::in_order(
+        memory,
         ranges,
         size,
         job,

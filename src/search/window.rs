@@ -40,6 +40,34 @@ impl Window<'_> {
     }
 }
 
+/// What a walk shows, in address order.
+#[derive(Debug)]
+pub(super) enum Shown<'a> {
+    /// Bytes to look at.
+    Window(Window<'a>),
+    /// Places where matches may start, around which the whole reach is zeros.
+    Zeros(AddressRange),
+}
+
+/// Whether a walk goes on.
+pub(super) enum Next {
+    /// It does.
+    Go,
+    /// No more is wanted.
+    Stop,
+    /// These zeros have to be shown as windows.
+    Look,
+}
+
+impl From<ControlFlow<()>> for Next {
+    fn from(flow: ControlFlow<()>) -> Self {
+        if flow.is_break() { Self::Stop } else { Self::Go }
+    }
+}
+
+/// Fewer zeros in a row are looked at as any bytes are.
+const WORTH: u64 = 16 << 10;
+
 /// What a walk saw, apart from matches.
 #[derive(Default, Debug)]
 pub(super) struct Seen {
@@ -51,10 +79,10 @@ pub(super) struct Seen {
     pub(super) beyond: Option<Gap>,
 }
 
-/// Shows `own`, a part of `run`, to `visit` in windows in address order.
+/// Shows `own`, a part of `run`, to `visit` in address order.
 ///
 /// Each address of `own` that is not in a gap is a start of exactly one
-/// window, unless `visit` breaks off. At most three times the reach is copied
+/// window or among zeros that nobody has to read, unless `visit` breaks off. At most three times the reach is copied
 /// for each seam, and a seam moves on by the reach at least, however small
 /// the pieces are.
 pub(super) fn walk(
@@ -63,7 +91,7 @@ pub(super) fn walk(
     run: AddressRange,
     reach: Reach,
     buffer: &mut Buffer,
-    visit: &mut dyn FnMut(&Window<'_>) -> ControlFlow<()>,
+    visit: &mut dyn FnMut(&Shown<'_>) -> Next,
 ) -> Seen {
     let mut seen = Seen::default();
     let last = own.end().saturating_add(reach.after).min(run.end());
@@ -71,7 +99,31 @@ pub(super) fn walk(
     let mut at = own.start();
     // Whether the byte before `at` may belong to the same stretch.
     let mut joined = run.start() < at;
+    // Zeros that are next, and how far it is known whether there are any.
+    let mut zeros: Option<AddressRange> = None;
+    let mut known = at;
     while at < own.end() {
+        if at >= known {
+            let end = at.saturating_add(memory.zeros(between(at, last)));
+            let starts =
+                between(at.saturating_add(reach.before), end.saturating_sub(reach.after).min(own.end()));
+            zeros = Some(starts).filter(|starts| starts.len() >= WORTH);
+            known = zeros.map_or(at, AddressRange::end);
+        }
+        if let Some(starts) = zeros.take_if(|starts| starts.start() == at) {
+            match visit(&Shown::Zeros(starts)) {
+                Next::Stop => break,
+                Next::Look => {}
+                Next::Go => {
+                    seen.searched = seen.searched.saturating_add(starts.len());
+                    at = starts.end();
+                    joined = true;
+                    continue;
+                }
+            }
+        }
+        // Windows go as far as the next zeros.
+        let limit = zeros.map_or(own.end(), AddressRange::start);
         let from = if joined { at.saturating_sub(reach.before).max(run.start()) } else { at };
         let view = memory.view(between(from, last), buffer);
         let end = from.saturating_add(view.bytes.len() as u64);
@@ -82,15 +134,19 @@ pub(super) fn walk(
         }
         // The view holds all there is around a start before `stop`.
         let whole = end >= last || view.gap.is_some();
-        let stop = if whole { end } else { end.saturating_sub(reach.after) }.min(own.end());
+        let stop = if whole { end } else { end.saturating_sub(reach.after) }.min(limit);
         if at < stop {
             seen.searched = seen.searched.saturating_add(stop.saturating_sub(at));
             let starts = offset(from, at)..offset(from, stop);
-            if visit(&Window { bytes: view.bytes, address: from, starts }).is_break() {
+            let window = Window { bytes: view.bytes, address: from, starts };
+            if matches!(visit(&Shown::Window(window)), Next::Stop) {
                 break;
             }
             at = stop;
             joined = true;
+        }
+        if zeros.is_some_and(|zeros| zeros.start() == at) {
+            continue;
         }
         if let Some(gap) = view.gap {
             at = seen.skip(gap, at, own, run);
@@ -102,7 +158,7 @@ pub(super) fn walk(
         }
         // A piece ends at `end`, and starts from `at` on reach past it.
         let from = if joined { at.saturating_sub(reach.before).max(run.start()) } else { at };
-        let stop = end.max(at.saturating_add(reach.after)).max(at.saturating_add(1)).min(own.end());
+        let stop = end.max(at.saturating_add(reach.after)).max(at.saturating_add(1)).min(limit);
         let need = stop.saturating_add(reach.after).min(run.end());
         seam.clear();
         let gap = memory.append(between(from, need), &mut seam);
@@ -115,7 +171,8 @@ pub(super) fn walk(
         }
         seen.searched = seen.searched.saturating_add(stop.saturating_sub(at));
         let starts = offset(from, at)..offset(from, stop);
-        if visit(&Window { bytes: &seam, address: from, starts }).is_break() {
+        let window = Window { bytes: &seam, address: from, starts };
+        if matches!(visit(&Shown::Window(window)), Next::Stop) {
             break;
         }
         at = stop;

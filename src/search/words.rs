@@ -2,9 +2,10 @@
 
 use std::ops::ControlFlow;
 
-use super::bytes::{Sink, Stretch};
+use super::bytes::{Sink, Stretch, Zeros};
 use super::window::{Reach, Window};
 use crate::pass::Job;
+use crate::range::AddressRange;
 use crate::word::{ByteOrder, WordFormat};
 
 /// Words to look for: those from `first` on, `count` of them.
@@ -21,6 +22,21 @@ pub(super) struct WordNeedle {
 impl WordNeedle {
     pub(super) fn reach(&self) -> Reach {
         Reach { before: 0, after: self.format.size.saturating_sub(1) as u64 }
+    }
+
+    /// What it finds at `starts`, which zeros follow.
+    pub(super) fn zeros(&self, starts: AddressRange) -> Zeros {
+        let size = self.format.size as u64;
+        let first = starts.start().checked_next_multiple_of(size).filter(|first| *first < starts.end());
+        match first {
+            Some(first) if self.first == 0 => Zeros::Matches(Stretch {
+                first,
+                step: size,
+                count: starts.end().saturating_sub(first).div_ceil(size),
+                length: u32::try_from(size).unwrap_or(u32::MAX),
+            }),
+            _ => Zeros::Nothing,
+        }
     }
 
     /// Tells `sink` of all matches that start in the window.

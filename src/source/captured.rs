@@ -76,6 +76,13 @@ impl Captured {
 }
 
 impl Memory for Captured {
+    fn blank(&self, range: AddressRange) -> u64 {
+        let mut buffer = Buffer::default();
+        let view = self.view(range, &mut buffer);
+        let gap = view.gap.filter(|_| view.bytes.is_empty());
+        gap.map_or(0, |gap| gap.range.len().min(range.len()))
+    }
+
     fn word_format(&self) -> WordFormat {
         self.format.unwrap_or(WordFormat::LITTLE_64)
     }

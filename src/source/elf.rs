@@ -95,9 +95,14 @@ impl Image {
     ///
     /// What is wrong with the headers, in the words of the parser.
     pub fn parse<'data, R: ReadRef<'data>>(data: R) -> Result<Self, String> {
+        Self::with_most(data, u64::MAX)
+    }
+
+    /// The same of a file that has bytes for so many program headers at the most.
+    fn with_most<'data, R: ReadRef<'data>>(data: R, most: u64) -> Result<Self, String> {
         match FileKind::parse(data) {
-            Ok(FileKind::Elf32) => parse::<elf::FileHeader32<Endianness>, R>(data, 4),
-            Ok(FileKind::Elf64) => parse::<elf::FileHeader64<Endianness>, R>(data, 8),
+            Ok(FileKind::Elf32) => parse::<elf::FileHeader32<Endianness>, R>(data, 4, most),
+            Ok(FileKind::Elf64) => parse::<elf::FileHeader64<Endianness>, R>(data, 8, most),
             _ => Err("is not an ELF file".to_owned()),
         }
     }
@@ -199,7 +204,7 @@ impl Image {
     }
 }
 
-fn parse<'data, Elf, R>(data: R, size: usize) -> Result<Image, String>
+fn parse<'data, Elf, R>(data: R, size: usize, most: u64) -> Result<Image, String>
 where
     Elf: FileHeader<Endian = Endianness>,
     R: ReadRef<'data>,
@@ -208,6 +213,9 @@ where
     let header = Elf::parse(data).map_err(told)?;
     let endian = header.endian().map_err(told)?;
     let headers = header.program_headers(endian, data).map_err(told)?;
+    if headers.len() as u64 > most {
+        return Err(format!("{} program headers are more than the file has bytes for", headers.len()));
+    }
     let segments = headers.iter().map(|header| Segment {
         kind: header.p_type(endian).0,
         flags: header.p_flags(endian).0,
@@ -301,17 +309,22 @@ pub fn build_id(bytes: &[u8], order: ByteOrder, align: u64) -> Option<Vec<u8>> {
     notes(bytes, order, align).map_while(Result::ok).find(wanted).map(|note| note.bytes.to_vec())
 }
 
+/// The bytes of a program header in files of 32 bits, the shorter ones.
+const SMALLEST: u64 = 32;
+
 /// The headers of an ELF file.
 ///
 /// # Errors
 ///
 /// What is wrong with them, in the words of the parser or of the system.
 pub fn file_image(file: &FileView) -> Result<Image, String> {
+    // A table in a hole of the file costs nothing to claim, and memory for each header.
+    let most = file.holes().bytes(AddressRange::saturating(0, file.length())) / SMALLEST;
     if let Some(bytes) = file.mapped() {
-        return Image::parse(bytes);
+        return Image::with_most(bytes, most);
     }
     let reader = file.reader().map_err(|cause| reason(&cause))?;
-    Image::parse(&ReadCache::new(reader))
+    Image::with_most(&ReadCache::new(reader), most)
 }
 
 /// The build-id of an ELF file with these headers.

@@ -8,12 +8,14 @@ use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use memmap2::{Mmap, MmapOptions};
+use memmap2::{Advice, Mmap, MmapOptions};
 use nix::sys::statfs::{self, FsType};
 
 use crate::error::{Error, reason};
 use crate::memory::Buffer;
+use crate::range::AddressRange;
 use crate::source::aside::{self, Way};
+use crate::source::holes::Holes;
 
 /// A file of a fixed length whose bytes can be lent.
 #[derive(Debug)]
@@ -22,6 +24,7 @@ pub struct FileView {
     file: Source,
     length: u64,
     mapping: Option<Mmap>,
+    holes: Holes,
 }
 
 /// Who reads the file.
@@ -84,7 +87,14 @@ impl FileView {
         let file = File::open(path).map_err(refuse)?;
         let length = file.metadata().map_err(refuse)?.len();
         let mapping = if length > 0 && local(&file) { map(&file).ok() } else { None };
-        Ok(Self { path: path.to_owned(), file: Source::Here(file), length, mapping })
+        // Another machine is not asked: that takes a while for each hole.
+        let holes = if mapping.is_some() { Holes::of(&file, length) } else { Holes::default() };
+        if let Some(mapping) = mapping.as_ref().filter(|_| !holes.none()) {
+            // What the kernel reads ahead, some MiB for one page, would be holes. Where this is refused
+            // only the page cache suffers.
+            let _ = mapping.advise(Advice::Random);
+        }
+        Ok(Self { path: path.to_owned(), file: Source::Here(file), length, mapping, holes })
     }
 
     /// Opens a file that a target names, which may lie where nothing answers.
@@ -101,7 +111,7 @@ impl FileView {
             Way::Aside(file) => {
                 let length = file.length();
                 let file = Source::Aside(Arc::new(file));
-                Ok(Self { path: path.to_owned(), file, length, mapping: None })
+                Ok(Self { path: path.to_owned(), file, length, mapping: None, holes: Holes::default() })
             }
         }
     }
@@ -192,7 +202,7 @@ impl FileView {
 
     /// Up to `length` bytes at `offset`, lent from the mapping or read into `buffer`.
     ///
-    /// Fewer only where the file ends. A read gives at most 1 MiB at a time.
+    /// Fewer only where the file ends, but at most 1 MiB of a file that is read and 4 MiB of a sparse one.
     ///
     /// # Errors
     ///
@@ -201,6 +211,7 @@ impl FileView {
         const READ: u64 = 1 << 20;
         let length = length.min(self.length.saturating_sub(offset));
         if let Some(mapping) = &self.mapping {
+            let length = self.fetched(mapping, offset, length);
             let span = usize::try_from(offset).ok().zip(usize::try_from(length).ok());
             let bytes = span.and_then(|(from, length)| mapping.get(from..from.checked_add(length)?));
             return Ok(bytes.unwrap_or_default());
@@ -211,6 +222,30 @@ impl FileView {
             Source::Aside(file) => file.read_at(space, offset)?,
         };
         Ok(space.get(..read).unwrap_or_default())
+    }
+
+    /// Where the holes of the file are, as far as that is known.
+    #[must_use]
+    pub fn holes(&self) -> &Holes {
+        &self.holes
+    }
+
+    /// How much of `length` bytes at `offset` to lend at once; of a sparse file that is fetched, since the
+    /// kernel is asked not to read ahead.
+    fn fetched(&self, mapping: &Mmap, offset: u64, length: u64) -> u64 {
+        const MOST: u64 = 4 << 20;
+        const WORTH: u64 = 8 << 10;
+        if self.holes.none() {
+            return length;
+        }
+        let length = length.min(MOST);
+        let end = offset.saturating_add(length);
+        let data = self.holes.after(offset).map_or(end, AddressRange::start).clamp(offset, end);
+        let span = usize::try_from(offset).ok().zip(usize::try_from(data.saturating_sub(offset)).ok());
+        if let Some((from, bytes)) = span.filter(|(_, bytes)| *bytes as u64 >= WORTH) {
+            let _ = mapping.advise_range(Advice::WillNeed, from, bytes);
+        }
+        length
     }
 
     /// The whole file, where it is mapped.

@@ -5,7 +5,7 @@
 //! memory; where bytes are missing (saved text of `pmap`), those that need
 //! them do nothing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::memory::{Memory, Permissions, Region, RegionKind};
 use crate::name::Name;
@@ -117,11 +117,14 @@ pub fn module_end(memory: &dyn Memory, name: &Name) -> Option<u64> {
 fn bss(memory: &dyn Memory, found: &mut [Finding]) {
     let regions = memory.regions();
     let mut touching: Option<(&Name, u64)> = None;
+    // A module may have as many regions as there are.
+    let mut ends: BTreeMap<&Name, Option<u64>> = BTreeMap::new();
     for (region, finding) in regions.iter().zip(found.iter_mut()) {
         match touching {
             Some((name, end)) if anonymous_data(region) && region.range.start() == end => {
                 let start = region.range.start();
-                if module_end(memory, name).is_none_or(|end| start < end) {
+                if ends.entry(name).or_insert_with(|| module_end(memory, name)).is_none_or(|end| start < end)
+                {
                     finding.kind = RegionKind::Data;
                 }
                 touching = None;
@@ -375,8 +378,10 @@ fn at(regions: &[Region], address: u64) -> Option<usize> {
 ///
 /// Of a guard, only regions that it covers as a whole.
 fn mark(regions: &[Region], found: &mut [Finding], range: AddressRange, inaccessible: bool) {
+    // A guard is one mapping, or a few where a core has it in parts; a damaged one may cover everything.
+    const MOST: usize = 64;
     let first = regions.partition_point(|region| region.range.end() <= range.start());
-    for (region, finding) in regions.iter().zip(found.iter_mut()).skip(first) {
+    for (region, finding) in regions.iter().zip(found.iter_mut()).skip(first).take(MOST) {
         if region.range.start() >= range.end() {
             break;
         }

@@ -18,6 +18,7 @@ pub mod elf;
 pub mod file;
 pub mod follow;
 mod held;
+pub mod holes;
 pub mod kinds;
 pub mod listed;
 pub mod maps;

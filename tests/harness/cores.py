@@ -105,3 +105,14 @@ def sparse_core(out: Path, size: int, address: int = 0x10_0000_0000) -> Path:
         file.write(note)
         file.truncate(memory_at + size)
     return out
+
+
+def full_core(out: Path, size: int) -> Path:
+    """Return OUT, the same without holes: each page ends with a one."""
+    sparse_core(out, size)
+    piece = (bytes(4095) + b"\1") * 256
+    with out.open("r+b") as file:
+        file.seek(4096)
+        for _ in range(0, size, len(piece)):
+            file.write(piece)
+    return out

@@ -231,16 +231,16 @@ impl Ground<'_> {
     fn let_go_of_foreign(&mut self, state: ArenaState, arena: u32) {
         let mut extra = self.claimed(arena, false).saturating_sub(state.system);
         let foreign = |part: &Part| part.arena() == Some(arena) && part.last_state() == Some(State::Foreign);
-        while extra > 0 {
-            let last = self.parts.iter().enumerate().filter(|(_, part)| foreign(part));
-            let last = last.max_by_key(|(_, part)| part.range().start());
-            let Some((index, size)) = last.map(|(index, part)| (index, part.range().len())) else { return };
-            if size > extra {
-                return;
-            }
-            self.parts.remove(index);
-            extra = extra.saturating_sub(size);
+        let mut last: Vec<AddressRange> =
+            self.parts.iter().filter(|part| foreign(part)).map(Part::range).collect();
+        last.sort_unstable_by(|one, other| other.cmp(one));
+        let mut gone = BTreeSet::new();
+        for range in last {
+            let Some(rest) = extra.checked_sub(range.len()).filter(|_| extra > 0) else { break };
+            gone.insert(range);
+            extra = rest;
         }
+        self.parts.retain(|part| !(foreign(part) && gone.contains(&part.range())));
     }
 
     /// An arena of a further thread: all of its heaps, each a `heap_info` and chunks behind it.

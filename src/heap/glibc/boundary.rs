@@ -57,6 +57,13 @@ impl Seek<'_> {
             if at >= self.avoid || self.avoid == u64::MAX {
                 steps = STEPS;
             }
+            // No chunk has a size of zero.
+            let rest = AddressRange::saturating(at, self.limit.saturating_sub(at));
+            let zeros = self.memory.zeros(rest) & !machine.align.wrapping_sub(1);
+            if zeros > 0 {
+                at = at.saturating_add(zeros);
+                continue;
+            }
             // Pieces of 1 MiB: whoever asks to stop is heard between them.
             let range = AddressRange::saturating(at, self.limit.saturating_sub(at).min(1 << 20));
             let view = self.memory.view(range, &mut buffer);

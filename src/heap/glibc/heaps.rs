@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::memory::{Memory, RegionKind};
 use crate::peek::Peek;
+use crate::range::AddressRange;
 
 use super::locate::{Ring, looks_like_state};
 
@@ -23,6 +24,12 @@ impl Heaps {
         for region in memory.regions().iter().filter(|region| region.kind == RegionKind::Arena) {
             let mut at = region.range.start().checked_next_multiple_of(LEAST);
             while let Some(heap) = at.filter(|heap| region.range.contains(*heap)) {
+                let rest = AddressRange::saturating(heap, region.range.end().saturating_sub(heap));
+                let blank = memory.zeros(rest).max(memory.blank(rest)) & !(LEAST - 1);
+                if blank > 0 {
+                    at = heap.checked_add(blank);
+                    continue;
+                }
                 // A word that is zero names nobody.
                 if let Some(state) = peek.word(heap).filter(|state| *state != 0) {
                     heaps.0.entry(state).or_default().push(heap);

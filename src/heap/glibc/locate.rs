@@ -142,7 +142,7 @@ fn empty_lists(memory: &dyn Memory, ranges: &[AddressRange], job: &Job) -> Resul
             buffer,
         )
     };
-    pass::in_order(ranges, CHUNK, job, work, |chunk, (places, behind)| {
+    pass::in_order(memory, ranges, CHUNK, job, work, |chunk, (places, behind)| {
         for place in places {
             match groups.last_mut() {
                 Some(group) if group.first().is_some_and(|first| place.saturating_sub(*first) < reach) => {
@@ -165,7 +165,13 @@ fn heads(memory: &dyn Memory, range: AddressRange, buffer: &mut Buffer) -> (Vec<
     let mut places = Vec::new();
     let (mut at, mut last, mut behind) = (range.start(), 0, None);
     while at < range.end() {
-        let view = memory.view(AddressRange::saturating(at, range.end().saturating_sub(at)), buffer);
+        let rest = AddressRange::saturating(at, range.end().saturating_sub(at));
+        let zeros = memory.zeros(rest);
+        if zeros > 0 {
+            (at, last) = (at.saturating_add(zeros), 0);
+            continue;
+        }
+        let view = memory.view(rest, buffer);
         let mut here = at;
         for bytes in view.bytes.chunks_exact(format.size) {
             let word = format.read(bytes).unwrap_or(0);

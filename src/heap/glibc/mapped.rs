@@ -62,8 +62,10 @@ fn candidates(
         let mut at = chunk.own.start();
         while at < chunk.own.end() {
             let rest = AddressRange::saturating(at, chunk.own.end().saturating_sub(at));
-            if memory.untouched(rest) {
-                break;
+            let zeros = memory.zeros(rest);
+            if zeros > 0 {
+                at = at.saturating_add(zeros);
+                continue;
             }
             let view = memory.view(rest, buffer);
             let first = up(at, PAGE);
@@ -93,7 +95,7 @@ fn candidates(
         found
     };
     let mut all = Candidates::default();
-    pass::in_order(ranges, CHUNK, job, work, |_, found| {
+    pass::in_order(memory, ranges, CHUNK, job, work, |_, found| {
         all.bases.extend(found.bases);
         all.aligned.extend(found.aligned);
         Ok(found.beyond)

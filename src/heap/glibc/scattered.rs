@@ -193,7 +193,7 @@ impl Ground<'_> {
         }
         let mut buffer = Buffer::default();
         let piece = AddressRange::saturating(at, EMPTY);
-        let to = if self.memory.untouched(piece) {
+        let to = if self.memory.zeros(piece) >= EMPTY {
             piece.end()
         } else {
             let view = self.memory.view(AddressRange::saturating(at, 1), &mut buffer);

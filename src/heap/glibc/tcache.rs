@@ -444,6 +444,11 @@ impl Follow<'_, '_> {
             let mut at = range.start();
             while at < range.end() {
                 let left = AddressRange::saturating(at, range.end().saturating_sub(at));
+                let zeros = memory.zeros(left);
+                if zeros > 0 && number != 0 {
+                    at = at.saturating_add(zeros);
+                    continue;
+                }
                 let view = memory.view(left, &mut buffer);
                 if view.bytes.chunks_exact(format.size).any(|word| format.read(word) == Some(number)) {
                     return true;

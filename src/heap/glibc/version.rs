@@ -105,6 +105,9 @@ pub(super) fn banner(memory: &dyn Memory, module: &Name, job: &Job) -> Result<Op
         // A banner across two chunks belongs to the first.
         let end = chunk.own.end().saturating_add(LINE as u64).min(chunk.run.end());
         let range = AddressRange::saturating(chunk.own.start(), end.saturating_sub(chunk.own.start()));
+        if memory.zeros(chunk.own) >= chunk.own.len() {
+            return None;
+        }
         let mut bytes = Vec::new();
         let _ = memory.append(range, &mut bytes);
         let at = memchr::memmem::find(&bytes, START)?;
@@ -117,7 +120,7 @@ pub(super) fn banner(memory: &dyn Memory, module: &Name, job: &Job) -> Result<Op
         (text.starts_with("2.") && text.len() <= 16).then(|| text.to_owned())
     };
     let mut found = None;
-    pass::in_order(&ranges, CHUNK, job, work, |_, version| {
+    pass::in_order(memory, &ranges, CHUNK, job, work, |_, version| {
         found = found.take().or(version);
         Ok(None)
     })?;

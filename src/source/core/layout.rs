@@ -4,6 +4,7 @@ use crate::memory::{Permissions, Region, RegionKind};
 use crate::name::Name;
 use crate::range::AddressRange;
 use crate::source::elf::Image;
+use crate::source::holes::Holes;
 use crate::source::kinds::Finding;
 
 use super::merge::{Absurd, Merged, Part, merge};
@@ -25,20 +26,20 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    /// The regions that the program headers of a core of `length` bytes list.
-    pub(super) fn new(image: &Image, length: u64) -> Self {
+    /// The regions that the program headers of a core of `length` bytes with `holes` list.
+    pub(super) fn new(image: &Image, length: u64, holes: &Holes) -> Self {
         let loads: Vec<_> = image.segments.iter().filter(|segment| segment.loaded()).copied().collect();
         let end = image.segments.iter().map(|segment| segment.offset.saturating_add(segment.file_size)).max();
         // Folklore: gcore aligns its segments to one byte, the kernel to a page.
         // Seen: gdb 10.1 to 18.1. What follows from it is in `apply`.
         let by_gcore = !loads.is_empty() && loads.iter().all(|segment| segment.align <= 1);
-        let Merged { parts, dropped, absurd, cut } = merge(&loads, length);
+        let Merged { parts, dropped, absurd, cut, shared } = merge(&loads, length, holes);
         let mut layout = Self {
             regions: Vec::with_capacity(parts.len()),
             parts: Vec::new(),
             end: end.unwrap_or(0),
             by_gcore,
-            whole: dropped.segments == 0 && absurd.is_none(),
+            whole: dropped.segments == 0 && shared.segments == 0 && absurd.is_none(),
             notes: Vec::new(),
         };
         for part in &parts {
@@ -59,6 +60,14 @@ impl Layout {
                  used, as in gdb",
                 counted(dropped.segments, "segment"),
                 dropped.bytes
+            ));
+        }
+        if shared.segments > 0 {
+            layout.notes.push(format!(
+                "{} of the core claim bytes of the file that others before them claim, more than the file has: \
+                 {} bytes of theirs are not read",
+                counted(shared.segments, "segment"),
+                shared.bytes
             ));
         }
         if let Some(Absurd { address, size, rule, count }) = absurd {

@@ -12,10 +12,13 @@ use object::elf;
 use crate::memory::Permissions;
 use crate::range::AddressRange;
 use crate::source::elf::Segment;
+use crate::source::holes::Holes;
+
+use super::claims::Claims;
 
 /// No machine that Linux runs on has address space for a larger mapping: x86-64 has 2^56
 /// bytes for a process at the most, aarch64 2^52.
-const LARGEST: u64 = 1 << 56;
+pub(super) const LARGEST: u64 = 1 << 56;
 
 /// A stretch of addresses with the bytes of one segment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -41,6 +44,8 @@ pub(super) struct Merged {
     pub absurd: Option<Absurd>,
     /// What segments lack because the file ends.
     pub cut: Loss,
+    /// What segments claim of the file that others before them claimed, where that is too much.
+    pub shared: Loss,
 }
 
 /// Bytes that are not used, and how many segments have some of them.
@@ -82,13 +87,14 @@ struct Border {
     index: usize,
 }
 
-/// The loaded `segments`, in the order of the file, of a core of `length` bytes.
+/// The loaded `segments`, in the order of the file, of a core of `length` bytes with `holes`.
 ///
 /// Takes O(n log n) time.
-pub(super) fn merge(segments: &[Segment], length: u64) -> Merged {
+pub(super) fn merge(segments: &[Segment], length: u64, holes: &Holes) -> Merged {
     let mut merged = Merged::default();
-    let extents: Vec<Extent> =
+    let mut extents: Vec<Extent> =
         segments.iter().filter_map(|segment| extent(segment, length, &mut merged)).collect();
+    leave_out_shared(&mut extents, length, holes, &mut merged.shared);
     let mut borders = Vec::with_capacity(extents.len().saturating_mul(4));
     for (index, extent) in extents.iter().enumerate() {
         for (range, saved) in [(extent.range, false), (extent.saved_range(), true)] {
@@ -105,6 +111,23 @@ pub(super) fn merge(segments: &[Segment], length: u64) -> Merged {
     }
     merged.dropped.segments = sweep.dropped.into_iter().filter(|dropped| *dropped).count() as u64;
     merged
+}
+
+/// Takes what segments saved from those that claim the same bytes of the file as others before them, once
+/// they claim more than the file has.
+fn leave_out_shared(extents: &mut [Extent], length: u64, holes: &Holes, lost: &mut Loss) {
+    let mut left = holes.bytes(AddressRange::saturating(0, length));
+    let mut claims = Claims::default();
+    for extent in extents {
+        let shared = claims.take(AddressRange::saturating(extent.offset, extent.saved), holes);
+        if shared <= left {
+            left = left.saturating_sub(shared);
+            continue;
+        }
+        lost.segments = lost.segments.saturating_add(1);
+        lost.bytes = lost.bytes.saturating_add(extent.saved);
+        extent.saved = 0;
+    }
 }
 
 /// What `segment` holds; `None` where that is nothing.

@@ -4,6 +4,7 @@
 //! and notes on everything else. What was left out and can be had from the
 //! program's files is read from them, if they are the same files ([`modules`]).
 
+mod claims;
 mod found;
 mod layout;
 mod merge;
@@ -20,19 +21,25 @@ use object::elf;
 use crate::error::{Error, reason};
 use crate::memory::{Buffer, Gap, Memory, Missing, Region, View, gap_before_next_region};
 use crate::name::Name;
+use crate::pages::PAGE;
 use crate::range::AddressRange;
 use crate::source::elf::{BrokenNote, Image, file_image, notes as notes_in};
 use crate::source::file::FileView;
+use crate::source::holes;
 use crate::source::kinds::{self, Clues};
 use crate::source::{Files, Origin, SourceKind, Target};
 use crate::word::WordFormat;
 
+use claims::Claims;
 use layout::Layout;
 use modules::Module;
 use notes::{Machine, Notes};
 
 /// Notes larger than this are not those of a core; a hostile header may claim any size.
 const MOST_NOTES: u64 = 256 << 20;
+
+/// How much of notes may be in holes of the file: registers that are all zeros.
+const MOST_ZEROS: u64 = 1 << 20;
 
 /// Where a stretch of addresses has its bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -70,7 +77,7 @@ struct Core {
 /// program headers, or is still being written.
 pub(super) fn open(view: FileView, files: Files<'_>) -> Result<Target, Error> {
     let image = headers(&view)?;
-    let mut layout = Layout::new(&image, view.length());
+    let mut layout = Layout::new(&image, view.length(), view.holes());
     refuse_growing(&view, layout.end)?;
     let (mut notes, notes_whole) = read_notes(&view, &image);
     if let Some(what) = other_than_process(&image, &notes) {
@@ -171,9 +178,16 @@ fn read_notes(view: &FileView, image: &Image) -> (Notes, bool) {
     let mut notes = Notes::default();
     let mut whole = true;
     let mut found = false;
+    let mut claims = Claims::default();
     let order = image.format.order;
     for segment in image.segments.iter().filter(|segment| segment.notes()) {
-        let size = segment.file_size.min(MOST_NOTES);
+        let claimed = AddressRange::saturating(segment.offset, segment.file_size.min(MOST_NOTES));
+        // Headers that share notes would have them read once for each.
+        if claims.take(claimed, view.holes()) > 0 {
+            whole = false;
+            continue;
+        }
+        let size = claimed.len().min(view.holes().bytes(claimed).saturating_add(MOST_ZEROS));
         let bytes = view.bytes(segment.offset, size);
         let cut = bytes.len() as u64 != segment.file_size;
         whole &= !cut;
@@ -231,6 +245,43 @@ fn other_than_process(image: &Image, notes: &Notes) -> Option<&'static str> {
     })
 }
 
+impl Core {
+    /// The piece that holds `address`.
+    fn piece_at(&self, address: u64) -> Option<&Piece> {
+        let index = self.pieces.partition_point(|piece| piece.range.end() <= address);
+        self.pieces.get(index).filter(|piece| piece.range.contains(address))
+    }
+
+    /// The next hole in a piece of the core, from `at` on; empty, at the end of the piece, where there is none.
+    ///
+    /// It is made smaller to whole pages of memory: a word is in a hole or outside of it, wherever its
+    /// segment begins in the file.
+    fn hole(&self, piece: &Piece, at: u64) -> AddressRange {
+        let none = AddressRange::saturating(piece.range.end(), 0);
+        let Backing::Core(offset) = piece.backing else { return none };
+        let place = |inside: u64| piece.range.start().saturating_add(inside);
+        let mut from = at;
+        // Of two pages beside `at` one may be left out; the hole after it is whole.
+        for _ in 0..2 {
+            let inside = from.saturating_sub(piece.range.start());
+            let Some(hole) = self.file.holes().after(offset.saturating_add(inside)) else { return none };
+            if hole.start().saturating_sub(offset) >= piece.range.len() {
+                return none;
+            }
+            let start = place(hole.start().saturating_sub(offset)).checked_next_multiple_of(PAGE);
+            let end = place(hole.end().saturating_sub(offset)).min(piece.range.end());
+            let border = end & !(PAGE - 1);
+            let end = if end == piece.range.end() { end } else { border };
+            let start = start.unwrap_or(u64::MAX).max(at);
+            if start < end {
+                return AddressRange::saturating(start, end.saturating_sub(start));
+            }
+            from = place(hole.end().saturating_sub(offset));
+        }
+        none
+    }
+}
+
 impl Memory for Core {
     fn word_format(&self) -> WordFormat {
         self.format
@@ -242,14 +293,22 @@ impl Memory for Core {
 
     fn view<'a>(&'a self, range: AddressRange, buffer: &'a mut Buffer) -> View<'a> {
         let at = range.start();
-        let index = self.pieces.partition_point(|piece| piece.range.end() <= at);
-        let piece = self.pieces.get(index).filter(|piece| piece.range.contains(at));
-        let Some(piece) = piece else {
+        let Some(piece) = self.piece_at(at) else {
             return View { bytes: &[], gap: Some(gap_before_next_region(&self.regions, at)) };
         };
         let inside = at.saturating_sub(piece.range.start());
         let rest = AddressRange::saturating(at, piece.range.end().saturating_sub(at));
-        let length = range.len().min(rest.len());
+        let mut length = range.len().min(rest.len());
+        if !self.file.holes().none() {
+            let hole = self.hole(piece, at);
+            let zeros = if hole.contains(at) { holes::lend(hole.len().min(length)) } else { &[] };
+            if !zeros.is_empty() {
+                return View { bytes: zeros, gap: None };
+            }
+            if hole.start() > at {
+                length = length.min(hole.start().saturating_sub(at));
+            }
+        }
         let gap = |missing| Some(Gap { range: rest, missing });
         let read = match piece.backing {
             Backing::Nowhere => return View { bytes: &[], gap: gap(Missing::NotSaved("core")) },
@@ -263,6 +322,24 @@ impl Memory for Core {
             Ok([]) => View { bytes: &[], gap: gap(Missing::NotSaved("core")) },
             Ok(bytes) => View { bytes, gap: None },
             Err(cause) => View { bytes: &[], gap: gap(Missing::Unreadable(reason(&cause))) },
+        }
+    }
+
+    fn zeros(&self, range: AddressRange) -> u64 {
+        let at = range.start();
+        let Some(piece) = self.piece_at(at).filter(|_| !self.file.holes().none()) else { return 0 };
+        let hole = self.hole(piece, at);
+        if hole.contains(at) { hole.len().min(range.len()) } else { 0 }
+    }
+
+    fn blank(&self, range: AddressRange) -> u64 {
+        let at = range.start();
+        match self.piece_at(at) {
+            None => gap_before_next_region(&self.regions, at).range.len().min(range.len()),
+            Some(piece) if piece.backing == Backing::Nowhere => {
+                piece.range.end().saturating_sub(at).min(range.len())
+            }
+            Some(_) => self.zeros(range),
         }
     }
 

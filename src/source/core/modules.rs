@@ -58,6 +58,7 @@ pub(super) fn attach(
         })
         .into_iter()
         .collect();
+    let mut found_in: Vec<Piece> = Vec::new();
     for (name, base) in bases {
         let of_file = named.get(name).map_or(&[][..], Vec::as_slice);
         let lacking =
@@ -76,7 +77,7 @@ pub(super) fn attach(
             Some((base, file, image))
         });
         if let Some((base, file, image)) = found {
-            back(core, of_file, base, file, &image);
+            back(core, of_file, base, file, &image, &mut found_in);
             continue;
         }
         if base.is_some_and(|base| image_at(core, base).is_some())
@@ -86,6 +87,7 @@ pub(super) fn attach(
             missing = missing.saturating_add(lost);
         }
     }
+    replace(&mut core.pieces, found_in);
     if absent.is_empty() {
         return notes;
     }
@@ -129,8 +131,15 @@ fn wanting(region: &Region) -> bool {
     partly || region.permissions == Permissions::Unknown
 }
 
-/// Lets the file back whatever its regions, at these places, lack.
-fn back(core: &mut Core, regions: &[usize], base: u64, file: FileView, image: &Image) {
+/// Lets the file back whatever its regions, at these places, lack: adds it to `found`.
+fn back(
+    core: &mut Core,
+    regions: &[usize],
+    base: u64,
+    file: FileView,
+    image: &Image,
+    found_in: &mut Vec<Piece>,
+) {
     let index = core.modules.len();
     let length = file.length();
     for region in regions {
@@ -153,26 +162,45 @@ fn back(core: &mut Core, regions: &[usize], base: u64, file: FileView, image: &I
         }
         let start = region.range.start().saturating_add(region.saved);
         region.saved = region.saved.saturating_add(found);
-        replace(
-            &mut core.pieces,
-            Piece {
-                range: AddressRange::saturating(start, found),
-                backing: Backing::Module { index, offset: at },
-            },
-        );
+        let range = AddressRange::saturating(start, found);
+        found_in.push(Piece { range, backing: Backing::Module { index, offset: at } });
     }
     core.modules.push(Module { file });
 }
 
-/// Puts `new` in the place of the part of the piece without backing that it covers.
-fn replace(pieces: &mut Vec<Piece>, new: Piece) {
-    let index = pieces.partition_point(|piece| piece.range.end() <= new.range.start());
-    let Some(old) = pieces.get(index).filter(|old| old.range.covers(new.range)).copied() else { return };
-    if old.backing != Backing::Nowhere {
+/// Puts each of `new` in the place of the part of a piece without backing that it covers.
+///
+/// Takes O(n log n) time for all of them together: a module may have as many pieces as the core.
+fn replace(pieces: &mut Vec<Piece>, mut new: Vec<Piece>) {
+    if new.is_empty() {
         return;
     }
-    let rest = old.range.without(&[new.range]).into_iter();
-    let mut tiles: Vec<_> = rest.map(|range| Piece { range, ..old }).chain([new]).collect();
-    tiles.sort_by_key(|piece| piece.range);
-    let _ = pieces.splice(index..=index, tiles);
+    new.sort_by_key(|piece| piece.range);
+    let mut new = new.into_iter().peekable();
+    let mut tiles = Vec::with_capacity(pieces.len().saturating_add(new.len()));
+    for old in pieces.drain(..) {
+        let mut at = old.range.start();
+        while let Some(piece) = new.next_if(|piece| piece.range.start() < old.range.end()) {
+            let fits = old.range.covers(piece.range) && piece.range.start() >= at;
+            if !fits || old.backing != Backing::Nowhere {
+                continue;
+            }
+            let before = AddressRange::saturating(at, piece.range.start().saturating_sub(at));
+            if !before.is_empty() {
+                tiles.push(Piece { range: before, ..old });
+            }
+            tiles.push(piece);
+            at = piece.range.end();
+        }
+        // What is behind the last one; all of a piece that nothing replaces, with its place in the file.
+        if at == old.range.start() {
+            tiles.push(old);
+        } else if at < old.range.end() {
+            tiles.push(Piece {
+                range: AddressRange::saturating(at, old.range.end().saturating_sub(at)),
+                ..old
+            });
+        }
+    }
+    *pieces = tiles;
 }

@@ -29,6 +29,12 @@ impl<'m> Overlay<'m> {
         self.words.range(page..).next().map(|(address, _)| *address)
     }
 
+    /// How many bytes at the start of `range` are in no page with such a word.
+    fn room(&self, range: AddressRange) -> u64 {
+        let page = self.next(range.start()).map_or(u64::MAX, |word| word & !PAGE.wrapping_sub(1));
+        page.saturating_sub(range.start())
+    }
+
     /// The bytes from `at` to the end of its page, with the words that lie there.
     fn page<'a>(&'a self, range: AddressRange, buffer: &'a mut Buffer) -> View<'a> {
         let at = range.start();
@@ -86,6 +92,14 @@ impl Memory for Overlay<'_> {
     fn untouched(&self, range: AddressRange) -> bool {
         let inside = self.words.range(range.start()..range.end()).next().is_some();
         !inside && self.below.untouched(range)
+    }
+
+    fn zeros(&self, range: AddressRange) -> u64 {
+        self.below.zeros(range).min(self.room(range))
+    }
+
+    fn blank(&self, range: AddressRange) -> u64 {
+        self.below.blank(range).min(self.room(range))
     }
 
     fn lends(&self) -> bool {
