@@ -10,8 +10,7 @@ mod header;
 mod layout;
 mod modules;
 mod stacks;
-
-use std::collections::HashMap;
+mod united;
 
 use crate::error::Error;
 use crate::memory::Memory;
@@ -25,9 +24,14 @@ pub use modules::Module;
 pub use stacks::{Frame, Stack};
 
 use header::{Area, Header, Place};
+use modules::Modules;
+use united::United;
 
 /// How many entries are gone over before somebody may ask to stop.
-const ASK: usize = 1 << 12;
+const ASK: usize = 1 << 8;
+
+/// How many recordings that cannot be read are named.
+const MOST_NAMED: usize = 8;
 
 /// What was looked for and found.
 #[derive(Clone, Default, Debug)]
@@ -43,7 +47,7 @@ pub struct Found {
 pub struct Recording {
     header: Header,
     live: Live,
-    modules: Vec<Module>,
+    modules: Modules,
     /// When something was recorded last, in the recording's own units.
     latest: u32,
 }
@@ -71,16 +75,25 @@ impl Recording {
     pub fn find(memory: &dyn Memory, job: &Job) -> Result<Found, Error> {
         let mut found = Found::default();
         let mut good = Vec::new();
+        let mut unread = Vec::new();
         for (address, place) in header::find(memory, job)? {
             match place {
                 Place::Good(header) => good.push((address, header)),
-                Place::Version(version) => found.notes.push(format!(
+                Place::Version(version) => unread.push(format!(
                     "allocations are recorded at {address:#x} in layout {version}, which this gdb-leak does not read"
                 )),
-                Place::Broken(rule) => found
-                    .notes
-                    .push(format!("the recording at {address:#x} is damaged and is not read: {rule}")),
+                Place::Broken(rule) => {
+                    unread.push(format!("the recording at {address:#x} is damaged and is not read: {rule}"));
+                }
             }
+        }
+        let more = unread.len().saturating_sub(MOST_NAMED);
+        unread.truncate(MOST_NAMED);
+        found.notes = unread;
+        if more > 0 {
+            found
+                .notes
+                .push(format!("{more} more recordings are damaged or of another layout and are not read"));
         }
         // Of several the one that is at work.
         good.sort_by_key(|(address, header)| (header.stopped, *address));
@@ -97,7 +110,7 @@ impl Recording {
     fn read(memory: &dyn Memory, header: Header, job: &Job) -> Result<Self, Error> {
         let [blocks, _, modules, names, threads] = &header.areas;
         let live = Live::read(memory, blocks, job)?;
-        let modules = modules::read(memory, modules, names);
+        let modules = Modules::read(memory, modules, names);
         let latest = live.entries.iter().map(|entry| entry.time).max().unwrap_or(0);
         let latest = latest.max(latest_of(memory, threads, job)?);
         let mut recording = Self { header, live, modules, latest };
@@ -109,21 +122,13 @@ impl Recording {
 
     /// Gives stacks with the same frames one number, whenever they were seen.
     fn unite(&mut self, memory: &dyn Memory, job: &Job) -> Result<(), Error> {
-        let mut peek = Peek::new(memory);
-        let mut known: HashMap<u32, u32> = HashMap::new();
-        let mut first: HashMap<Vec<(Frame, Option<usize>)>, u32> = HashMap::new();
         let mut entries = std::mem::take(&mut self.live.entries);
+        let mut united = United::new(memory, self.nodes(), &self.modules);
         for (number, entry) in entries.iter_mut().enumerate() {
             if number % ASK == 0 {
                 job.check()?;
             }
-            let node = entry.stack;
-            entry.stack = *known.entry(node).or_insert_with(|| {
-                let stack = stacks::stack(&mut peek, self.nodes(), node);
-                let Some(generation) = stack.generation.filter(|_| node != 0) else { return node };
-                let place = |frame: Frame| (frame, modules::at(&self.modules, frame.address(), generation));
-                *first.entry(stack.frames.into_iter().map(place).collect()).or_insert(node)
-            });
+            entry.stack = united.number(entry.stack);
         }
         self.live.entries = entries;
         Ok(())
@@ -174,7 +179,7 @@ impl Recording {
     /// The module that a frame of a stack lay in, where that was unloaded since.
     #[must_use]
     pub fn unloaded(&self, frame: Frame, generation: u32) -> Option<&Module> {
-        let number = modules::at(&self.modules, frame.address(), generation)?;
+        let number = self.modules.at(frame.address(), generation)?;
         self.modules.get(number).filter(|module| module.until.is_some())
     }
 

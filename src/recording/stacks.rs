@@ -35,21 +35,41 @@ pub struct Stack {
 /// The stack that the node with that number is the innermost frame of.
 ///
 /// A chain that leads in circles, or to no node, ends where that is noticed.
-pub(super) fn stack(peek: &mut Peek<'_>, nodes: &Area, node: u32) -> Stack {
+pub(super) fn stack(peek: &mut Peek<'_>, nodes: &Area, innermost: u32) -> Stack {
     let mut stack = Stack::default();
-    let mut at = node;
+    let mut at = innermost;
     for _ in 0..layout::DEEPEST {
-        let read = if at == 0 { None } else { nodes.at(u64::from(at)) };
-        let Some((pc, behind)) = read.and_then(|address| peek.two(address)) else { break };
-        let parent = u32::try_from(behind & u64::from(u32::MAX)).unwrap_or(0);
-        if parent == 0 {
-            stack.generation = u32::try_from(pc).ok();
-            break;
+        match node(peek, nodes, at) {
+            Some(Node::Frame(frame, parent)) => {
+                let exact = frame.exact || stack.frames.is_empty();
+                stack.frames.push(Frame { exact, ..frame });
+                at = parent;
+            }
+            Some(Node::Outermost(generation)) => {
+                stack.generation = generation;
+                break;
+            }
+            None => break,
         }
-        let innermost = stack.frames.is_empty();
-        let exact = innermost || pc & layout::EXACT != 0;
-        stack.frames.push(Frame { pc: pc & !layout::EXACT, exact });
-        at = parent;
     }
     stack
+}
+
+/// A node of the trie of stacks.
+pub(super) enum Node {
+    /// A frame, and the node of its caller.
+    Frame(Frame, u32),
+    /// The end of a stack: how often modules had been unloaded by then.
+    Outermost(Option<u32>),
+}
+
+/// The node with that number; `None` where there is none, or it is missing.
+pub(super) fn node(peek: &mut Peek<'_>, nodes: &Area, number: u32) -> Option<Node> {
+    let place = nodes.at(u64::from(number)).filter(|_| number != 0)?;
+    let (pc, behind) = peek.two(place)?;
+    let parent = u32::try_from(behind & u64::from(u32::MAX)).unwrap_or(0);
+    if parent == 0 {
+        return Some(Node::Outermost(u32::try_from(pc).ok()));
+    }
+    Some(Node::Frame(Frame { pc: pc & !layout::EXACT, exact: pc & layout::EXACT != 0 }, parent))
 }
