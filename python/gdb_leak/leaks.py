@@ -170,7 +170,7 @@ class Owner(NamedTuple):
             return f"register {self.name}{thread}{rule}"
         if self.kind == "frame":
             return f"frame of {self.name}{thread}" if self.name != "stack" else f"stack{thread}"
-        return f"{self.name}{plus}{thread}"
+        return f"{units.name_text(self.name)}{plus}{thread}"
 
 
 def owner(request: Request, target: Target, heap: "Heap", reference: "Reference") -> Owner:

@@ -126,7 +126,7 @@ def known_sum(sizes: Iterable[Optional[int]]) -> Optional[int]:
 
 def region_label(region: "Union[Region, Change]", word_size: int) -> str:
     """Return the name of REGION, its start where it has none."""
-    return region.name or units.address_text(region.start, word_size)
+    return units.name_text(region.name) or units.address_text(region.start, word_size)
 
 
 def unreadable_lines(ranges: Sequence[tuple[int, int]], word_size: int) -> Iterator[Line]:

@@ -9,18 +9,26 @@ __all__ = [
     "address_text",
     "age_text",
     "counted",
+    "name_text",
     "parse_age",
     "parse_count",
     "parse_number",
     "size_text",
 ]
 
+#: No terminal is as wide; most paths are far shorter.
+_LONGEST_NAME = 256
 _UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 _FACTORS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _AGES = {"ms": 10**6, "": 10**9, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9, "d": 86400 * 10**9}
 _AGE = re.compile(r"([0-9]{1,15})(?:\.([0-9]{1,9}))?(ms|[smhd]?)\Z", re.ASCII)
 _HEX = re.compile(r"(-?)0[xX]([0-9a-fA-F]+)\Z")
 _DECIMAL = re.compile(r"(-?)([0-9]+)([KMG]?)\Z", re.IGNORECASE | re.ASCII)
+
+
+def name_text(name: str) -> str:
+    """Return the NAME of a file as tables show it: the end of a very long one, after a mark."""
+    return name if len(name) <= _LONGEST_NAME else "…" + name[1 - _LONGEST_NAME :]
 
 
 def size_text(size: int) -> str:

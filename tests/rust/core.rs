@@ -10,6 +10,7 @@
 )]
 
 mod core_builder;
+mod core_holes;
 mod core_registers;
 
 use std::path::PathBuf;

@@ -269,7 +269,7 @@ def _change_rows(
             f"{'+' if growth >= 0 else ''}{units.size_text(growth)}",
             change.permissions,
             Span(change.kind, "kind"),
-            change.name,
+            units.name_text(change.name),
         ]
 
 

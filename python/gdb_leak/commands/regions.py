@@ -105,7 +105,7 @@ def text(result: Result) -> Iterator[Block]:
                 *sizes(row),
                 region.permissions,
                 Span(region.kind, "kind"),
-                named(region),
+                units.name_text(named(region)),
             ]
 
     sizes_shown = (Column(">", rank=rank) for rank in _SIZE_RANKS[: len(heads)])

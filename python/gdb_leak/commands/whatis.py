@@ -130,7 +130,8 @@ def _facts(known: _Known, word_size: int) -> "Iterator[Sequence[Union[Span, str]
     region = known.region
     if region is not None:
         start, end = (units.address_text(at, word_size) for at in (region.start, region.end))
-        label = f"{start}-{end}  {region.permissions}  {region.kind}  {region.name}"
+        name = units.name_text(region.name)
+        label = f"{start}-{end}  {region.permissions}  {region.kind}  {name}"
         yield ["region", label.rstrip()]
     if known.symbol:
         yield ["symbol", known.symbol]

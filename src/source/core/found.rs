@@ -17,12 +17,10 @@ use crate::range::AddressRange;
 use crate::source::elf::{Image, Segment, image_at};
 
 use super::Core;
-use super::notes::{self, FileMapping, Notes};
+use super::notes::{self, FileMapping, LONGEST_NAME, Notes};
 
 /// More modules than this no process has.
 const MOST_MODULES: usize = 1 << 14;
-/// The longest path (Linux, `PATH_MAX`).
-const LONGEST_NAME: usize = 4096;
 const PAGE_MASK: u64 = PAGE - 1;
 
 /// The mappings of the modules in `core`, as `NT_FILE` would list them, in address order.

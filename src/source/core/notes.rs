@@ -14,6 +14,8 @@ use crate::source::xsave::{Places, fsave, fxsave, xsave};
 use crate::text::lossless;
 use crate::word::WordFormat;
 
+use super::merge::LARGEST;
+
 // Entries of the auxiliary vector (Linux, include/uapi/linux/auxvec.h).
 /// Where the program starts.
 pub(super) const AT_ENTRY: u64 = 9;
@@ -23,6 +25,9 @@ pub(super) const AT_EXECFN: u64 = 31;
 pub(super) const AT_RANDOM: u64 = 25;
 /// Where the vdso starts.
 pub(super) const AT_SYSINFO_EHDR: u64 = 33;
+
+/// The longest path (Linux, `PATH_MAX`).
+pub(super) const LONGEST_NAME: usize = 4096;
 
 /// The type of the note on XSAVE areas (Linux, include/uapi/linux/elf.h).
 const NT_X86_XSAVE_LAYOUT: u32 = 0x205;
@@ -250,14 +255,17 @@ fn files(bytes: &[u8], format: WordFormat) -> Result<(Vec<FileMapping>, Option<S
         )
     });
     let page = if usable { page } else { PAGE };
-    let mut broken = 0_u64;
-    let mapping = |(index, name): (usize, &[u8])| {
+    let (mut broken, mut long) = (0_u64, 0_u64);
+    let mut mapping = |(index, name): (usize, &[u8])| {
         let at = index.checked_mul(3)?.checked_add(2)?;
         let start = word(at)?;
         let end = word(at.checked_add(1)?)?;
         let offset = word(at.checked_add(2)?)?.checked_mul(page)?;
-        let range = AddressRange::new(start, end).ok().filter(|range| !range.is_empty())?;
-        Some(FileMapping { range, offset, path: Name::of_file(name) })
+        let range = AddressRange::new(start, end).ok()?;
+        let possible = !range.is_empty() && range.len() <= LARGEST;
+        let path = Name::of_file(name.get(..LONGEST_NAME).unwrap_or(name));
+        long = long.saturating_add(u64::from(name.len() > LONGEST_NAME));
+        possible.then_some(FileMapping { range, offset, path })
     };
     let mut files = Vec::new();
     for listed in (0..count).zip(names.split(|byte| *byte == 0)) {
@@ -267,13 +275,41 @@ fn files(bytes: &[u8], format: WordFormat) -> Result<(Vec<FileMapping>, Option<S
         }
     }
     files.sort_by_key(|file| file.range);
-    let dropped = (broken > 0).then(|| {
+    let overlapping = cut_overlapping(&mut files);
+    let overlapping = (overlapping > 0).then(|| {
         format!(
-            "{broken} of {count} mappings end before they start or begin beyond any file; they are left out"
+            "{overlapping} of {count} mappings reach into the next one; each ends where the next one starts"
         )
     });
-    let faults: Vec<String> = size.into_iter().chain(dropped).collect();
+    let long = (long > 0).then(|| {
+        format!("{long} of {count} names are longer than any path ({LONGEST_NAME} bytes); they are cut")
+    });
+    let dropped = (broken > 0).then(|| {
+        format!(
+            "{broken} of {count} mappings end before they start, begin beyond any file or are larger than any \
+             address space; they are left out"
+        )
+    });
+    let faults: Vec<String> = size.into_iter().chain(dropped).chain(overlapping).chain(long).collect();
     Ok((files, (!faults.is_empty()).then(|| faults.join("; "))))
+}
+
+/// Ends each mapping where the next one starts, and returns how many that makes shorter.
+///
+/// Of mappings that overlap one has a damaged end, since the kernel lists what it has in address order.
+fn cut_overlapping(files: &mut Vec<FileMapping>) -> u64 {
+    let mut cut = 0_u64;
+    let mut next = u64::MAX;
+    for file in files.iter_mut().rev() {
+        let start = file.range.start();
+        if file.range.end() > next {
+            file.range = AddressRange::saturating(start, next.saturating_sub(start));
+            cut = cut.saturating_add(1);
+        }
+        next = start;
+    }
+    files.retain(|file| !file.range.is_empty());
+    cut
 }
 
 fn auxiliary(bytes: &[u8], format: WordFormat) -> Vec<(u64, u64)> {
