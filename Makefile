@@ -53,12 +53,13 @@ test-matrix: setup-matrix $(INSTALLED) ## heaps and verdicts on each C library o
 	-test ! -d .glibc-unstable || GDB_LEAK_GLIBC=.glibc-unstable .venv/bin/pytest $(PARALLEL) $(HEAP_TESTS)
 
 # What comes up in one of some thousand runs: too long for each change.
-soak: setup-matrix $(INSTALLED) ## random heaps and graphs with many times the plans, stops and seeds
+soak: setup-matrix $(INSTALLED) ## random heaps, graphs and damaged cores with many times the plans, stops and seeds
 	scripts/glibc-matrix
 	GDB_LEAK_SOAK=20 $(WITH_RUST) cargo test --locked --release --test heap --test graph
 	GDB_LEAK_SOAK=20 $(WITH_RUST) cargo test --locked --release --test steps a_heap_of_each -- --nocapture
 	GDB_LEAK_SOAK=100 .venv/bin/pytest --timeout 3600 tests/gdb/test_heap_inside.py
 	GDB_LEAK_SOAK=5 .venv/bin/pytest tests/gdb/test_leak_graph.py tests/gdb/test_ends.py
+	GDB_LEAK_SOAK=10 .venv/bin/pytest tests/gdb/test_core_mutations.py
 
 lint: setup-lint $(INSTALLED) ## formats, clippy, ruff, mypy, and the stub against the module
 	$(WITH_RUST) cargo fmt --all --check
