@@ -277,7 +277,7 @@ pub trait Memory: Send + Sync {
 
     /// How many bytes at the start of `range` take no time to go over: known zeros, or missing bytes.
     ///
-    /// What a pass cuts its work by, so it is cheap: only what is known without asking the system.
+    /// What a pass cuts its work by, so it is cheap: far less than going over a chunk.
     fn blank(&self, range: AddressRange) -> u64 {
         if self.region_at(range.start()).is_some() {
             return 0;

@@ -76,6 +76,27 @@ impl Touched {
         true
     }
 
+    /// How many bytes at the start of the range lie in pages that were never touched.
+    ///
+    /// One call of the system, which does not look at what has no page tables: terabytes take
+    /// no time. Where the kernel cannot scan, up to the end of a piece.
+    pub(super) fn none_from(&self, range: AddressRange) -> u64 {
+        let Some(entries) = &self.entries else { return 0 };
+        if self.scans.load(Ordering::Relaxed) {
+            let mut runs = [Run::default()];
+            let start = (range.start() / PAGE).saturating_mul(PAGE);
+            let end = range.end().checked_next_multiple_of(PAGE);
+            let found = end.and_then(|end| scan(entries, start, end, &mut runs).ok());
+            if let Some((count, walked)) = found {
+                let touched = runs.first().filter(|_| count > 0).map_or(walked, |run| run.start);
+                return touched.min(range.end()).saturating_sub(range.start());
+            }
+        }
+        const BYTES: u64 = PIECE * PAGE;
+        let length = BYTES.saturating_sub(range.start() % BYTES).min(range.len());
+        if self.none(AddressRange::saturating(range.start(), length)) { length } else { 0 }
+    }
+
     /// How the pages of the range were touched, in order and up to its end; `None` where that is not known.
     pub(super) fn stretches(&self, range: AddressRange) -> Option<Vec<Stretch>> {
         let entries = self.entries.as_ref()?;
@@ -116,6 +137,14 @@ impl Touched {
             let mut at = range.start();
             while at < range.end() {
                 let page = at / PAGE;
+                if window.known(page).is_none() {
+                    // Memory that was never touched may be terabytes, of which the entries are gigabytes.
+                    let blank = self.none_from(AddressRange::saturating(at, range.end().saturating_sub(at)));
+                    if blank >= PIECE.saturating_mul(PAGE) {
+                        at = at.saturating_add(blank);
+                        continue;
+                    }
+                }
                 let end = page.saturating_add(1).saturating_mul(PAGE).min(range.end());
                 let last = range.end().saturating_sub(1) / PAGE;
                 let entry = window.entry(entries, page, last)?;

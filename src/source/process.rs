@@ -42,6 +42,9 @@ const PAGE_BYTES: usize = 4096;
 /// Bytes read at a time: 5 GB/s in such pieces, 1.8 in pages; smaller ones gain nothing.
 const READ: u64 = 1 << 20;
 
+/// From which size on a region may have enough memory that was never touched to ask for it first.
+const LONG: u64 = 64 << 20;
+
 /// Of a process without a program yet.
 const STARTING: &str = "is about to start a program; try again";
 
@@ -380,6 +383,24 @@ impl Memory for Process {
         let whole = self.regions.get(number).is_some_and(|region| region.range.covers(range));
         let zeros = whole && self.backing.of(number) == Behind::Zeros;
         zeros && self.touched.none(range) && !self.served(range.start())
+    }
+
+    fn zeros(&self, range: AddressRange) -> u64 {
+        let Some(number) = self.number_at(range.start()) else { return 0 };
+        let region = self.regions.get(number).map(|region| region.range);
+        let Some(range) = region.and_then(|region| region.intersection(range)) else { return 0 };
+        if self.backing.of(number) != Behind::Zeros || self.served(range.start()) {
+            return 0;
+        }
+        self.touched.none_from(range)
+    }
+
+    fn blank(&self, range: AddressRange) -> u64 {
+        let Some(region) = self.number_at(range.start()).and_then(|number| self.regions.get(number)) else {
+            return gap_before_next_region(&self.regions, range.start()).range.len().min(range.len());
+        };
+        // Asking costs as much as a tenth of reading a chunk: where there is much it is worth that.
+        if region.range.len() < LONG { 0 } else { self.zeros(range) }
     }
 
     fn resident(&self, ranges: &[AddressRange]) -> Option<u64> {
