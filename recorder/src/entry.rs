@@ -4,7 +4,7 @@
 //! stack is as the caller left it, with the return address on top. So no frame of ours
 //! is on it, and none has to be unwound. What follows gets them as further arguments.
 
-use core::arch::asm;
+use core::arch::naked_asm;
 use core::ffi::{c_int, c_void};
 
 use crate::real;
@@ -12,11 +12,12 @@ use crate::recorder::{closed, recorder};
 use crate::unwind::walk::Caller;
 
 /// An allocation function: its name, what it takes, the registers of the two arguments
-/// behind these, and what does its work.
+/// after these, and what does its work.
 ///
-/// Folklore: a function of one asm block that does not come back has no prologue where
-/// optimisation is on; functions that are all assembly by declaration (`naked`) ask for
-/// Rust 1.88. The tests look at the code that came of it.
+/// The functions are naked: the compiler adds nothing to what stands here, whatever it was
+/// asked for (`-C force-frame-pointers`, no optimisation, `-C instrument-coverage`). They
+/// are why the recorder requires Rust 1.88. Assembly outside of functions (`global_asm!`)
+/// needs no new compiler, but rustc exports no symbol from it.
 macro_rules! entry {
     ($(#[$doc:meta])* $name:ident($($argument:ident: $kind:ty),*) -> $result:ty, $sp:literal, $bp:literal, $work:path) => {
         $(#[$doc])*
@@ -24,20 +25,17 @@ macro_rules! entry {
         /// # Safety
         ///
         /// As the C library's function of that name.
+        #[unsafe(naked)]
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $name($($argument: $kind),*) -> $result {
-            $(let _ = $argument;)*
-            // SAFETY: arguments stay in their registers; the two behind are free for a callee;
+            // Arguments stay in their registers; the two after them are free for a callee;
             // the stack is the caller's, so that the work returns to it.
-            unsafe {
-                asm!(
-                    concat!("mov ", $sp, ", rsp"),
-                    concat!("mov ", $bp, ", rbp"),
-                    "jmp {work}",
-                    work = sym $work,
-                    options(noreturn, nostack),
-                )
-            }
+            naked_asm!(
+                concat!("mov ", $sp, ", rsp"),
+                concat!("mov ", $bp, ", rbp"),
+                "jmp {work}",
+                work = sym $work,
+            )
         }
     };
 }

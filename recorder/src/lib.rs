@@ -32,3 +32,19 @@ fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     // SAFETY: the call takes nothing and does not come back.
     unsafe { libc::abort() }
 }
+
+// The core library is compiled to unwind, and so its functions name the routine that cleans
+// up after a panic. Only link-time optimisation removes that name together with them; where
+// it is off (`lto = "off"`, "thin") the loader would miss it when the program starts. Nothing
+// here unwinds: it is never called. Hidden, or else it would be that of a program in Rust.
+#[cfg(not(test))]
+core::arch::global_asm!(
+    ".pushsection .text.rust_eh_personality,\"ax\",@progbits",
+    ".globl rust_eh_personality",
+    ".hidden rust_eh_personality",
+    ".type rust_eh_personality,@function",
+    "rust_eh_personality:",
+    "ud2",
+    ".size rust_eh_personality, . - rust_eh_personality",
+    ".popsection",
+);
