@@ -485,7 +485,6 @@ class Recording:
     """What the recorder kept of the blocks of a heap."""
 
     pid: Final[int]
-    range: Final[tuple[int, int]]
     sample: Final[Optional[int]]
     live: Final[int]
     stale: Final[int]

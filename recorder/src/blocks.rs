@@ -16,12 +16,12 @@
 //! third, so that a block takes 42 to 47 bytes.
 
 use core::cell::Cell;
-use core::ffi::c_void;
 use core::sync::atomic::Ordering;
 
-use crate::layout::{Block, PAGE};
+use crate::layout::Block;
 use crate::lock::{self, Biased, Inside};
-use crate::memory::{Area, Errno, Table};
+use crate::memory::{Area, Table};
+use crate::spare::Spare;
 
 /// Tables, as a power of two.
 const BITS: u32 = 11;
@@ -57,6 +57,8 @@ pub(crate) struct Blocks {
     area: Area,
     /// As many as [`SHARDS`]; zero bytes are one without a table.
     shards: *const Shard,
+    /// What tables left that grew out of their places.
+    spare: *const Spare,
     tables: Table,
 }
 
@@ -88,10 +90,9 @@ const fn part_of(place: Place) -> u32 {
 }
 
 impl Blocks {
-    /// Bytes that the tables of so many blocks need: those that were grown out of are never
-    /// used again, and take addresses only.
+    /// Bytes that the tables of so many blocks need, with what those left that grew.
     pub(crate) const fn table_bytes(most: u64) -> usize {
-        size_of::<Shard>() * SHARDS + most as usize * 64
+        size_of::<Shard>() * SHARDS + size_of::<Spare>() + most as usize * 64
     }
 
     /// Nothing so far; `None` where there is no memory for it.
@@ -100,13 +101,19 @@ impl Blocks {
     /// more of it than a program may have given to the thread that calls malloc first.
     pub(crate) fn new(area: Area, tables: Table) -> Option<Self> {
         let shards = tables.take(size_of::<Shard>() * SHARDS)? as *const Shard;
-        Some(Self { area, shards, tables })
+        let spare = tables.take(size_of::<Spare>())? as *const Spare;
+        Some(Self { area, shards, spare, tables })
     }
 
     #[inline]
     fn shard(&self, number: usize) -> &Shard {
         // SAFETY: the number has as many bits as that of tables.
         unsafe { &*self.shards.add(number) }
+    }
+
+    fn spare(&self) -> &Spare {
+        // SAFETY: it stays; its parts change under the lock of the tables.
+        unsafe { &*self.spare }
     }
 
     fn all(&self) -> impl Iterator<Item = &Shard> + Clone {
@@ -237,7 +244,8 @@ impl Blocks {
             _ if (old / FIRST).is_power_of_two() => old + old / 2,
             _ => old + old / 3,
         };
-        let Some(places) = self.tables.take(size as usize * size_of::<Place>()) else {
+        let bytes = size as usize * size_of::<Place>();
+        let Some(places) = self.tables.take_or(self.spare(), bytes) else {
             // One place stays free, which ends every search.
             return u64::from(shard.count.get()) + 1 < old;
         };
@@ -253,22 +261,24 @@ impl Blocks {
                 }
             }
         }
-        let start = (before as usize).next_multiple_of(PAGE);
-        let end = (before as usize + old as usize * size_of::<Place>()) & !(PAGE - 1);
-        if start < end {
-            let errno = Errno::keep();
-            // SAFETY: whole pages that nobody uses any more.
-            unsafe { libc::madvise(start as *mut c_void, end - start, libc::MADV_DONTNEED) };
-            errno.restore();
-        }
+        self.tables.give_back(self.spare(), before as usize, old as usize * size_of::<Place>());
         true
     }
 
     /// Takes all locks, so that a fork finds the tables whole.
-    pub(crate) fn take_all(&self) {
-        lock::take_all(self.all().map(|shard| &shard.lock));
+    ///
+    /// `alone` says whether no thread but this can own one.
+    pub(crate) fn take_all(&self, alone: impl FnOnce() -> bool) {
+        lock::take_all(self.all().map(|shard| &shard.lock), alone);
         self.tables.lock.take();
         self.area.lock.take();
+    }
+
+    /// Gives all tables locks without owners, for which no barrier is needed.
+    pub(crate) fn disown(&self, alone: impl FnOnce() -> bool) {
+        lock::take_all(self.all().map(|shard| &shard.lock), alone);
+        lock::disown(self.all().map(|shard| &shard.lock));
+        lock::leave_all(self.all().map(|shard| &shard.lock));
     }
 
     /// Lets go of all locks.

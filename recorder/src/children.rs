@@ -16,7 +16,9 @@ static AT_START: extern "C" fn(c_int, *mut *mut c_char, *mut *mut c_char) = at_s
 /// key that tells the ends of threads is one of those for which glibc needs no memory
 /// (`PTHREAD_KEY_2NDLEVEL_SIZE`, the first 32), though the program may take many.
 extern "C" fn at_start(_: c_int, _: *mut *mut c_char, environment: *mut *mut c_char) {
-    if !crate::recorder::is_other() {
+    // The environment lies at the end of the stack.
+    crate::unwind::walk::stack_ends(environment as u64);
+    if !crate::recorder::starts() {
         return;
     }
     // SAFETY: the loader gives the environment: strings that end in zero, and a null behind.

@@ -5,10 +5,10 @@
 //! is on it, and none has to be unwound. What follows gets them as further arguments.
 
 use core::arch::naked_asm;
-use core::ffi::{c_int, c_void};
+use core::ffi::{c_int, c_long, c_void};
 
 use crate::real;
-use crate::recorder::{closed, recorder};
+use crate::recorder::{closed, filter_comes, recorder};
 use crate::unwind::walk::Caller;
 
 /// An allocation function: its name, what it takes, the registers of the two arguments
@@ -78,10 +78,11 @@ pub(crate) fn functions() -> [u64; 9] {
 /// Records a block, where there is one, and hands it on.
 #[inline]
 fn gave(block: *mut c_void, size: usize, function: usize, sp: u64, bp: u64) -> *mut c_void {
-    if !block.is_null() && !real::is_early(block) {
-        if let Some(recorder) = recorder() {
-            recorder.allocated(block, size, function, Caller { sp, bp });
-        }
+    if !block.is_null()
+        && !real::is_early(block)
+        && let Some(recorder) = recorder()
+    {
+        recorder.allocated(block, size, function, Caller { sp, bp });
     }
     block
 }
@@ -175,10 +176,11 @@ unsafe fn resize(block: *mut c_void, size: usize, function: usize, sp: u64, bp: 
     // SAFETY: by the caller's word.
     let fresh = unsafe { real::realloc(block, size) };
     // Without a new block the old one stays, but of no bytes: glibc gives it back then.
-    if fresh.is_null() && size != 0 {
-        if let (Some(recorder), Some(kept)) = (known, kept) {
-            recorder.stays(block, kept);
-        }
+    if fresh.is_null()
+        && size != 0
+        && let (Some(recorder), Some(kept)) = (known, kept)
+    {
+        recorder.stays(block, kept);
     }
     gave(fresh, size, function, sp, bp)
 }
@@ -222,6 +224,73 @@ pub unsafe extern "C" fn free_sized(block: *mut c_void, _: usize) {
 pub unsafe extern "C" fn free_aligned_sized(block: *mut c_void, _: usize, _: usize) {
     // SAFETY: by the caller's word.
     unsafe { free(block) };
+}
+
+/// Asks the kernel about the process: filters of system calls may be set so.
+///
+/// # Safety
+///
+/// As the C library's function of that name. It takes any number of arguments, all in registers.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prctl(option: c_int, second: u64, third: u64, fourth: u64, fifth: u64) -> c_int {
+    if option == libc::PR_SET_SECCOMP {
+        filter_comes();
+    }
+    ready();
+    // SAFETY: by the caller's word.
+    unsafe { real::prctl(option, second, third, fourth, fifth) }
+}
+
+/// Makes a system call, of which one sets a filter of the others.
+///
+/// All others are handed on by a jump: what is on the stack stays as the caller left it, for
+/// calls that go on with another stack.
+///
+/// # Safety
+///
+/// As the C library's function of that name.
+#[unsafe(naked)]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn syscall(number: c_long, first: u64) -> c_long {
+    naked_asm!(
+        "cmp rdi, {seccomp}",
+        "je {work}",
+        "cmp rdi, {prctl}",
+        "jne 2f",
+        "cmp rsi, {set}",
+        "je {work}",
+        "2:",
+        "mov r11, qword ptr [rip + {next}]",
+        "test r11, r11",
+        "jz {work}",
+        "jmp r11",
+        seccomp = const libc::SYS_seccomp,
+        prctl = const libc::SYS_prctl,
+        set = const libc::PR_SET_SECCOMP,
+        next = sym real::SYSCALL,
+        work = sym on_syscall,
+    )
+}
+
+/// A system call that may set a filter, or is made before the C library's function is known.
+///
+/// The last argument stands on the stack, where a word can be read whether it is one or not.
+unsafe extern "C" fn on_syscall(
+    number: c_long,
+    first: u64,
+    second: u64,
+    third: u64,
+    fourth: u64,
+    fifth: u64,
+    sixth: u64,
+) -> c_long {
+    let sets = number == libc::SYS_prctl && first == libc::PR_SET_SECCOMP as u64;
+    if sets || number == libc::SYS_seccomp {
+        filter_comes();
+    }
+    ready();
+    // SAFETY: by the caller's word.
+    unsafe { real::syscall(number, [first, second, third, fourth, fifth, sixth]) }
 }
 
 /// Lets a library go.

@@ -25,6 +25,14 @@ pub(crate) struct AreaInfo {
     pub(crate) used: AtomicU64,
 }
 
+/// One of the pieces of memory that the recorder has, as the header tells it.
+#[repr(C)]
+pub(crate) struct Part {
+    pub(crate) offset: AtomicU64,
+    /// Bytes that are mapped by now.
+    pub(crate) open: AtomicU64,
+}
+
 /// The first page of a recording.
 #[repr(C)]
 pub(crate) struct Header {
@@ -48,6 +56,7 @@ pub(crate) struct Header {
     pub(crate) unused: u64,
     pub(crate) areas: [AreaInfo; 5],
     pub(crate) functions: [u64; 9],
+    pub(crate) parts: [Part; 10],
 }
 
 /// A live block.
@@ -85,6 +94,7 @@ pub(crate) struct Module {
 
 const _: () = assert!(core::mem::offset_of!(Header, areas) == 128);
 const _: () = assert!(core::mem::offset_of!(Header, dropped) == 80);
+const _: () = assert!(core::mem::offset_of!(Header, parts) == 360);
 const _: () = assert!(size_of::<Header>() <= PAGE);
 const _: () = assert!(size_of::<AreaInfo>() == 32);
 const _: () = assert!(size_of::<Block>() == 32);

@@ -20,8 +20,10 @@ mod memory;
 mod real;
 mod recorder;
 mod sample;
+mod seccomp;
 mod settings;
 mod slot;
+mod spare;
 mod stacks;
 mod unwind;
 

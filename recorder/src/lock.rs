@@ -3,9 +3,7 @@
 use core::cell::Cell;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering, compiler_fence};
 
-use crate::memory::Errno;
-
-/// Turns of waiting before the processor is given to somebody else.
+/// Turns of waiting before the processor is left to other threads.
 const TURNS: u32 = 100;
 
 /// Whether this is a child whose locks nobody leaves any more.
@@ -19,24 +17,79 @@ pub(crate) fn abandon() {
     ABANDONED.store(true, Ordering::Relaxed);
 }
 
+/// A word that keeps its value: who waits for another waits until time is up.
+static NEVER: AtomicU32 = AtomicU32::new(0);
+
 /// Waits a little longer with each turn; whether there is something to wait for.
 fn wait_on(turn: &mut u32) -> bool {
     if ABANDONED.load(Ordering::Relaxed) {
         return false;
     }
     *turn += 1;
-    if *turn % TURNS != 0 {
+    if !turn.is_multiple_of(TURNS) {
         core::hint::spin_loop();
         return true;
     }
     // Folklore: sched_yield gives nothing to a thread of lower priority, which may be
-    // the one that holds. A sleep does. A signal that ends it is told in errno.
-    let pause = libc::timespec { tv_sec: 0, tv_nsec: 50_000 };
-    let errno = Errno::keep();
-    // SAFETY: `pause` lives across the call, and the remainder is not asked for.
-    unsafe { libc::syscall(libc::SYS_nanosleep, &raw const pause, 0_usize) };
-    errno.restore();
+    // the one that holds. A sleep does. By futex, as malloc waits for its own locks: a filter
+    // of system calls may forbid others.
+    futex_wait((&raw const NEVER) as u64, 0, 50_000);
     true
+}
+
+/// What came of waiting for another value of a word.
+#[derive(PartialEq, Eq)]
+pub(crate) enum Waited {
+    /// The word could be read.
+    Read,
+    /// There is no such word.
+    Fault,
+    /// The kernel does not do it.
+    Refused,
+}
+
+/// Waits so many nanoseconds at most for as long as the word at an address has that value.
+pub(crate) fn futex_wait(address: u64, value: u32, nanoseconds: i64) -> Waited {
+    const AGAIN: i64 = -(libc::EAGAIN as i64);
+    const TIMED_OUT: i64 = -(libc::ETIMEDOUT as i64);
+    const INTERRUPTED: i64 = -(libc::EINTR as i64);
+    const FAULT: i64 = -(libc::EFAULT as i64);
+    let pause = libc::timespec { tv_sec: 0, tv_nsec: nanoseconds };
+    let operation = libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG;
+    // SAFETY: the kernel checks the address and writes nothing; `pause` lives across the call.
+    let status = unsafe {
+        raw(libc::SYS_futex, [address, operation as u64, u64::from(value), (&raw const pause) as u64])
+    };
+    match status {
+        0 | AGAIN | TIMED_OUT | INTERRUPTED => Waited::Read,
+        FAULT => Waited::Fault,
+        _ => Waited::Refused,
+    }
+}
+
+/// A system call of four arguments or fewer: the kernel's answer.
+///
+/// # Safety
+///
+/// As of the call.
+pub(crate) unsafe fn raw(number: libc::c_long, arguments: [u64; 4]) -> i64 {
+    let [first, second, third, fourth] = arguments;
+    let answer: i64;
+    // SAFETY: by the caller's word; the registers are those of the kernel's convention.
+    unsafe {
+        core::arch::asm!(
+            "syscall",
+            inlateout("rax") number => answer,
+            in("rdi") first,
+            in("rsi") second,
+            in("rdx") third,
+            in("r10") fourth,
+            lateout("rcx") _,
+            lateout("r11") _,
+            options(nostack),
+        );
+    }
+    answer
 }
 
 /// Who holds what it guards: 0 nobody, else 1.
@@ -131,14 +184,20 @@ const REGISTER_PRIVATE_EXPEDITED: i32 = 1 << 4;
 const PRIVATE_EXPEDITED: i32 = 1 << 3;
 
 fn membarrier(command: i32) -> bool {
-    let errno = Errno::keep();
     // SAFETY: the call takes numbers and writes nothing.
-    let granted = unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) == 0 };
-    errno.restore();
-    granted
+    unsafe { raw(libc::SYS_membarrier, [command as u64, 0, 0, 0]) == 0 }
 }
 
-/// Asks the kernel for barriers, once.
+/// A barrier on every processor that the process runs on.
+fn barrier() {
+    // A child of a process that may have barriers may have to ask anew.
+    if !membarrier(PRIVATE_EXPEDITED) {
+        membarrier(REGISTER_PRIVATE_EXPEDITED);
+        membarrier(PRIVATE_EXPEDITED);
+    }
+}
+
+/// Asks the kernel for barriers, once. Without, no lock ever has an owner.
 pub(crate) fn prepare() {
     BARRIERS.store(u32::from(membarrier(REGISTER_PRIVATE_EXPEDITED)), Ordering::Relaxed);
 }
@@ -179,7 +238,7 @@ impl Biased {
         }
         if owner != NOBODY {
             self.wanted.store(1, Ordering::SeqCst);
-            membarrier(PRIVATE_EXPEDITED);
+            barrier();
             self.wait_for(owner);
             self.changes.set(self.changes.get() + 1);
         }
@@ -203,20 +262,30 @@ fn address<T>(of: &T) -> usize {
     &raw const *of as usize
 }
 
-/// Takes all of these locks.
-pub(crate) fn take_all<'l>(locks: impl Iterator<Item = &'l Biased> + Clone) {
+/// Takes all of these locks; `alone` says whether no thread but this can own one.
+pub(crate) fn take_all<'l>(locks: impl Iterator<Item = &'l Biased> + Clone, alone: impl FnOnce() -> bool) {
     for lock in locks.clone() {
         lock.others.take();
         lock.wanted.store(1, Ordering::SeqCst);
     }
-    if BARRIERS.load(Ordering::Relaxed) != 0 {
-        membarrier(PRIVATE_EXPEDITED);
+    // Asked now that no thread gets a lock that nobody owns.
+    if BARRIERS.load(Ordering::Relaxed) == 0 || alone() {
+        return;
     }
+    barrier();
     for lock in locks {
         let owner = lock.owner.load(Ordering::Relaxed);
         if owner != NOBODY && owner != EVERYBODY {
             lock.wait_for(owner);
         }
+    }
+}
+
+/// Ends all owning of these locks, all of which are taken, and asks for no barrier any more.
+pub(crate) fn disown<'l>(locks: impl Iterator<Item = &'l Biased>) {
+    BARRIERS.store(0, Ordering::Relaxed);
+    for lock in locks {
+        lock.owner.store(EVERYBODY, Ordering::Relaxed);
     }
 }
 

@@ -1,12 +1,13 @@
 //! The functions that the recorder stands before, and what is there before they are known.
 
-use core::ffi::{CStr, c_char, c_int, c_void};
+use core::ffi::{CStr, c_char, c_int, c_long, c_void};
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-/// A function behind ours, once it is known.
+/// A function behind ours, once it is known: its address comes first, for those who jump there.
+#[repr(C)]
 pub(crate) struct Next {
-    name: &'static CStr,
     at: AtomicUsize,
+    name: &'static CStr,
 }
 
 impl Next {
@@ -37,6 +38,8 @@ static MEMALIGN: Next = Next::new(c"memalign");
 static VALLOC: Next = Next::new(c"valloc");
 static PVALLOC: Next = Next::new(c"pvalloc");
 static DLCLOSE: Next = Next::new(c"dlclose");
+static PRCTL: Next = Next::new(c"prctl");
+pub(crate) static SYSCALL: Next = Next::new(c"syscall");
 static FIND_OBJECT: Next = Next::new(c"_dl_find_object");
 
 /// Finds them all; whether memory can be had at all.
@@ -53,6 +56,8 @@ pub(crate) fn find() -> bool {
         &VALLOC,
         &PVALLOC,
         &DLCLOSE,
+        &PRCTL,
+        &SYSCALL,
         &FIND_OBJECT,
     ];
     for next in all {
@@ -67,6 +72,8 @@ type Resize = unsafe extern "C" fn(*mut c_void, usize) -> *mut c_void;
 type Give = unsafe extern "C" fn(*mut c_void);
 type Place = unsafe extern "C" fn(*mut *mut c_void, usize, usize) -> c_int;
 type Find = unsafe extern "C" fn(*mut c_void, *mut Object) -> c_int;
+type Control = unsafe extern "C" fn(c_int, u64, u64, u64, u64) -> c_int;
+type Call = unsafe extern "C" fn(c_long, u64, u64, u64, u64, u64, u64) -> c_long;
 type Close = unsafe extern "C" fn(*mut c_void) -> c_int;
 
 /// What the address is, as the function that it is the address of.
@@ -185,6 +192,36 @@ pub(crate) unsafe fn dlclose(library: *mut c_void) -> c_int {
         Some(next) => unsafe { next(library) },
         None => -1,
     }
+}
+
+/// # Safety
+///
+/// As of the call.
+pub(crate) unsafe fn prctl(option: c_int, second: u64, third: u64, fourth: u64, fifth: u64) -> c_int {
+    match function!(PRCTL, Control) {
+        // SAFETY: by the caller's word.
+        Some(next) => unsafe { next(option, second, third, fourth, fifth) },
+        None => unknown(),
+    }
+}
+
+/// # Safety
+///
+/// As of the call.
+pub(crate) unsafe fn syscall(number: c_long, arguments: [u64; 6]) -> c_long {
+    let [first, second, third, fourth, fifth, sixth] = arguments;
+    match function!(SYSCALL, Call) {
+        // SAFETY: by the caller's word.
+        Some(next) => unsafe { next(number, first, second, third, fourth, fifth, sixth) },
+        None => c_long::from(unknown()),
+    }
+}
+
+/// What a function answers that the C library does not have.
+fn unknown() -> c_int {
+    // SAFETY: glibc gives each thread its own.
+    unsafe { *libc::__errno_location() = libc::ENOSYS };
+    -1
 }
 
 /// A module as `_dl_find_object` tells it (glibc 2.35, `dlfcn/dlfcn.h`).

@@ -123,9 +123,26 @@ fn say(line: &core::ffi::CStr) {
     unsafe { libc::write(2, line.as_ptr().cast(), line.len()) };
 }
 
+/// The system's number of this thread, without a system call where that can be.
+///
+/// A locked mutex has it: glibc keeps there who holds it, third of the words whose layout is
+/// that of its initialisers (glibc 2.36, `sysdeps/x86/nptl/bits/struct_mutex.h`). A filter of
+/// system calls may forbid `gettid` to a program that starts threads.
 fn thread_number() -> u32 {
+    let mut mutex = libc::PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
+    // SAFETY: a local that nobody else knows, at least three words large.
+    let owner = unsafe {
+        libc::pthread_mutex_lock(&raw mut mutex);
+        let owner = (&raw const mutex).cast::<u32>().add(2).read();
+        libc::pthread_mutex_unlock(&raw mut mutex);
+        owner
+    };
+    if owner != 0 {
+        return owner;
+    }
+    // Before glibc 2.34 a program without threads has a lock that does nothing.
     // SAFETY: the call takes nothing and changes nothing.
-    unsafe { libc::syscall(libc::SYS_gettid) as u32 }
+    unsafe { crate::lock::raw(libc::SYS_gettid, [0; 4]) as u32 }
 }
 
 fn clock(which: libc::clockid_t) -> u64 {
@@ -141,7 +158,7 @@ impl Recorder {
         let mut threads = MOST_THREADS;
         let room = crate::memory::room();
         // Half the memory is for blocks, a quarter for stacks, the rest for finding them.
-        let (reserved, nodes) = loop {
+        let (placed, nodes) = loop {
             let blocks = memory / 2 / size_of::<Block>() as u64;
             let nodes = memory / 4 / size_of::<Node>() as u64;
             let plan = Plan {
@@ -161,8 +178,8 @@ impl Recorder {
                 ],
             };
             let fits = plan.bytes() <= room;
-            if let Some(reserved) = fits.then(|| plan.reserve()).flatten() {
-                break (reserved, nodes);
+            if let Some(placed) = fits.then(|| plan.place()).flatten() {
+                break (placed, nodes);
             }
             memory /= 2;
             threads = (threads / 2).max(LEAST_THREADS);
@@ -170,7 +187,7 @@ impl Recorder {
                 return None;
             }
         };
-        let header = reserved.header;
+        let header = placed.header;
         let started = clock(libc::CLOCK_MONOTONIC_COARSE);
         // SAFETY: the header's page is the recorder's own, and nobody else knows of it yet.
         unsafe {
@@ -189,14 +206,17 @@ impl Recorder {
             (*header).state.store(layout::RECORDING, Ordering::Relaxed);
             (*header).magic = layout::MAGIC;
         }
-        crate::lock::prepare();
+        if !crate::seccomp::is_there() {
+            crate::lock::prepare();
+            crate::memory::name(header);
+        }
         let mut key = 0;
         // SAFETY: the destructor is a function of this library, which stays.
         if unsafe { libc::pthread_key_create(&raw mut key, Some(thread_ends)) } != 0 {
             return None;
         }
-        let [block_area, node_area, module_area, name_area, threads] = reserved.areas;
-        let [block_table, node_table, rule_table, module_table, filter_table] = reserved.tables;
+        let [block_area, node_area, module_area, name_area, threads] = placed.areas;
+        let [block_table, node_table, rule_table, module_table, filter_table] = placed.tables;
         // SAFETY: the header stays.
         let generation = unsafe { &raw const (*header).generation };
         Some(Self {
@@ -204,12 +224,7 @@ impl Recorder {
             blocks: Blocks::new(block_area, block_table)?,
             stacks: Stacks::new(node_area, node_table, nodes)?,
             rules: Rules::new(rule_table.take(Rules::TABLE_BYTES)?),
-            modules: Modules::new(
-                module_area,
-                name_area,
-                module_table.take(Modules::table_bytes(MOST_MODULES))?,
-                generation,
-            ),
+            modules: Modules::new(module_area, name_area, module_table, generation),
             threads,
             slots: Lock::new(),
             filter: Filter::new(filter_table.take(Filter::TABLE_BYTES)?),
@@ -237,7 +252,9 @@ impl Recorder {
                 Some(slot) => slot,
                 None => self.slot_at(self.threads.take(1)? as usize),
             };
-            slot.begin(number, clock(libc::CLOCK_MONOTONIC) ^ u64::from(number) << 32, self.sample);
+            // The coarse clock never needs the kernel.
+            let seed = clock(libc::CLOCK_MONOTONIC_COARSE) ^ u64::from(number) << 32;
+            slot.begin(number, seed, self.sample);
             Some(slot)
         })?;
         slot::tell_end(self.key, slot);
@@ -461,9 +478,28 @@ unsafe extern "C" fn thread_ends(slot: *mut c_void) {
     }
 }
 
-/// Whether this process was started by the one that is to be recorded alone.
-pub(crate) fn is_other() -> bool {
-    recorder().is_none() && STATE.load(Ordering::Acquire) == OFF
+/// Begins to record, where that was not done; whether this process is not recorded.
+///
+/// What asks the kernel is done now for the program and its first thread: later a filter of
+/// system calls may be there.
+pub(crate) fn starts() -> bool {
+    let Some(recorder) = recorder() else { return STATE.load(Ordering::Acquire) == OFF };
+    if let Who::Inside(slot) = slot::enter(|| recorder.slot()) {
+        // SAFETY: the call changes nothing.
+        recorder.modules.tables(unsafe { libc::getauxval(libc::AT_ENTRY) });
+        slot.leave(|block| recorder.give_back(slot, block));
+    }
+    false
+}
+
+/// Prepares for a filter of system calls, which the program is about to ask for.
+pub(crate) fn filter_comes() {
+    let Some(recorder) = recorder() else { return };
+    // A handler that interrupted the recorder would wait for locks of its own thread.
+    if let Who::Inside(slot) = slot::enter(|| recorder.slot()) {
+        recorder.blocks.disown(|| recorder.alone());
+        slot.leave(|block| recorder.give_back(slot, block));
+    }
 }
 
 /// The status of a call of dlclose, with libraries that are gone noted.

@@ -92,12 +92,6 @@ impl Recording {
     }
 
     #[getter]
-    fn range(&self) -> (u64, u64) {
-        let range = self.recorded.recording().range();
-        (range.start(), range.end())
-    }
-
-    #[getter]
     fn sample(&self) -> Option<u64> {
         self.recorded.recording().sample()
     }

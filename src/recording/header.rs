@@ -42,8 +42,10 @@ impl Area {
 /// What the header says, held to its rules.
 #[derive(Clone, Debug)]
 pub(super) struct Header {
-    /// The header and the areas, up to the last guard page.
-    pub range: AddressRange,
+    /// Where it is.
+    pub address: u64,
+    /// The header's page and what is mapped of each part, merged.
+    pub ranges: Vec<AddressRange>,
     pub pid: u32,
     pub sample: u64,
     pub started: u64,
@@ -98,16 +100,33 @@ impl Header {
         let half = |offset| u32_at(bytes, offset).ok_or_else(cut);
         let reserved = word(header::RESERVED)?;
         let range = AddressRange::with_length(address, reserved).map_err(|error| error.to_string())?;
-        // What else lies in there would count no more as a root: somebody's data, a stack, the heap.
+        let mut ranges = Vec::new();
+        for number in 0..layout::PARTS {
+            let at = header::PARTS.saturating_add(number.saturating_mul(layout::PART));
+            let (offset, open) = (word(at)?, word(at.saturating_add(layout::PART_OPEN))?);
+            if offset.checked_add(open).is_none_or(|end| end > reserved) {
+                return Err(format!("part {number} has {open} bytes at {offset:#x}, of {reserved:#x}"));
+            }
+            ranges.push(AddressRange::saturating(address.saturating_add(offset), open));
+        }
+        ranges.retain(|part| !part.is_empty());
+        // One without parts says nothing of what is mapped: all of it is the recorder's.
+        let first = if ranges.is_empty() { range } else { AddressRange::saturating(address, layout::PAGE) };
+        ranges.push(first);
+        let ranges = AddressRange::merge(ranges);
+        // What else lies in there would count no more as a root: a program's data, a stack, the heap.
         let others = |region: &&Region| {
             !region.anonymous() || matches!(region.kind, RegionKind::Heap | RegionKind::Stack)
         };
         let regions = memory.regions();
-        let first = regions.partition_point(|region| region.range.end() <= address);
-        let inside = regions.get(first..).unwrap_or_default().iter();
-        let mut inside = inside.take_while(|region| region.range.start() < range.end());
-        if let Some(other) = inside.find(others) {
-            return Err(format!("what it reserved ({range}) holds {}", other.range));
+        let inside = |range: &AddressRange| {
+            let first = regions.partition_point(|region| region.range.end() <= range.start());
+            let end = range.end();
+            let after = regions.get(first..).unwrap_or_default().iter();
+            after.take_while(move |region| region.range.start() < end)
+        };
+        if let Some(other) = ranges.iter().flat_map(inside).find(others) {
+            return Err(format!("what it says it mapped ({range}) holds {}", other.range));
         }
         let shift = half(header::TIME_SHIFT)?;
         if shift >= u64::BITS {
@@ -138,7 +157,8 @@ impl Header {
             *function = word(header::FUNCTIONS.saturating_add(number.saturating_mul(8)))?;
         }
         Ok(Self {
-            range,
+            address,
+            ranges,
             pid: half(header::PID)?,
             sample: word(header::SAMPLE)?,
             started: word(header::STARTED)?,

@@ -10,7 +10,7 @@ pub(super) const MAGIC: &[u8; 16] = b"gdb-leak record\0";
 pub(super) const VERSION: u32 = 1;
 
 /// "The header": what of its 4096 bytes holds anything.
-pub(super) const HEADER: usize = 360;
+pub(super) const HEADER: usize = 520;
 
 /// "The header": offsets of its numbers, in its order.
 pub(super) mod header {
@@ -29,6 +29,7 @@ pub(super) mod header {
     pub(in crate::recording) const STATE: usize = 112;
     pub(in crate::recording) const AREAS: usize = 128;
     pub(in crate::recording) const FUNCTIONS: usize = 288;
+    pub(in crate::recording) const PARTS: usize = 360;
 }
 
 /// "The header": `functions`, in its order.
@@ -50,6 +51,11 @@ pub(super) const AREA_OFFSET: usize = 0;
 pub(super) const AREA_ENTRY: usize = 8;
 pub(super) const AREA_CAPACITY: usize = 16;
 pub(super) const AREA_USED: usize = 24;
+
+/// "The header": how many `parts` there are, the bytes of one, and the offset of `open` in it.
+pub(super) const PARTS: usize = 10;
+pub(super) const PART: usize = 16;
+pub(super) const PART_OPEN: usize = 8;
 
 /// "The header", `state` 2: recording was stopped.
 pub(super) const STOPPED: u64 = 2;

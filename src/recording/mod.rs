@@ -1,7 +1,7 @@
 //! What the recorder kept of each live block: which code allocated it, and how large it was asked to be.
 //!
 //! Reads what `docs/recording.md` lays down out of any memory. Whatever stands there may be
-//! damaged: sizes and numbers are held to what the reservation has, chains to the depth that
+//! damaged: sizes and numbers are held to what the header says it has, chains to the depth that
 //! a stack can have, and memory is taken for what was really read only.
 
 mod blocks;
@@ -59,11 +59,11 @@ pub struct Recording {
 /// [`Error::Interrupted`] when the job was stopped.
 pub fn reserved(memory: &dyn Memory, job: &Job) -> Result<Vec<AddressRange>, Error> {
     let found = header::find(memory, job)?.into_iter();
-    let range = |(_, place)| match place {
-        Place::Good(header) => Some(header.range),
-        _ => None,
+    let ranges = |(_, place)| match place {
+        Place::Good(header) => header.ranges,
+        _ => Vec::new(),
     };
-    Ok(AddressRange::merge(found.filter_map(range).collect()))
+    Ok(AddressRange::merge(found.flat_map(ranges).collect()))
 }
 
 impl Recording {
@@ -139,10 +139,10 @@ impl Recording {
         nodes
     }
 
-    /// The header and all behind it up to the last guard page.
+    /// Where its header is.
     #[must_use]
-    pub fn range(&self) -> AddressRange {
-        self.header.range
+    pub fn address(&self) -> u64 {
+        self.header.address
     }
 
     /// The number of the process that was recorded.

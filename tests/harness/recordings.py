@@ -58,6 +58,8 @@ class Recording:
             counters = struct.unpack_from("<QQQQQ", header, 80)
             (self.dropped, self.missed, self.stale, self.cut, self.state) = counters
             self.functions = dict(zip(struct.unpack_from("<9Q", header, 288), FUNCTIONS))
+            words = struct.unpack_from("<20Q", header, 360)
+            self.parts = list(zip(words[::2], words[1::2]))
             areas = [_area(memory, self.base, header, number) for number in range(5)]
         blocks, nodes, modules, names, threads = areas
         self.blocks: dict[int, Block] = {}
@@ -156,6 +158,9 @@ def _base(pid: int, memory: "object") -> int:
 def _area(memory: "object", base: int, header: bytes, number: int) -> bytes:
     offset, entry, capacity, used = struct.unpack_from("<4Q", header, 128 + 32 * number)
     assert used <= capacity
+    (part, mapped) = struct.unpack_from("<2Q", header, 360 + 16 * number)
+    assert part == offset
+    assert entry * used <= mapped
     return _read(memory, base + offset, entry * used)
 
 

@@ -44,8 +44,8 @@ pub(super) unsafe extern "C" fn after_fork() {
 pub(super) unsafe extern "C" fn in_child() {
     let Some(recorder) = recorder() else { return };
     let header = recorder.header();
-    // SAFETY: the call takes nothing and changes nothing.
-    header.pid.store(unsafe { libc::getpid() } as u32, Ordering::Relaxed);
+    // A child begins with one thread, which has the number of the process.
+    header.pid.store(thread_number(), Ordering::Relaxed);
     let own = slot::own();
     if own.is_none_or(|own| own.forking.get() == 0) && FORKER.load(Ordering::Relaxed) == 0 {
         // A signal handler forked that interrupted the recorder. Locks are taken that
@@ -64,7 +64,6 @@ pub(super) unsafe extern "C" fn in_child() {
     if let Some(own) = own {
         own.thread.store(thread_number(), Ordering::Relaxed);
     }
-    crate::lock::prepare();
     recorder.forked();
 }
 
@@ -86,10 +85,15 @@ impl Recorder {
         }
     }
 
+    /// Whether this thread has the one slot that was ever handed out: then it owns what is owned.
+    pub(super) fn alone(&self) -> bool {
+        self.threads.used() <= 1 && slot::own().is_some()
+    }
+
     fn take_all(&self) {
         self.modules.take_all();
         self.stacks.take_all();
-        self.blocks.take_all();
+        self.blocks.take_all(|| self.alone());
         self.slots.take();
         self.threads.lock.take();
     }

@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use crate::layout::{Module, PAGE, STILL};
 use crate::lock::Lock;
-use crate::memory::{Area, Errno};
+use crate::memory::{Area, Errno, Table};
 use crate::real;
 
 /// Where the rules of a module are: the recorder's own part of what is known of it.
@@ -46,18 +46,18 @@ fn segment_of(headers: &[libc::Elf64_Phdr], bias: u64, address: u64) -> Option<u
 pub(crate) struct Modules {
     area: Area,
     names: Area,
-    tables: usize,
+    tables: Table,
     pub(crate) lock: Lock,
     generation: *const AtomicU32,
 }
 
 impl Modules {
-    /// Bytes of the table that `new` needs.
+    /// Bytes of the table that so many modules need.
     pub(crate) fn table_bytes(capacity: u64) -> usize {
         capacity as usize * size_of::<Tables>()
     }
 
-    pub(crate) const fn new(area: Area, names: Area, tables: usize, generation: *const AtomicU32) -> Self {
+    pub(crate) const fn new(area: Area, names: Area, tables: Table, generation: *const AtomicU32) -> Self {
         Self { area, names, tables, lock: Lock::new(), generation }
     }
 
@@ -77,7 +77,7 @@ impl Modules {
                 self.known(address)
             })?;
             // SAFETY: each module has tables of the same number.
-            Some(unsafe { *(self.tables as *const Tables).add(known) })
+            Some(unsafe { *self.tables.at::<Tables>(known) })
         });
         errno.restore();
         found
@@ -166,10 +166,12 @@ impl Modules {
         let header = headers.iter().find(|header| header.p_type == libc::PT_GNU_EH_FRAME);
         let at = header.map(|header| bias.wrapping_add(header.p_vaddr));
         let within = at.and_then(|at| segment_of(headers, bias, at));
+        // Tables first: each module has some, and a number has them at the same place.
+        self.tables.take(size_of::<Tables>())?;
         let number = self.area.take(1)? as usize;
         // SAFETY: both have room for the number handed out, and are the recorder's own.
         unsafe {
-            (self.tables as *mut Tables).add(number).write(Tables {
+            self.tables.at::<Tables>(number).write(Tables {
                 header: if within.is_some() { at.unwrap_or(0) } else { 0 },
                 end: within.unwrap_or(0),
                 headers: headers.as_ptr() as u64,
@@ -196,9 +198,11 @@ impl Modules {
         self.lock.take();
         self.area.lock.take();
         self.names.lock.take();
+        self.tables.lock.take();
     }
 
     pub(crate) fn leave_all(&self) {
+        self.tables.lock.leave();
         self.names.lock.leave();
         self.area.lock.leave();
         self.lock.leave();

@@ -7,7 +7,7 @@ use gdb_leak::recording::{Allocation, reserved};
 use gdb_leak::source::captured::Captured;
 use gdb_leak::word::{ByteOrder, WordFormat};
 
-use super::builder::{BASE, Plan, find, named};
+use super::builder::{BASE, Plan, find, named, part, put};
 
 fn plan() -> Plan {
     Plan {
@@ -75,7 +75,25 @@ fn a_recording_behind_other_memory_of_its_region_is_found() {
 }
 
 #[test]
-fn the_whole_reservation_is_told_with_what_is_not_saved_of_it() {
+fn only_what_is_mapped_of_a_recordings_parts_is_its_own() {
+    let mut bytes = plan().bytes();
+    for (number, (offset, open)) in
+        [(0x2000_u64, 0x3000_u64), (0x8000, 0x1000), (0xc000, 0)].iter().enumerate()
+    {
+        put(&mut bytes, part(number), &offset.to_le_bytes());
+        put(&mut bytes, part(number) + 8, &open.to_le_bytes());
+    }
+    let range = |offset, bytes| AddressRange::with_length(BASE + offset, bytes).unwrap();
+    // A file between them is another's, and no harm.
+    let others = &bytes.split_off(0xc000)[..16];
+    let memory = Captured::new().with(BASE, &bytes);
+    let memory = memory.with_region(BASE + 0xc000, others, 16, RegionKind::Data, "/lib/other.so");
+    let own = [range(0, 0x1000), range(0x2000, 0x3000), range(0x8000, 0x1000)];
+    assert_eq!(reserved(&memory, &Job::default()).unwrap(), own);
+}
+
+#[test]
+fn a_recording_that_names_no_parts_owns_all_that_it_reserved() {
     let whole = AddressRange::with_length(BASE, 0x2_0000).unwrap();
     assert_eq!(reserved(&plan().memory(), &Job::default()).unwrap(), [whole]);
     assert_eq!(reserved(&Captured::new(), &Job::default()).unwrap(), []);

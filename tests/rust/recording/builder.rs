@@ -164,6 +164,11 @@ pub(crate) const fn area(number: usize) -> usize {
     128 + 32 * number
 }
 
+/// Where in the header a part is described.
+pub(crate) const fn part(number: usize) -> usize {
+    360 + 16 * number
+}
+
 pub(crate) fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
     bytes[at..at + value.len()].copy_from_slice(value);
 }

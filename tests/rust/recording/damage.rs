@@ -4,7 +4,7 @@ use gdb_leak::memory::RegionKind;
 use gdb_leak::source::captured::Captured;
 use proptest::prelude::*;
 
-use super::builder::{BASE, Plan, area, find, found_in, put};
+use super::builder::{BASE, Plan, area, find, found_in, part, put};
 
 fn plan() -> Plan {
     let mut plan = Plan::default();
@@ -18,14 +18,14 @@ fn a_copy_of_a_header_is_none() {
     let memory = Captured::new().with(0x1000, &plan().bytes()).with(BASE, &plan().bytes());
     let found = find(&memory);
     assert!(found.notes.is_empty(), "{:?}", found.notes);
-    assert_eq!(found.recording.unwrap().range().start(), BASE);
+    assert_eq!(found.recording.unwrap().address(), BASE);
 }
 
 #[test]
 fn of_two_recordings_the_one_at_work_is_read_and_both_are_told() {
     let stopped = Plan { base: 0x10_0000, state: 2, ..plan() };
     let found = find(&Captured::new().with(0x10_0000, &stopped.bytes()).with(BASE, &plan().bytes()));
-    assert_eq!(found.recording.unwrap().range().start(), BASE);
+    assert_eq!(found.recording.unwrap().address(), BASE);
     assert!(found.notes[0].contains("2 recordings"), "{:?}", found.notes);
 }
 
@@ -74,6 +74,18 @@ fn what_was_reserved_over_somebody_else_s_memory_is_not_believed() {
     let found = find(&memory);
     assert!(found.recording.is_none());
     assert!(found.notes[0].contains("holds"), "{:?}", found.notes);
+}
+
+#[test]
+fn a_part_that_is_not_in_the_recording_is_refused_with_its_numbers() {
+    for (offset, open) in [(0x2000, 0x1_f000_u64), (u64::MAX, 1), (1, u64::MAX)] {
+        let mut bytes = plan().bytes();
+        put(&mut bytes, part(9), &offset.to_le_bytes());
+        put(&mut bytes, part(9) + 8, &open.to_le_bytes());
+        let found = found_in(&bytes);
+        assert!(found.recording.is_none(), "{offset:#x} {open:#x}");
+        assert!(found.notes[0].contains("part 9 has"), "{:?}", found.notes);
+    }
 }
 
 #[test]
