@@ -19,7 +19,7 @@ INSTALLED := .venv/installed
 # has their fixtures. PARALLEL= runs one test after the other.
 PARALLEL ?= --numprocesses auto --maxprocesses 4 --dist worksteal
 HEAP_TESTS := $(wildcard tests/gdb/test_heap_*.py) tests/gdb/test_leak_matrix.py
-SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md LICENSE-MIT LICENSE-APACHE \
+SOURCES := Cargo.toml Cargo.lock build.rs scripts/build-recorder pyproject.toml README.md LICENSE-MIT LICENSE-APACHE \
 	$(shell find src python recorder/src recorder/Cargo.* -name '*.rs' -o -name '*.py' -o -name '*.pyi' \
 		-o -name py.typed -o -name 'Cargo.*' 2>/dev/null | LC_ALL=C sort)
 
@@ -60,6 +60,7 @@ soak: setup-matrix $(INSTALLED) ## random heaps, graphs and damaged cores with m
 	GDB_LEAK_SOAK=100 .venv/bin/pytest --timeout 3600 tests/gdb/test_heap_inside.py
 	GDB_LEAK_SOAK=5 .venv/bin/pytest tests/gdb/test_leak_graph.py tests/gdb/test_ends.py
 	GDB_LEAK_SOAK=10 .venv/bin/pytest tests/gdb/test_core_mutations.py
+	GDB_LEAK_SOAK=1 .venv/bin/pytest tests/gdb/test_recorder_builds.py tests/python/test_packages.py
 
 lint: setup-lint $(INSTALLED) ## formats, clippy, ruff, mypy, and the stub against the module
 	$(WITH_RUST) cargo fmt --all --check
@@ -82,7 +83,8 @@ wheel: setup ## a wheel for any Linux with glibc 2.17 or later, into dist/
 	@$(STAGE) 'fetching zig, which links for old C libraries (80 MB)' \
 		$(PYTHON) -m pip install @quiet --disable-pip-version-check ziglang==0.17.1
 	scripts/build-recorder --zig
-	@PATH="$(CURDIR)/.venv/bin:$$PATH" $(STAGE) 'compiling the native module (about 4 minutes)' \
+	@PATH="$(CURDIR)/.venv/bin:$$PATH" GDB_LEAK_RECORDER_BUILT=yes \
+		$(STAGE) 'compiling the native module (about 4 minutes)' \
 		$(WITH_RUST) maturin build --release --locked @quiet --zig \
 		--compatibility manylinux2014 --interpreter $(PYTHON) --out dist
 	scripts/build-recorder

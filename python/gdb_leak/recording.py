@@ -5,7 +5,6 @@ from gdb_leak.options import Option, Parsed
 
 __all__ = ["ENVIRONMENT", "ONLY", "OPTIONS", "library", "preloaded", "settings"]
 
-_LIBRARY = "libgdb_leak_recorder.so"
 _MOST_DEPTH = 255
 
 #: The variable that names the one process that is recorded, with whatever it executes.
@@ -51,12 +50,12 @@ def library() -> str:
     :raises FileError: where this installation has none.
     """
     # Here, because it would cost every command 3 ms.
-    from pathlib import Path
+    from gdb_leak.recorder import installed
 
-    path = Path(__file__).parent / "recorder" / _LIBRARY
-    if not path.is_file():
-        raise FileError(f"{path}: the recorder is not there (there is one for x86-64 only)")
-    return str(path)
+    found = installed()
+    if found.missing:
+        raise FileError(f"{found.path}: the recorder is not there: {found.missing}")
+    return str(found.path)
 
 
 def settings(parsed: Parsed) -> dict[str, str]:

@@ -27,6 +27,15 @@ mod spare;
 mod stacks;
 mod unwind;
 
+/// Found in the file by those who ask which recorder it is: `gdb-leak doctor`.
+#[used]
+static VERSION: [u8; VERSION_TEXT.len()] = *VERSION_TEXT;
+const VERSION_TEXT: &[u8; TEXT.len()] = match TEXT.as_bytes().first_chunk() {
+    Some(text) => text,
+    None => unreachable!(),
+};
+const TEXT: &str = concat!("gdb-leak recorder version ", env!("CARGO_PKG_VERSION"), "\0");
+
 /// Ends the process: nothing here panics, and nothing could be told to whom.
 #[cfg(not(test))]
 #[panic_handler]

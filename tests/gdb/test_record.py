@@ -66,7 +66,11 @@ def test_a_missing_recorder_is_said(runs: Path, tmp_path: Path, command: str) ->
     answer = shell(command, runs, "arguments", env=environment(PYTHONPATH=str(tmp_path)))
     assert (answer.status, answer.stdout) == (1, "")
     missing = tmp_path / LIBRARY.relative_to(package.parent)
-    assert answer.error.startswith(f"gdb-leak: {command}: {missing}: the recorder is not there")
+    begins = f"gdb-leak: {command}: {missing}: the recorder is not there: "
+    assert answer.error.startswith(begins)
+    (missing.parent / "missing.txt").write_text("it knows x86-64 only, and this is sparc\n")
+    answer = shell(command, runs, "arguments", env=environment(PYTHONPATH=str(tmp_path)))
+    assert answer.error == f"{begins}it knows x86-64 only, and this is sparc"
 
 
 @pytest.mark.parametrize("command", ["record", "run"])

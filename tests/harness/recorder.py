@@ -15,13 +15,15 @@ from harness.recordings import LIBRARY, Recording
 OPTIMISED = ("-O2", "-fomit-frame-pointer", "-fno-optimize-sibling-calls")
 
 
-def settings(*others: Path, behind: Iterable[Path] = (), **asked: int) -> dict[str, str]:
+def settings(
+    *others: Path, behind: Iterable[Path] = (), ours: Path = LIBRARY, **asked: int
+) -> dict[str, str]:
     """Return the environment of a recorded program.
 
-    With libraries that are preloaded before and behind the recorder, and what is ASKED of it:
-    `sample=4096` is GDB_LEAK_RECORD_SAMPLE=4096.
+    With libraries that are preloaded before and after the recorder, OURS, and what is ASKED
+    of it: `sample=4096` is GDB_LEAK_RECORD_SAMPLE=4096.
     """
-    libraries = [*others, LIBRARY, *behind]
+    libraries = [*others, ours, *behind]
     found = {"LD_PRELOAD": ":".join(map(str, libraries))}
     for name, value in asked.items():
         found[f"GDB_LEAK_RECORD_{name.upper()}"] = str(value)

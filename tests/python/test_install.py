@@ -1,16 +1,20 @@
 """The block in a gdbinit file, loading into gdb, and the doctor's checks."""
 
 import os
+import re
 import shutil
 import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Optional
 
 import gdb_leak.install
 import pytest
+from gdb_leak import recorder
 from gdb_leak.errors import FileError
 from gdb_leak.install import doctor, gdbinit_line, gdbinit_path, install, remove, sourced
+from gdb_leak.recorder import Library
 
 PACKAGE = Path(gdb_leak.install.__file__).parent.parent
 needs_gdb = pytest.mark.skipif(shutil.which("gdb") is None, reason="no gdb here")
@@ -348,7 +352,7 @@ def test_no_gdb_is_an_answer(tmp_path: Path) -> None:
     assert not found["gdb"].ok
     assert found["gdb"].detail == "no gdb in PATH"
     assert "apt install gdb" in found["gdb"].advice
-    assert set(found) == {"gdb", "gdbinit", "core"}
+    assert set(found) == {"gdb", "gdbinit", "core", "recorder"}
 
 
 def test_a_gdb_named_by_the_environment_is_the_one_asked(tmp_path: Path) -> None:
@@ -373,6 +377,42 @@ def test_a_gdb_without_python_is_said(tmp_path: Path) -> None:
     assert not found["python"].ok
     assert "module" not in found
     assert not found["trace"].ok
+
+
+def test_doctor_starts_a_program_with_the_recorder() -> None:
+    check = checks({"GDB": "/nowhere"})["recorder"]
+    assert check.ok, check
+    assert str(PACKAGE / "recorder") in check.detail
+
+
+def test_doctor_says_why_there_is_no_recorder(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = Library(Path("/nowhere"), "it knows x86-64 only, and this is sparc")
+    monkeypatch.setattr(recorder, "installed", lambda: library)
+    check = checks({"GDB": "/nowhere"})["recorder"]
+    assert not check.ok
+    assert check.detail == "none: it knows x86-64 only, and this is sparc"
+    assert "record" in check.advice
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"no library", "a program does not start with it (status 0): ERROR: ld.so"),
+        (None, "is of version 7."),
+    ],
+)
+def test_doctor_says_what_is_wrong_with_a_recorder(
+    content: Optional[bytes], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = Library(tmp_path / recorder.NAME, "")
+    own = recorder.installed().path.read_bytes()
+    mark = b"gdb-leak recorder version "
+    other = re.sub(mark + rb"[0-9]", mark + b"7", own)
+    library.path.write_bytes(content or other)
+    monkeypatch.setattr(recorder, "installed", lambda: library)
+    check = checks({"GDB": "/nowhere"})["recorder"]
+    assert not check.ok
+    assert said in check.detail
 
 
 @needs_gdb

@@ -68,4 +68,4 @@ def test_doctor_shows_each_check_and_then_the_advice(
     assert rows[0] == ["no", "no gdb in PATH"]
     assert len(advice) == sum(1 for check in install.doctor() if check.advice)
     checks = cast("Any", result.values["checks"])
-    assert [check["name"] for check in checks] == ["gdb", "gdbinit", "core"]
+    assert [check["name"] for check in checks] == ["gdb", "gdbinit", "core", "recorder"]

@@ -15,7 +15,7 @@ COMMAND = Command(
     summary="Say whether gdb-leak can work on this machine, and what to do where it cannot.",
     description=(
         "Starts the gdb that would run (GDB in the environment names another), loads gdb-leak "
-        "into it and attaches it to a process. Changes nothing."
+        "into it and attaches it to a process; starts a program with the recorder. Changes nothing."
     ),
     example=("", "gdb-leak doctor"),
     target=False,

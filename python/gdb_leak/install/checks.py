@@ -9,16 +9,23 @@ import re
 import resource
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
+import gdb_leak
+from gdb_leak import recorder
 from gdb_leak.errors import FileError
 from gdb_leak.install.block import gdbinit_path, sourced
 
 _OLDEST_PYTHON = (3, 9)
 _PATIENCE = 60.0  # seconds for one start of gdb
+_WITH_RECORDER = (
+    "All else works without it. For `record` and `run`, install gdb-leak anew on x86-64 with "
+    "Rust 1.88 or later."
+)
 _CAP_SYS_PTRACE = 19  # linux/capability.h
 
 
@@ -62,6 +69,7 @@ def doctor(environ: Optional[Mapping[str, str]] = None, proc: Path = Path("/proc
     if gdb is not None:
         checks.append(_check_tracing(gdb, proc))
     checks.append(_check_core(proc))
+    checks.append(_check_recorder())
     return checks
 
 
@@ -253,3 +261,31 @@ def _check_core(proc: Path) -> Check:
             f"Run `{raised}` before the program, or take a core of it with `gcore PID`.",
         )
     return Check("core", True, f"a core is written to {where}, ulimit -c is {limit}")
+
+
+def _check_recorder() -> Check:
+    """Say whether programs start with the recorder (`record`, `run`)."""
+    found = recorder.installed()
+    if found.missing:
+        return Check("recorder", False, f"none: {found.missing}", _WITH_RECORDER)
+    try:
+        version = found.version
+        # All of its names are looked up at once: a missing one does not wait for its first call.
+        done = subprocess.run(
+            [sys.executable, "-S", "-c", ""],
+            env={**os.environ, "LD_PRELOAD": str(found.path), "LD_BIND_NOW": "1"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_PATIENCE,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Check("recorder", False, str(error), _WITH_RECORDER)
+    if done.returncode != 0 or done.stderr:
+        said = _first_line(done.stderr.decode("utf-8", errors="backslashreplace"))
+        detail = f"a program does not start with it (status {done.returncode}): {said}"
+        return Check("recorder", False, detail, _WITH_RECORDER)
+    if version != gdb_leak.__version__:
+        detail = f"{found.path} is of version {version or 'unknown'}, not {gdb_leak.__version__}"
+        return Check("recorder", False, detail, _WITH_RECORDER)
+    return Check("recorder", True, f"programs start with {found.path}")
