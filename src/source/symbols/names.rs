@@ -2,10 +2,15 @@
 
 use std::fmt::{self, Write};
 
-use cpp_demangle::DemangleOptions;
+use cpp_demangle::{BorrowedSymbol, DemangleOptions};
 
 /// How much of a name is shown; a few letters of a hostile one may stand for gigabytes.
 const MOST: usize = 16 << 10;
+
+/// Longer names are not read: a hostile one takes a time that grows with the square of its
+/// length, 24 ms for one of 16 KiB. The longest in 235,000 of the C++ and Rust libraries of a
+/// Debian 12 has 1,222 bytes.
+const LONGEST: usize = 8 << 10;
 
 /// What people call the symbol: without its version and without the compiler's number,
 /// C++ and Rust as they are written.
@@ -19,18 +24,40 @@ pub(super) fn readable(symbol: &str) -> String {
         _ => symbol,
     };
     let mut text = Bounded(String::new());
-    let written = if rust(name) {
+    let written = if name.len() > LONGEST {
+        None
+    } else if rust(name) {
         rustc_demangle::try_demangle(name).ok().map(|name| write!(text, "{name:#}"))
     } else if name.starts_with("_Z") || name.starts_with("_GLOBAL_") {
-        let parsed = cpp_demangle::Symbol::new(name).ok();
-        parsed.map(|name| name.structured_demangle(&mut text, &DemangleOptions::default()))
+        cpp(name, &mut text)
     } else {
         None
     };
     match written {
-        Some(Ok(())) => special(&text.0).unwrap_or(text.0),
+        Some(Ok(())) => text.0,
         _ => without_number(name).chars().take(MOST).collect(),
     }
+}
+
+/// Writes a name of C++; `None` where it cannot be read.
+///
+/// Of a function whose types the crate does not read the name is left, with `(…)`: those that
+/// newer compilers write for `std::make_shared`, for one (`srSt8is_array`, `cpp_demangle` 0.5.1).
+fn cpp(name: &str, text: &mut Bounded) -> Option<fmt::Result> {
+    let (symbol, rest) = BorrowedSymbol::with_tail(name.as_bytes()).ok()?;
+    if rest.is_empty() && !expands_wrongly(name) {
+        let mut plain = Bounded(String::new());
+        let written = symbol.structured_demangle(&mut plain, &DemangleOptions::default());
+        return Some(written.and_then(|()| as_gdb(&plain.0, text)));
+    }
+    // Else it is no name of C++, whatever it begins with.
+    if !rest.iter().all(|byte| byte.is_ascii_alphanumeric() || b"_.$".contains(byte)) {
+        return None;
+    }
+    let mut plain = Bounded(String::new());
+    let written =
+        symbol.structured_demangle(&mut plain, &DemangleOptions::new().no_params().no_return_type());
+    Some(written.and_then(|()| as_gdb(&plain.0, text)).and_then(|()| text.write_str("(…)")))
 }
 
 /// Whether the name is one that only linkers use: of C++ or Rust.
@@ -66,11 +93,70 @@ fn rust(name: &str) -> bool {
 fn special(text: &str) -> Option<String> {
     let (kind, name) = text.strip_prefix('{')?.strip_suffix(")}")?.split_once('(')?;
     let words = match kind {
-        "vtable" => "vtable",
-        "vtt" => "VTT",
+        "vtable" => "vtable for",
+        "vtt" => "VTT for",
+        "virtual override thunk" => {
+            let (offset, name) = name.split_once("}, ")?;
+            let kind = if offset.starts_with("{virtual") { "virtual" } else { "non-virtual" };
+            return Some(format!("{kind} thunk to {name}"));
+        }
         _ => return None,
     };
-    Some(format!("{words} for {name}"))
+    Some(format!("{words} {name}"))
+}
+
+/// Whether the crate puts what holds for each type of a pack behind the last one only: of
+/// `const Types &...` for `int` and `char` it makes `(int, char const&)` (`cpp_demangle` 0.5.1).
+///
+/// Nothing is lost by leaving such types out: the pack is among the arguments of the template.
+fn expands_wrongly(name: &str) -> bool {
+    ["DpR", "DpK", "DpP", "DpV", "DpO"].iter().any(|pack| name.contains(pack))
+}
+
+/// How the kind of a number is written before it by the crate, and after it by gdb.
+const KINDS: [(&str, &str); 5] = [
+    ("(unsigned int)", "u"),
+    ("(long)", "l"),
+    ("(unsigned long)", "ul"),
+    ("(long long)", "ll"),
+    ("(unsigned long long)", "ull"),
+];
+
+/// Writes the words of gdb where the crate has its own: for numbers, for packs of nothing, and
+/// for what the linker makes.
+fn as_gdb(plain: &str, text: &mut Bounded) -> fmt::Result {
+    let special = special(plain);
+    let mut rest = special.as_deref().unwrap_or(plain);
+    while let Some(at) = rest.find([',', '(', '<']) {
+        let (before, here) = rest.split_at_checked(at).ok_or(fmt::Error)?;
+        text.write_str(before)?;
+        if here.starts_with(", >") {
+            rest = here.get(2..).unwrap_or_default();
+        } else if let Some(after) = here.strip_prefix("<, ") {
+            text.write_str("<")?;
+            rest = after;
+        } else if let Some((number, suffix, after)) = number(here) {
+            write!(text, "{number}{suffix}")?;
+            rest = after;
+        } else {
+            let (letter, after) = here.split_at_checked(1).ok_or(fmt::Error)?;
+            text.write_str(letter)?;
+            rest = after;
+        }
+    }
+    text.write_str(rest)
+}
+
+/// The number that a text begins with, what follows it for gdb, and the rest of the text.
+fn number(text: &str) -> Option<(&str, &str, &str)> {
+    let (after, suffix) =
+        KINDS.iter().find_map(|(kind, suffix)| Some((text.strip_prefix(kind)?, *suffix)))?;
+    let digits = after.strip_prefix('-').unwrap_or(after);
+    let more = digits.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(digits.len());
+    let end = after.len().saturating_sub(digits.len()).saturating_add(more);
+    (more > 0).then_some(())?;
+    let (number, rest) = after.split_at_checked(end)?;
+    Some((number, suffix, rest))
 }
 
 /// A text that takes no more than [`MOST`] bytes.
@@ -107,10 +193,31 @@ mod tests {
             ("_ZTT5Shape", "VTT for Shape"),
             ("_ZTI5Shape", "typeinfo for Shape"),
             ("_ZGVZ4mainE5calls", "guard variable for main::calls"),
+            ("_ZThn16_N5Shape4areaEv", "non-virtual thunk to Shape::area()"),
+            ("_ZTv0_n24_N5Shape4areaEv", "virtual thunk to Shape::area()"),
+            ("_ZN4ringIjLj8ELm4096ELln1EE4pushEv", "ring<unsigned int, 8u, 4096ul, -1l>::push()"),
+            ("_ZN4llvm15AnalysisManagerI6ModuleJEE3runEv", "llvm::AnalysisManager<Module>::run()"),
             ("_ZN4leak5TABLE17h0123456789abcdefE", "leak::TABLE"),
             ("_RNvC4leak5TABLE", "leak::TABLE"),
             ("_Znothing of the kind", "_Znothing of the kind"),
             ("_R", "_R"),
+        ] {
+            assert_eq!(readable(symbol), name, "{symbol}");
+        }
+    }
+
+    #[test]
+    fn of_a_function_whose_types_cannot_be_read_the_name_is_left() {
+        for (symbol, name) in [
+            // g++ 13: `std::make_shared<Session>()`, whose result is a condition on its type.
+            (
+                "_ZSt11make_sharedI7SessionJEESt10shared_ptrINSt9enable_ifIXntsrSt8is_arrayIT_E5valueES3_E4typeEEDpOT0_",
+                "std::make_shared<Session>(…)",
+            ),
+            // The crate would write `(int, double const&)`.
+            ("_Z1fIJidEEvDpRKT_", "f<int, double>(…)"),
+            ("_Z1fno types", "_Z1fno types"),
+            ("_Z1fX?", "_Z1fX?"),
         ] {
             assert_eq!(readable(symbol), name, "{symbol}");
         }
@@ -132,5 +239,32 @@ mod tests {
     fn names_of_any_length_stay_bounded() {
         let long = "x".repeat(3 * MOST);
         assert_eq!(readable(&long).len(), MOST);
+    }
+
+    #[test]
+    fn hostile_names_of_a_hundred_kilobytes_are_read_or_left_and_never_long() {
+        const LONG: usize = 100 << 10;
+        let pieces = [
+            "N", "I", "J", "X", "S_", "S0_", "T_", "Dp", "DpRK", "P", "RK", "F", "M", "A1_", "1a", "C1", "E",
+            "L", "tl", "cv", "cl", "sr", "srN", "ad", "fp_", "fL", "Z", "K", "U1a", "Dv1_", "DT", "Qn",
+            "W1a", "Ul", "Ut_", "B1a",
+        ];
+        for first in pieces {
+            for second in pieces {
+                for start in ["_Z", "_ZN", "_Z1fI", "_Z1f", "_RN"] {
+                    let name = start.to_owned() + &(first.to_owned() + second).repeat(20);
+                    assert!(readable(&name).len() <= MOST);
+                }
+            }
+            // Read to their ends, they would take a second each.
+            let name = "_Z1f".to_owned() + &first.repeat(LONG / first.len());
+            assert!(readable(&name).len() <= MOST);
+            let name = "_ZN1a".to_owned() + &first.repeat(LONG / first.len()) + "E";
+            assert!(readable(&name).len() <= MOST);
+        }
+        for plain in ["(unsigned int)", "(unsigned int)1, >", "<, ", ", >", "((((", "é(long)"] {
+            let mut text = Bounded(String::new());
+            assert!(as_gdb(&plain.repeat(LONG / plain.len()), &mut text).is_err() || text.0.len() <= MOST);
+        }
     }
 }
