@@ -81,6 +81,7 @@ impl Touched {
     /// One call of the system, which does not look at what has no page tables: terabytes take
     /// no time. Where the kernel cannot scan, up to the end of a piece.
     pub(super) fn none_from(&self, range: AddressRange) -> u64 {
+        const BYTES: u64 = PIECE * PAGE;
         let Some(entries) = &self.entries else { return 0 };
         if self.scans.load(Ordering::Relaxed) {
             let mut runs = [Run::default()];
@@ -92,7 +93,6 @@ impl Touched {
                 return touched.min(range.end()).saturating_sub(range.start());
             }
         }
-        const BYTES: u64 = PIECE * PAGE;
         let length = BYTES.saturating_sub(range.start() % BYTES).min(range.len());
         if self.none(AddressRange::saturating(range.start(), length)) { length } else { 0 }
     }
