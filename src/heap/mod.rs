@@ -5,11 +5,14 @@ pub mod block;
 pub mod content;
 pub mod glibc;
 pub mod groups;
+mod growing;
 mod linked;
+pub mod listed;
 mod others;
 pub mod recorded;
 pub mod summary;
 mod tables;
+pub mod wanted;
 
 use std::sync::Arc;
 

@@ -12,7 +12,7 @@ use rayon::iter::{IntoParallelIterator, ParallelIterator};
 
 use crate::error::Error;
 use crate::heap::block::{Blocks, State, Unit};
-use crate::heap::groups::Label;
+use crate::heap::wanted::Label;
 use crate::memory::Memory;
 use crate::pass::Job;
 use crate::recording::{Allocation, Recording};

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use crate::error::Error;
 use crate::heap::block::{Blocks, State, Unit};
-use crate::heap::groups::{self, By, Group, Label, Wanted};
+use crate::heap::groups::{self, By, Group};
+use crate::heap::wanted::{Label, Wanted};
 use crate::memory::Memory;
 use crate::pass::Job;
 use crate::recording::Estimate;

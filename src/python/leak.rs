@@ -14,8 +14,9 @@ use crate::leak::{Account, Check as Checked, Coverage as Covered, Options, Recor
 use crate::recording::Estimate;
 use crate::unwind::Class;
 
+use super::blocks::unknown;
 use super::call;
-use super::heap::{Heap, unknown};
+use super::heap::Heap;
 use super::memory::{Memory, ThreadRegisters};
 use super::recording;
 

@@ -3,6 +3,7 @@
 // PyO3 hands arguments over by value.
 #![allow(clippy::needless_pass_by_value)]
 
+mod blocks;
 mod call;
 mod changes;
 mod errors;
@@ -23,6 +24,8 @@ use pyo3::pymodule;
 #[pymodule]
 mod _native {
     #[pymodule_export]
+    use super::blocks::{Block, Group, Groups, Listed};
+    #[pymodule_export]
     use super::changes::{Change, Contents, Difference, contents, diff};
     #[pymodule_export]
     use super::files::{output_place, remove_file, write_text};
@@ -30,8 +33,8 @@ mod _native {
     use super::frames::{Frame, frames, unjoined_threads};
     #[pymodule_export]
     use super::heap::{
-        Arena, Block, Group, Groups, Heap, HeapSummary, Listed, heap_kept, heap_summary, linked_allocators,
-        may_hold_blocks, open_heap, other_allocators, refused_heap,
+        Arena, Heap, HeapSummary, heap_kept, heap_summary, linked_allocators, may_hold_blocks, open_heap,
+        other_allocators, refused_heap,
     };
     #[pymodule_export]
     use super::leak::{

@@ -6,8 +6,9 @@ use crate::figures::Kind;
 use crate::image::index;
 use crate::plan::{Plan, eras, plans};
 use gdb_leak::heap::block::State;
-use gdb_leak::heap::groups::{By, Wanted, groups};
+use gdb_leak::heap::groups::{By, groups};
 use gdb_leak::heap::summary::summary;
+use gdb_leak::heap::wanted::Wanted;
 use gdb_leak::pass::Job;
 use proptest::prelude::*;
 

@@ -1,0 +1,84 @@
+//! The wanted blocks one by one, and what one block holds.
+
+use std::ops::Range;
+
+use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
+
+use crate::error::Error;
+use crate::heap::block::Blocks;
+use crate::heap::content::Content;
+use crate::heap::wanted::{Wanted, batch, each, slices};
+use crate::inspect::text;
+use crate::memory::Memory;
+use crate::pass::Job;
+
+/// The wanted blocks one by one.
+#[derive(Clone, Default, Debug)]
+pub struct Listed {
+    /// Their numbers and what they hold, in address order, as many as were asked for.
+    pub blocks: Vec<(u32, Option<Content>)>,
+    /// How many there are.
+    pub count: u64,
+    /// Their usable bytes together.
+    pub bytes: u64,
+}
+
+/// The blocks that are wanted, the first `limit` of them with their numbers.
+///
+/// Memory: eight bytes for each that is kept.
+///
+/// # Errors
+///
+/// [`Error::Interrupted`] when the job was stopped.
+pub fn list(
+    memory: &dyn Memory,
+    blocks: &Blocks,
+    wanted: &Wanted<'_>,
+    limit: usize,
+    job: &Job,
+) -> Result<Listed, Error> {
+    let mut listed = Listed::default();
+    let slices = slices(blocks);
+    for batch in slices.chunks(batch()) {
+        let room = limit.saturating_sub(listed.blocks.len());
+        let work = |slice: &Range<usize>| {
+            let mut part = Listed::default();
+            if job.stopped() {
+                return part;
+            }
+            // What a block holds is looked at only if it may be listed, or decides whether it counts.
+            let contents = wanted.kind.is_some() || room > 0;
+            each(memory, blocks, slice.clone(), wanted, contents, |unit, kind, _| {
+                if wanted.kind.is_some_and(|wanted| kind != Some(wanted)) {
+                    return;
+                }
+                part.count = part.count.saturating_add(1);
+                part.bytes = part.bytes.saturating_add(unit.block().len());
+                if part.blocks.len() < room {
+                    part.blocks.extend(u32::try_from(unit.index).ok().map(|index| (index, kind)));
+                }
+            });
+            part
+        };
+        let parts: Vec<Listed> = batch.par_iter().map(work).collect();
+        job.check()?;
+        for part in parts {
+            let room = limit.saturating_sub(listed.blocks.len());
+            listed.blocks.extend(part.blocks.into_iter().take(room));
+            listed.count = listed.count.saturating_add(part.count);
+            listed.bytes = listed.bytes.saturating_add(part.bytes);
+        }
+    }
+    Ok(listed)
+}
+
+/// What one block holds, and the text in it.
+#[must_use]
+pub fn content(memory: &dyn Memory, blocks: &Blocks, index: usize) -> (Option<Content>, Option<String>) {
+    let mut found = (None, None);
+    let end = index.saturating_add(1);
+    each(memory, blocks, index..end, &Wanted::default(), true, |_, kind, text| {
+        found = (kind, text.map(text::lossless));
+    });
+    found
+}
