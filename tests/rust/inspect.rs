@@ -9,5 +9,7 @@ mod dump;
 mod layout;
 #[path = "inspect/strings.rs"]
 mod strings;
+#[path = "inspect/template.rs"]
+mod template;
 #[path = "inspect/text.rs"]
 mod text;
