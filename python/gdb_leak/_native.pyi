@@ -242,10 +242,11 @@ def text_to_words(text: bytes, size: int, byte_order: _ByteOrder) -> list[int]: 
 class Strings:
     """Printable strings of a target, most frequent first."""
 
-    rows: Final[list[tuple[str, int, int, int]]]
+    rows: Final[list[tuple[str, str, int, int, int]]]
     distinct: Final[int]
     total: Final[int]
     untracked: Final[int]
+    addresses: Final[int]
     searched: Final[int]
     unreadable: Final[list[tuple[int, int]]]
 
@@ -255,6 +256,8 @@ def strings(
     minimum: int = 4,
     top: Optional[int] = None,
     heap: Optional[Heap] = None,
+    free: Optional[bool] = None,
+    addresses: bool = False,
     progress: _Progress = None,
 ) -> Strings: ...
 
@@ -262,7 +265,7 @@ def strings(
 class Contents:
     """The strings in some ranges, most frequent first, with the distance at which each repeats."""
 
-    rows: Final[list[tuple[str, int, int, int, Optional[int], int]]]
+    rows: Final[list[tuple[str, str, int, int, int, Optional[int], int]]]
     untracked: Final[int]
     unreadable: Final[list[tuple[int, int]]]
 
@@ -359,6 +362,8 @@ class Group:
     size: Final[Optional[int]]
     kind: Final[Optional[str]]
     text: Final[Optional[str]]
+    example: Final[Optional[str]]
+    texts: Final[int]
     arena: Final[Optional[int]]
     blocks: Final[int]
     bytes: Final[int]
@@ -567,6 +572,8 @@ class Record:
     size: Final[Optional[int]]
     kind: Final[Optional[str]]
     text: Final[Optional[str]]
+    example: Final[Optional[str]]
+    texts: Final[int]
     sample: Final[list[int]]
     stack: Final[Optional[int]]
     estimate: Final[Optional[tuple[float, float, float, float]]]

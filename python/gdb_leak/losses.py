@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Optional, Union
 
-from gdb_leak import leaks, units
+from gdb_leak import leaks, rows, units
 from gdb_leak.layout import Column, Line, Span, line
 from gdb_leak.recorded import Recorded
 from gdb_leak.target import Value
@@ -36,6 +36,8 @@ def record_value(record: "Record", recorded: Optional[Recorded]) -> Value:
         "size": record.size,
         "kind": record.kind,
         "text": record.text,
+        "example": record.example,
+        "texts": record.texts or None,
         "stack": recorded.stack_value(record.stack) if recorded is not None else None,
         "estimate": _estimate(record),
         "sample": [hex(address) for address in record.sample],
@@ -61,7 +63,7 @@ def record_rows(
             Span(leaks.verdict_text(record.verdict), short=leaks.SHORT[record.verdict]),
             Span(record.kind or "", "kind"),
             Span(first, "address"),
-            Span(record.text or "", "match"),
+            rows.text_span(record),
         ]
 
 
@@ -75,8 +77,8 @@ def loss_lines(
     if record.sample:
         start = Span(units.address_text(record.sample[0], word_size), "address")
         holds: list[Union[Span, str]] = []
-        if record.text:
-            holds = [", holds ", Span(record.text, "match")]
+        if record.example:
+            holds = [", holds ", rows.text_span(record)]
         yield line("   first block at ", start, *holds)
     yield line("")
 

@@ -10,7 +10,7 @@ from gdb_leak.target import Place, Value
 if TYPE_CHECKING:
     from typing import Union
 
-    from gdb_leak._native import Change, Group, Heap, Memory, Region
+    from gdb_leak._native import Change, Group, Heap, Memory, Record, Region
 
 __all__ = [
     "GROUPS",
@@ -23,6 +23,7 @@ __all__ = [
     "known_sum",
     "range_values",
     "region_value",
+    "text_span",
     "unreadable_lines",
 ]
 
@@ -147,6 +148,8 @@ def group_value(group: "Group", stack: Value = None) -> Value:
         "size": group.size,
         "kind": group.kind,
         "text": group.text,
+        "example": group.example,
+        "texts": group.texts or None,
         "blocks": group.blocks,
         "bytes": group.bytes,
         "sample": [hex(address) for address in group.sample],
@@ -155,13 +158,28 @@ def group_value(group: "Group", stack: Value = None) -> Value:
     }
 
 
+def text_span(group: "Union[Group, Record]") -> Span:
+    """Return the text of GROUP, an example where it has several, nothing where it has none."""
+    if group.example is None:
+        return Span("")
+    example = units.cut_text(group.example)
+    if group.texts:
+        return Span(f"{group.texts:,} different texts, for example {example}", "match")
+    if group.text is None:
+        return Span(f"for example {example}", "match")
+    text = units.cut_text(group.text)
+    if group.text == group.example:
+        return Span(text, "match")
+    return Span(f"{text}, for example {example}", "match", short=text)
+
+
 def group_rows(
     groups: "Sequence[Group]", word_size: int, by: str = "all"
 ) -> "Iterator[Sequence[Union[Span, str]]]":
     """Yield a row a group: bytes, blocks, size, kind, the first of them, text."""
     yield ["BYTES", "BLOCKS", "SIZE", "KIND", "FIRST AT", "ARENA" if by == "arena" else "TEXT"]
     for group in groups:
-        last = Span(group.text or "", "match")
+        last = text_span(group)
         if by == "arena":
             last = Span("mmapped" if group.arena is None else hex(group.arena), "address")
         yield [

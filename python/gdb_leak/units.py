@@ -9,6 +9,7 @@ __all__ = [
     "address_text",
     "age_text",
     "counted",
+    "cut_text",
     "name_text",
     "parse_age",
     "parse_count",
@@ -69,6 +70,15 @@ def address_text(address: int, word_size: int = 8) -> str:
     '0x0000000007baf430'
     """
     return f"0x{address:0{word_size * 2}x}"
+
+
+def cut_text(text: str, most: int = 100) -> str:
+    """Return TEXT for a line of a table: what is longer than MOST is cut and ends with ``...``.
+
+    >>> cut_text("GET /index.html", 8)
+    'GET /...'
+    """
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def parse_number(text: str) -> int:

@@ -1,18 +1,15 @@
 //! What a block holds, told from its first bytes.
 
+use crate::inspect::addresses::Addresses;
 use crate::inspect::text;
 use crate::memory::{Buffer, Memory};
 use crate::range::AddressRange;
-use crate::word::WordFormat;
 
 /// How much of a block is looked at for pointers and for text.
 const HEAD: usize = 256;
 
 /// Text shorter than this is none.
 const SHORTEST: usize = 4;
-
-/// How much of a text is kept.
-const LONGEST: usize = 64;
 
 /// What a block holds.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -53,44 +50,24 @@ impl Content {
     }
 }
 
-/// Where addresses lead to: the regions of a target, for many questions in a row.
-pub struct Addresses<'m> {
-    memory: &'m dyn Memory,
-    format: WordFormat,
-    bounds: AddressRange,
-    last: AddressRange,
+/// Tells what blocks hold.
+pub struct Contents<'m> {
+    addresses: Addresses<'m>,
 }
 
-impl<'m> Addresses<'m> {
-    /// The addresses of `memory`.
+impl<'m> Contents<'m> {
+    /// Those of the blocks of `memory`.
     #[must_use]
     pub fn new(memory: &'m dyn Memory) -> Self {
-        let regions = memory.regions();
-        let ends = regions.first().zip(regions.last());
-        let bounds = ends.map(|(first, last)| (first.range.start(), last.range.end()));
-        let (start, end) = bounds.unwrap_or((0, 0));
-        let bounds = AddressRange::saturating(start, end.saturating_sub(start));
-        Self { memory, format: memory.word_format(), bounds, last: AddressRange::default() }
+        Self { addresses: Addresses::new(memory) }
     }
 
-    fn hold(&mut self, address: u64) -> bool {
-        if !self.bounds.contains(address) {
-            return false;
-        }
-        if !self.last.contains(address) {
-            match self.memory.region_at(address) {
-                Some(region) => self.last = region.range,
-                None => return false,
-            }
-        }
-        true
-    }
-
-    /// What a block that starts with `bytes` holds, and where in them a text stands.
+    /// What a block that starts with `bytes` holds, and the first text in its first 256 bytes, with
+    /// its place there.
     ///
     /// `bytes` may be less than the whole block; whether the rest of it is zeros
     /// is then for the caller to see.
-    pub fn content<'b>(&mut self, bytes: &'b [u8]) -> (Content, Option<&'b [u8]>) {
+    pub fn content<'b>(&mut self, bytes: &'b [u8]) -> (Content, Option<(usize, &'b [u8])>) {
         let head = bytes.get(..HEAD.min(bytes.len())).unwrap_or_default();
         if head.iter().all(|byte| *byte == 0) && bytes.iter().all(|byte| *byte == 0) {
             return (Content::Zero, None);
@@ -101,13 +78,14 @@ impl<'m> Addresses<'m> {
             _ if self.pointer(head) => Content::Pointers,
             _ => Content::Data,
         };
-        let text = found.and_then(|(at, length)| bytes.get(at..)?.get(..length));
+        let text = found.and_then(|(at, length)| Some((at, bytes.get(at..)?.get(..length)?)));
         (kind, text)
     }
 
     fn pointer(&mut self, head: &[u8]) -> bool {
-        let format = self.format;
-        head.chunks_exact(format.size).any(|word| format.read(word).is_some_and(|word| self.hold(word)))
+        let addresses = &mut self.addresses;
+        let format = addresses.format();
+        head.chunks_exact(format.size).any(|word| format.read(word).is_some_and(|word| addresses.hold(word)))
     }
 
     /// Where the first text starts, and its length; bytes of an address are none.
@@ -125,8 +103,8 @@ impl<'m> Addresses<'m> {
                 at = at.saturating_add(ascii.max(1));
                 continue;
             }
-            let length = text::printable_length(rest).min(LONGEST);
-            if length >= SHORTEST && !self.inside_address(head, at, length) {
+            let length = text::printable_length(rest);
+            if length >= SHORTEST && !self.made_of_addresses(head, at, length) {
                 return Some((at, length));
             }
             at = at.saturating_add(length.max(1));
@@ -134,13 +112,11 @@ impl<'m> Addresses<'m> {
         None
     }
 
-    /// Whether a text of `length` bytes at `at` lies within a word that is an address.
-    fn inside_address(&mut self, head: &[u8], at: usize, length: usize) -> bool {
-        let size = self.format.size;
-        let start = at.checked_div(size).unwrap_or(0).saturating_mul(size);
-        let fits = at.saturating_add(length) <= start.saturating_add(size);
-        let word = head.get(start..).and_then(|word| self.format.read(word));
-        fits && word.is_some_and(|word| self.hold(word))
+    /// Whether a text of `length` bytes at `at` is bytes of addresses; blocks start with a word.
+    fn made_of_addresses(&mut self, head: &[u8], at: usize, length: usize) -> bool {
+        let format = self.addresses.format();
+        let word = |at: u64| format.read(head.get(usize::try_from(at).ok()?..)?);
+        self.addresses.made(at as u64, length as u64, word)
     }
 }
 
@@ -171,8 +147,8 @@ mod tests {
 
     fn told(bytes: &[u8]) -> (Content, Option<String>) {
         let memory = Captured::new().with(0x7f41_4243_4000, &[0; 4096]);
-        let (kind, text) = Addresses::new(&memory).content(bytes);
-        (kind, text.map(|text| String::from_utf8_lossy(text).into_owned()))
+        let (kind, text) = Contents::new(&memory).content(bytes);
+        (kind, text.map(|(_, text)| String::from_utf8_lossy(text).into_owned()))
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! blocks of one group are then known by number, bytes and the first of them.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ops::Range;
 
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
@@ -13,13 +14,20 @@ use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 use crate::error::Error;
 use crate::heap::block::Blocks;
 pub use crate::heap::growing::{By, Group};
-use crate::heap::growing::{Growing, Key, Table};
+use crate::heap::growing::{Growing, Key, Table, alike};
 use crate::heap::wanted::{Wanted, batch, each, slices};
+use crate::inspect::template::absorbed;
 use crate::memory::Memory;
 use crate::pass::Job;
 
-/// Groups that are told apart; what comes later has its text left out.
+/// Groups that are told apart; the texts of what comes later are not.
 const MOST: usize = 1 << 20;
+
+/// Groups of one size and kind that are told apart even then.
+const MORE: usize = 1 << 16;
+
+/// In the place of the hash of a text: groups of one size and kind with many texts.
+const FOLDED: u128 = u128::MAX;
 
 /// All groups, those with the most bytes first.
 #[derive(Clone, Default, Debug)]
@@ -30,7 +38,7 @@ pub struct Groups {
     pub blocks: u64,
     /// Bytes in all.
     pub bytes: u64,
-    /// Blocks whose text was left out, since too many differ.
+    /// Blocks whose text was not compared with others, since too many differ.
     pub untracked: u64,
 }
 
@@ -39,6 +47,9 @@ fn needs_contents(by: By, wanted: &Wanted<'_>) -> bool {
 }
 
 /// The blocks that are wanted, in groups.
+///
+/// Texts that differ in numbers only are one ([`crate::inspect::template`]). Groups of one
+/// block with equal size and kind are put together at the end where groups are by size, kind and text.
 ///
 /// Memory: a row for each group, a million at the most, and those of a few slices of
 /// 32,768 units for each thread.
@@ -78,6 +89,10 @@ pub fn groups(
             }
         }
     }
+    absorb(&mut all);
+    if matches!(by, By::All | By::Record) {
+        fold(&mut all, by);
+    }
     let mut groups: Vec<Group> = all.into_values().map(|growing| growing.group).collect();
     groups.sort_by(|one, other| {
         other.bytes.cmp(&one.bytes).then(other.blocks.cmp(&one.blocks)).then(one.sample.cmp(&other.sample))
@@ -93,14 +108,59 @@ fn merge(all: &mut HashMap<Key, Growing>, found: &mut Groups, key: Key, growing:
     let mut growing = growing;
     if all.len() >= MOST && !all.contains_key(&key) {
         found.untracked = found.untracked.saturating_add(growing.group.blocks);
-        growing.mixed = (true, true, true);
-        growing.group = Group { size: None, kind: None, text: None, ..growing.group };
-        key = (u64::MAX, u8::MAX, u32::MAX, 0);
+        growing.group.alike = false;
+        key.3 = FOLDED;
+        if all.len() >= MOST.saturating_add(MORE) && !all.contains_key(&key) {
+            growing.mixed = (true, true);
+            growing.group = Group { size: None, kind: None, ..growing.group };
+            key = (u64::MAX, u8::MAX, u32::MAX, FOLDED);
+        }
     }
     match all.entry(key) {
-        std::collections::hash_map::Entry::Vacant(slot) => {
+        Entry::Vacant(slot) => {
             slot.insert(growing);
         }
-        std::collections::hash_map::Entry::Occupied(mut slot) => slot.get_mut().merge(growing),
+        Entry::Occupied(mut slot) => slot.get_mut().merge(growing),
+    }
+}
+
+/// Puts groups whose words are numbers in other groups together with these.
+fn absorb(all: &mut HashMap<Key, Growing>) {
+    let pairs = absorbed(|take| all.iter().filter_map(|(key, growing)| growing.company(*key)).for_each(take));
+    for (from, into) in pairs {
+        let part = all.remove(&from);
+        if let Some((whole, part)) = all.get_mut(&into).zip(part) {
+            whole.absorb(part);
+        }
+    }
+}
+
+/// Puts groups of one block with equal size and kind together.
+fn fold(all: &mut HashMap<Key, Growing>, by: By) {
+    let single = |growing: &Growing| growing.group.blocks == 1 && alike(by, growing.group.stack);
+    let mut singles: Vec<(u64, Key)> = all
+        .iter()
+        .filter(|(_, growing)| single(growing))
+        .map(|(key, growing)| (growing.group.sample.first().copied().unwrap_or(0), *key))
+        .collect();
+    singles.sort_unstable();
+    let mut folded: HashMap<Key, Growing> = HashMap::new();
+    for (_, key) in singles {
+        let Some(growing) = all.remove(&key) else { continue };
+        let (size, number, stack, _) = key;
+        match folded.entry((size, number, stack, FOLDED)) {
+            Entry::Vacant(slot) => {
+                slot.insert(growing);
+            }
+            Entry::Occupied(mut slot) => slot.get_mut().fold(growing),
+        }
+    }
+    for (key, growing) in folded {
+        match all.entry(key) {
+            Entry::Vacant(slot) => {
+                slot.insert(growing);
+            }
+            Entry::Occupied(mut slot) => slot.get_mut().fold(growing),
+        }
     }
 }

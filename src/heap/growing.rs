@@ -2,16 +2,20 @@
 
 use std::collections::HashMap;
 
-use twox_hash::XxHash3_128;
-
 use crate::heap::allocator::Count;
 use crate::heap::block::Unit;
 use crate::heap::content::Content;
-use crate::heap::wanted::Label;
-use crate::inspect::text;
+use crate::heap::wanted::{Label, Text};
+use crate::inspect::template::{Company, Numbers, Read, Reader, template};
+use crate::inspect::text::lossless;
+use crate::memory::Memory;
+use crate::range::AddressRange;
 
 /// How many blocks of a group are named.
 const NAMED: usize = 5;
+
+/// Bytes of a text that count, of which each number is one.
+pub(super) const TEXT: usize = 64;
 
 /// What blocks are grouped by.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,8 +44,14 @@ pub struct Group {
     pub size: Option<u64>,
     /// What they hold, where that is one kind and was looked at.
     pub kind: Option<Content>,
-    /// The text in them, where that is one and was looked at.
-    pub text: Option<String>,
+    /// The text of the first of them that has one, where texts were looked at: address and bytes.
+    pub first: Option<(u64, u16)>,
+    /// Whether that is the text of all, but for the numbers in it that differ.
+    pub alike: bool,
+    /// The numbers in their texts, if these are alike and have any.
+    pub numbers: Option<Numbers>,
+    /// How many texts there are where groups of one block were put together; else zero.
+    pub texts: u64,
     /// Their arena, where they are grouped by it; none for mapped ones.
     pub arena: Option<u32>,
     /// How many.
@@ -58,6 +68,23 @@ pub struct Group {
     pub sample: Vec<u64>,
 }
 
+impl Group {
+    /// The text in them, where that is one, and the first text, as they stand in `memory`.
+    ///
+    /// In the first there is `#` for each number that differs ([`crate::inspect::template`]).
+    #[must_use]
+    pub fn texts(&self, memory: &dyn Memory) -> (Option<String>, Option<String>) {
+        let Some((address, length)) = self.first else { return (None, None) };
+        let mut bytes = Vec::new();
+        // What has gone missing meanwhile is left out.
+        let _ = memory.append(AddressRange::saturating(address, length.into()), &mut bytes);
+        let example = lossless(&bytes);
+        let differ = self.numbers.filter(Numbers::differ);
+        let text = differ.map_or_else(|| example.clone(), |numbers| lossless(&template(&bytes, &numbers)));
+        (Some(text).filter(|_| self.alike), Some(example))
+    }
+}
+
 /// What tells a group: size, kind, arena or stack, a hash of the text.
 pub(super) type Key = (u64, u8, u32, u128);
 
@@ -65,31 +92,84 @@ pub(super) type Key = (u64, u8, u32, u128);
 #[derive(Clone, Debug)]
 pub(super) struct Growing {
     pub(super) group: Group,
-    /// Whether sizes, kinds or texts differ by now.
-    pub(super) mixed: (bool, bool, bool),
+    /// Whether sizes or kinds differ by now.
+    pub(super) mixed: (bool, bool),
+    /// The hash of what the texts have in common; zero without one.
+    hash: u128,
 }
 
 impl Growing {
+    /// Adds a group of blocks that come later, also such whose sizes, kinds or texts differ.
     pub(super) fn merge(&mut self, other: Self) {
+        self.group.alike &= other.group.alike && self.hash == other.hash;
+        self.join(other);
+    }
+
+    /// Adds a group whose texts are alike although their words differ.
+    pub(super) fn absorb(&mut self, mut other: Self) {
+        if other.group.sample.first() < self.group.sample.first() {
+            std::mem::swap(self, &mut other);
+        }
+        self.join(other);
+    }
+
+    /// Puts groups of one block together whose texts differ, in address order.
+    pub(super) fn fold(&mut self, other: Self) {
+        let texts = |group: &Group| match group.texts {
+            0 => u64::from(group.first.is_some()),
+            texts => texts,
+        };
+        self.group.texts = texts(&self.group).saturating_add(texts(&other.group));
+        self.group.alike = false;
+        self.join(other);
+    }
+
+    /// What it is to others that may absorb it, if its texts have numbers.
+    pub(super) fn company(&self, key: Key) -> Option<Company<Key>> {
+        let (size, number, stack, _) = key;
+        let common = u128::from(size) << 64 | u128::from(number) << 32 | u128::from(stack);
+        let first = self.group.sample.first().copied().unwrap_or(0);
+        Some(Company { common, count: self.group.blocks, first, key, numbers: self.group.numbers? })
+    }
+
+    fn join(&mut self, other: Self) {
         let own = &mut self.group;
-        own.blocks = own.blocks.saturating_add(other.group.blocks);
-        own.bytes = own.bytes.saturating_add(other.group.bytes);
-        own.behind.merge(other.group.behind);
-        let room = NAMED.saturating_sub(own.sample.len());
-        own.sample.extend(other.group.sample.into_iter().take(room));
-        self.mixed.0 |= other.mixed.0 || own.size != other.group.size;
-        self.mixed.1 |= other.mixed.1 || own.kind != other.group.kind;
-        self.mixed.2 |= other.mixed.2 || own.text != other.group.text;
+        let other_group = other.group;
+        own.blocks = own.blocks.saturating_add(other_group.blocks);
+        own.bytes = own.bytes.saturating_add(other_group.bytes);
+        own.behind.merge(other_group.behind);
+        // Nearly always the others come later.
+        if own.sample.len() < NAMED || other_group.sample.first() < own.sample.last() {
+            own.sample.extend(other_group.sample);
+            own.sample.sort_unstable();
+            own.sample.truncate(NAMED);
+        }
+        self.mixed.0 |= other.mixed.0 || own.size != other_group.size;
+        self.mixed.1 |= other.mixed.1 || own.kind != other_group.kind;
+        own.first = own.first.or(other_group.first);
+        if let Some((own, other)) = own.numbers.as_mut().zip(other_group.numbers) {
+            own.merge(&other);
+        }
         self.level();
     }
 
-    fn new(size: u64, kind: Option<Content>, text: Option<&[u8]>, arena: Option<u32>) -> Self {
-        let text = text.map(text::lossless);
-        let sample = Vec::new();
-        let (blocks, bytes, class, stack, behind) = (0, 0, 0, 0, Count::default());
-        let group =
-            Group { size: Some(size), kind, text, arena, blocks, bytes, class, stack, behind, sample };
-        Self { group, mixed: (false, false, false) }
+    fn new(size: u64, kind: Option<Content>, arena: Option<u32>, hash: u128) -> Self {
+        let group = Group {
+            size: Some(size),
+            kind,
+            first: None,
+            alike: true,
+            numbers: None,
+            texts: 0,
+            arena,
+            blocks: 0,
+            bytes: 0,
+            class: 0,
+            stack: 0,
+            behind: Count::default(),
+            sample: Vec::new(),
+        };
+        Self { group, mixed: (false, false), hash }
     }
 
     /// Counts a block that is like the others.
@@ -104,14 +184,23 @@ impl Growing {
     }
 
     /// Counts a block that may have another size, kind or text.
-    fn add(&mut self, unit: &Unit, bytes: u64, kind: Option<Content>, text: Option<&[u8]>) {
+    fn add(&mut self, unit: &Unit, bytes: u64, kind: Option<Content>, hash: u128) {
         self.count(unit, bytes);
         self.mixed.0 |= self.group.size != Some(bytes);
         self.mixed.1 |= self.group.kind != kind;
-        if !self.mixed.2 {
-            self.mixed.2 = self.group.text != text.map(text::lossless);
-        }
+        self.group.alike &= self.hash == hash;
         self.level();
+    }
+
+    /// Takes in the text of a block that was just counted and read.
+    fn read(&mut self, reader: &mut Reader, (address, text): Text<'_>, read: &Read) {
+        let own = &mut self.group;
+        if own.first.is_none() {
+            own.first = Some((address, u16::try_from(read.length).unwrap_or(u16::MAX)));
+            own.numbers = reader.first(text, read);
+        } else if let Some(numbers) = own.numbers.as_mut().filter(|_| own.alike) {
+            reader.add(numbers, text, read);
+        }
     }
 
     /// What differs within the group is not its own.
@@ -119,10 +208,12 @@ impl Growing {
         let own = &mut self.group;
         own.size = own.size.filter(|_| !self.mixed.0);
         own.kind = own.kind.filter(|_| !self.mixed.1);
-        if self.mixed.2 {
-            own.text = None;
-        }
     }
+}
+
+/// Whether the blocks of a group, whose stack is `stack`, have one size, kind and text.
+pub(super) fn alike(by: By, stack: u32) -> bool {
+    by == By::All || (by == By::Record && stack == 0)
 }
 
 /// Sizes below this are found in a table instead of by a hash.
@@ -136,46 +227,51 @@ pub(super) struct Table {
     places: HashMap<Key, usize>,
     /// Where the rows of small sizes are, counted from one, where blocks are grouped by size alone.
     small: Vec<u32>,
+    reader: Reader,
 }
 
 impl Table {
     pub(super) fn new(by: By) -> Self {
-        Self { by, rows: Vec::new(), places: HashMap::new(), small: vec![0; SMALL] }
+        let reader = Reader::default();
+        Self { by, rows: Vec::new(), places: HashMap::new(), small: vec![0; SMALL], reader }
     }
 
-    pub(super) fn add(&mut self, unit: &Unit, kind: Option<Content>, text: Option<&[u8]>, label: Label) {
+    pub(super) fn add(&mut self, unit: &Unit, kind: Option<Content>, text: Option<Text<'_>>, label: Label) {
         let size = label.bytes.unwrap_or_else(|| unit.block().len());
         let text = text.filter(|_| self.by != By::Record || kind == Some(Content::Text));
         if self.by == By::Size && kind.is_none() {
             return self.add_size(unit, size);
         }
         let number = kind.map_or(0, |kind| kind as u8) | label.class.wrapping_shl(4);
-        let hash = || text.map_or(0, XxHash3_128::oneshot);
+        let read = text.map(|text| (text, self.reader.read(text.1, TEXT)));
+        let hash = read.map_or(0, |(_, read)| read.hash);
         // Of one size, kind and text by the key: only the numbers grow.
-        let alike = self.by == By::All || (self.by == By::Record && label.stack == 0);
+        let alike = alike(self.by, label.stack);
         let key: Key = match self.by {
-            By::All | By::Record if alike => (size, number, 0, hash()),
+            By::All | By::Record if alike => (size, number, 0, hash),
             By::All | By::Record | By::Stack => (0, label.class.wrapping_shl(4), label.stack, 0),
             By::Size => (size, 0, 0, 0),
             By::Kind => (0, number, 0, 0),
-            By::Text => (0, 0, 0, hash()),
+            By::Text => (0, 0, 0, hash),
             By::Arena => (0, 0, unit.arena.unwrap_or(u32::MAX), 0),
         };
-        let rows = &mut self.rows;
+        let (rows, reader) = (&mut self.rows, &mut self.reader);
         let place = *self.places.entry(key).or_insert_with(|| {
             let arena = if self.by == By::Arena { unit.arena } else { None };
-            rows.push((key, Growing::new(size, kind, text, arena)));
+            rows.push((key, Growing::new(size, kind, arena, hash)));
             rows.len().saturating_sub(1)
         });
-        if let Some((_, growing)) = self.rows.get_mut(place) {
-            growing.group.class = label.class;
-            growing.group.stack = label.stack;
-            growing.group.behind.merge(label.behind);
-            if alike {
-                growing.count(unit, size);
-            } else {
-                growing.add(unit, size, kind, text);
-            }
+        let Some((_, growing)) = rows.get_mut(place) else { return };
+        growing.group.class = label.class;
+        growing.group.stack = label.stack;
+        growing.group.behind.merge(label.behind);
+        if alike {
+            growing.count(unit, size);
+        } else {
+            growing.add(unit, size, kind, hash);
+        }
+        if let Some((text, read)) = read {
+            growing.read(reader, text, &read);
         }
     }
 
@@ -187,7 +283,7 @@ impl Table {
         let rows = &mut self.rows;
         let key: Key = (size, 0, 0, 0);
         let mut fresh = || {
-            rows.push((key, Growing::new(size, None, None, None)));
+            rows.push((key, Growing::new(size, None, None, 0)));
             rows.len().saturating_sub(1)
         };
         let place = match (known, slot) {

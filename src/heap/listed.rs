@@ -7,8 +7,10 @@ use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 use crate::error::Error;
 use crate::heap::block::Blocks;
 use crate::heap::content::Content;
+use crate::heap::growing::{Group, TEXT};
 use crate::heap::wanted::{Wanted, batch, each, slices};
-use crate::inspect::text;
+use crate::inspect::template::Reader;
+use crate::inspect::text::lossless;
 use crate::memory::Memory;
 use crate::pass::Job;
 
@@ -72,13 +74,23 @@ pub fn list(
     Ok(listed)
 }
 
+/// The text of a group and an example of it; where texts were not looked at, that of its first block.
+#[must_use]
+pub fn texts(memory: &dyn Memory, blocks: &Blocks, group: &Group) -> (Option<String>, Option<String>) {
+    let (text, example) = group.texts(memory);
+    let unit = || blocks.block_at(*group.sample.first()?);
+    (text, example.or_else(|| content(memory, blocks, unit()?.index).1))
+}
+
 /// What one block holds, and the text in it.
 #[must_use]
 pub fn content(memory: &dyn Memory, blocks: &Blocks, index: usize) -> (Option<Content>, Option<String>) {
     let mut found = (None, None);
     let end = index.saturating_add(1);
     each(memory, blocks, index..end, &Wanted::default(), true, |_, kind, text| {
-        found = (kind, text.map(text::lossless));
+        let cut =
+            |(_, text): (u64, &[u8])| text.get(..Reader::default().read(text, TEXT).length).map(lossless);
+        found = (kind, text.and_then(cut));
     });
     found
 }

@@ -101,3 +101,16 @@ pub fn counts(blocks: &Blocks, address: u64, free: bool) -> bool {
     let is_free = unit.is_some_and(|unit| unit.state.free() || unit.state == State::Top);
     is_free == free
 }
+
+/// The part of a `text` that counts when only used memory does, or only free memory.
+///
+/// A text belongs to the block in which it starts, and ends with that block; one that
+/// starts in the header before a block belongs to that block.
+#[must_use]
+pub fn part(blocks: &Blocks, text: AddressRange, free: bool) -> Option<AddressRange> {
+    let start = text.start();
+    let unit = blocks.block_at(start).or_else(|| blocks.unit_at(start));
+    let block = unit.filter(|unit| unit.state.block()).map(|unit| unit.block());
+    let part = block.map_or(Some(text), |block| block.intersection(text))?;
+    counts(blocks, part.start(), free).then_some(part)
+}

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::heap::allocator::Count;
 use crate::heap::block::{Blocks, State, Unit};
-use crate::heap::content::{Addresses, Content, zeros};
+use crate::heap::content::{Content, Contents, zeros};
 use crate::memory::{Buffer, Memory};
 use crate::range::AddressRange;
 
@@ -64,6 +64,9 @@ impl Wanted<'_> {
     }
 }
 
+/// A text in a block: its address, and its bytes.
+pub(super) type Text<'t> = (u64, &'t [u8]);
+
 /// Goes over the wanted blocks of a slice of units, with what each holds where that is asked for.
 pub(super) fn each(
     memory: &dyn Memory,
@@ -71,9 +74,9 @@ pub(super) fn each(
     slice: Range<usize>,
     wanted: &Wanted<'_>,
     contents: bool,
-    mut take: impl FnMut(&Unit, Option<Content>, Option<&[u8]>),
+    mut take: impl FnMut(&Unit, Option<Content>, Option<Text<'_>>),
 ) {
-    let mut addresses = Addresses::new(memory);
+    let mut told = Contents::new(memory);
     let mut buffer = Buffer::default();
     let mut further = Buffer::default();
     let mut units = blocks.units_in(slice).filter(|unit| wanted.takes(unit)).peekable();
@@ -100,7 +103,7 @@ pub(super) fn each(
             progressed = true;
             units.next();
             let here = here.get(..length.min(here.len())).unwrap_or_default();
-            let (mut kind, text) = addresses.content(here);
+            let (mut kind, text) = told.content(here);
             if kind == Content::Zero && here.len() < length {
                 let behind = block.start().saturating_add(here.len() as u64);
                 let rest = AddressRange::saturating(behind, block.end().saturating_sub(behind));
@@ -111,7 +114,9 @@ pub(super) fn each(
             if unit.state == State::Allocator {
                 kind = Content::Allocator;
             }
-            take(&unit, Some(kind), text.filter(|_| kind != Content::Allocator));
+            let text = text.filter(|_| kind != Content::Allocator);
+            let text = text.map(|(at, bytes)| (block.start().saturating_add(at as u64), bytes));
+            take(&unit, Some(kind), text);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What bytes mean to a person: dumps, words, strings, repeated records.
 
+pub mod addresses;
 mod by_hash;
 pub mod hexdump;
 pub mod records;

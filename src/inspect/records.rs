@@ -8,8 +8,7 @@
 use std::collections::HashMap;
 
 use crate::error::Error;
-use crate::inspect::runs::runs;
-use crate::inspect::tally::{Bounds, ByHash, Counted, Tally};
+use crate::inspect::tally::{Bounds, ByHash, Choice, Counted, Tally};
 use crate::memory::{Buffer, Gap, Memory};
 use crate::pass::{self, Chunk, Job};
 use crate::range::AddressRange;
@@ -17,16 +16,18 @@ use crate::range::AddressRange;
 /// Different distances that are told apart for one string.
 const DISTANCES: usize = 65_536;
 
-/// One string that repeats.
+/// One string that repeats, or several that differ in numbers only.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Repeated {
-    /// The string, cut after 4096 bytes with a mark that says how many more there are.
+    /// The string, with `#` for each number that differs ([`crate::inspect::template`]).
     pub text: String,
-    /// How often it occurs.
+    /// The first of them, cut after 4096 bytes with a mark that says how many more there are.
+    pub example: String,
+    /// How often they occur.
     pub count: u64,
-    /// The bytes of all occurrences.
+    /// The bytes of all of them.
     pub bytes: u64,
-    /// Where it occurs first.
+    /// Where the first is.
     pub first: u64,
     /// The most common distance from one to the next, in bytes; the smallest of several.
     ///
@@ -87,19 +88,15 @@ pub fn contents_within(
     job: &Job,
 ) -> Result<Contents, Error> {
     let ranges = AddressRange::merge(ranges.to_vec());
-    let tally = Tally::count(memory, &ranges, min, bounds, job)?;
+    let choice = Choice::least(min);
+    let tally = Tally::count(memory, &ranges, choice, bounds, job)?;
     let counts = tally.most(Some(top));
     let listed: ByHash<usize> = counts.iter().zip(0..).map(|(count, index)| (count.hash, index)).collect();
     let mut steps: Vec<Steps> = counts.iter().map(|_| Steps::default()).collect();
     // A string that occurs once has no steps.
     if counts.iter().any(|count| count.count > 1) {
-        let work = |chunk: &Chunk, buffer: &mut Buffer| {
-            let mut places = Vec::new();
-            let searched = runs(memory, chunk, min, job, buffer, |run| {
-                places.extend(listed.get(&run.hash).map(|index| (*index, run.start)));
-            });
-            (places, searched.beyond)
-        };
+        let work =
+            |chunk: &Chunk, buffer: &mut Buffer| tally.places(memory, chunk, choice, &listed, job, buffer);
         pass::in_order(memory, &ranges, bounds.chunk, job, work, |_, (places, beyond)| {
             for (index, place) in places {
                 if let Some(steps) = steps.get_mut(index) {
@@ -111,14 +108,9 @@ pub fn contents_within(
     }
     let record = |(counted, steps): (Counted, Steps)| {
         let (stride, strided) = steps.most_common().unzip();
-        Repeated {
-            text: counted.text(memory),
-            count: counted.count,
-            bytes: counted.bytes(),
-            first: counted.first,
-            stride,
-            strided: strided.unwrap_or(0),
-        }
+        let (text, example) = tally.texts(memory, &counted);
+        let Counted { count, bytes, first, .. } = counted;
+        Repeated { text, example, count, bytes, first, stride, strided: strided.unwrap_or(0) }
     };
     Ok(Contents {
         records: counts.into_iter().zip(steps).map(record).collect(),

@@ -12,15 +12,18 @@
 //! is longer) that it began before them. Each byte is thus read at most once
 //! more than it must be, however long a string is.
 //!
-//! What this scanner does not do: it keeps no text. A string is where it
-//! starts, how long it is, and the 128-bit XXH3 of its bytes, which comes out
-//! the same for one slice and for many.
+//! A string is handed over with its bytes, or, where these are more than 4096, with
+//! their 128-bit XXH3, which comes out the same for one slice and for many. Bytes of
+//! addresses that can be read by chance are counted and left out
+//! ([`crate::inspect::addresses`]).
 
 use twox_hash::xxhash3_128::Hasher;
 
+use crate::inspect::addresses::Addresses;
 use crate::inspect::text::{Character, character, possible, prefix};
 use crate::memory::{Buffer, Gap, Memory};
 use crate::pass::{Chunk, Job, push_gap};
+use crate::peek::Peek;
 use crate::range::AddressRange;
 
 /// Bytes in the longest character.
@@ -32,15 +35,33 @@ const BEYOND: u64 = 4 << 10;
 /// Bytes asked for at a time by a string that does not.
 const FAR_BEYOND: u64 = 1 << 20;
 
+/// Bytes of a string that are handed over at most.
+pub(crate) const HANDED: usize = 4096;
+
+/// What counts as a string.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Kinds {
+    /// How many characters a string has at least.
+    pub min: usize,
+    /// Whether bytes of addresses count that can be read by chance.
+    pub addresses: bool,
+}
+
+/// The bytes of a string, or the hash of those of a long one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Text<'t> {
+    Bytes(&'t [u8]),
+    Hash(u128),
+}
+
 /// One string.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Run {
+pub(crate) struct Run<'t> {
     /// The address of its first byte.
     pub(crate) start: u64,
     /// Its bytes.
     pub(crate) length: u64,
-    /// The hash of its bytes.
-    pub(crate) hash: u128,
+    pub(crate) text: Text<'t>,
 }
 
 /// What became of the chunk's own bytes.
@@ -52,22 +73,24 @@ pub(crate) struct Searched {
     pub(crate) gaps: Vec<Gap>,
     /// The end of a gap that goes on behind the chunk.
     pub(crate) beyond: Option<u64>,
+    /// Strings that were left out as bytes of addresses.
+    pub(crate) addresses: u64,
 }
 
-/// Hands over each string of at least `min` characters that starts in the chunk, in address order.
+/// Hands over each string that counts and starts in the chunk, in address order.
 ///
 /// Ends early, with what was found so far, once the job is stopped.
 pub(crate) fn runs(
     memory: &dyn Memory,
     chunk: &Chunk,
-    min: usize,
+    kinds: Kinds,
     job: &Job,
     buffer: &mut Buffer,
-    take: impl FnMut(Run),
+    take: impl FnMut(Run<'_>),
 ) -> Searched {
     let Chunk { own, run } = *chunk;
     let mut searched = Searched { bytes: own.len(), ..Searched::default() };
-    let mut scanner = Scanner::new(own, min, take);
+    let mut scanner = Scanner::new(memory, own, kinds, take);
     let mut at = own.start().saturating_sub(WIDEST as u64).max(run.start());
     let mut beyond = BEYOND;
     while at < own.end() || (scanner.reads_on() && at < run.end()) {
@@ -107,6 +130,7 @@ pub(crate) fn runs(
         }
     }
     scanner.close();
+    searched.addresses = scanner.left_out;
     searched
 }
 
@@ -115,6 +139,8 @@ struct Open {
     start: u64,
     length: u64,
     characters: u64,
+    /// Its first bytes.
+    bytes: Vec<u8>,
     /// Kept on the heap: it is half a kilobyte, and only strings across slices need it.
     hasher: Box<Hasher>,
 }
@@ -127,8 +153,13 @@ struct Cut {
     length: usize,
 }
 
-struct Scanner<F> {
+struct Scanner<'m, F> {
     own: AddressRange,
+    /// None where they are strings as well.
+    addresses: Option<Addresses<'m>>,
+    /// For words that lie in two slices.
+    peek: Peek<'m>,
+    left_out: u64,
     min: u64,
     /// How many possible bytes in a row make a look worth it: 1, 2 or 4.
     stretch: u32,
@@ -137,14 +168,16 @@ struct Scanner<F> {
     take: F,
 }
 
-impl<F: FnMut(Run)> Scanner<F> {
-    fn new(own: AddressRange, min: usize, take: F) -> Self {
+impl<'m, F: FnMut(Run<'_>)> Scanner<'m, F> {
+    fn new(memory: &'m dyn Memory, own: AddressRange, Kinds { min, addresses }: Kinds, take: F) -> Self {
         let stretch = match min {
             0..=1 => 1,
             2..=3 => 2,
             _ => 4,
         };
-        Self { own, min: min.max(1) as u64, stretch, open: None, cut: Cut::default(), take }
+        let addresses = (!addresses).then(|| Addresses::new(memory));
+        let (peek, min) = (Peek::new(memory), min.max(1) as u64);
+        Self { own, addresses, peek, left_out: 0, min, stretch, open: None, cut: Cut::default(), take }
     }
 
     /// Whether something that starts in the chunk goes on behind it.
@@ -183,7 +216,7 @@ impl<F: FnMut(Run)> Scanner<F> {
                 self.extend(start, text, found.characters);
                 self.close();
             } else if found.characters >= self.min && start >= self.own.start() {
-                (self.take)(Run { start, length: text.len() as u64, hash: Hasher::oneshot(text) });
+                self.hand_over(start, text, base, bytes);
             }
             // What stands after the text is in no character.
             rest = after.get(1..).unwrap_or_default();
@@ -230,21 +263,53 @@ impl<F: FnMut(Run)> Scanner<F> {
         if text.is_empty() {
             return;
         }
-        let new = || Open { start, length: 0, characters: 0, hasher: Box::default() };
+        let new = || Open { start, length: 0, characters: 0, bytes: Vec::new(), hasher: Box::default() };
         let open = self.open.get_or_insert_with(new);
         open.length = open.length.saturating_add(text.len() as u64);
         open.characters = open.characters.saturating_add(characters);
         if open.start >= self.own.start() {
+            let room = HANDED.saturating_sub(open.bytes.len()).min(text.len());
+            open.bytes.extend_from_slice(text.get(..room).unwrap_or_default());
             open.hasher.write(text);
         }
+    }
+
+    /// Hands over a string that lies in one slice, whose first byte is at `base`.
+    ///
+    /// Never inlined, so that the loop that looks for strings stays small.
+    #[inline(never)]
+    fn hand_over(&mut self, start: u64, text: &[u8], base: u64, slice: &[u8]) {
+        let length = text.len() as u64;
+        if !self.made_of_addresses(start, length, base, slice) {
+            let text =
+                if text.len() > HANDED { Text::Hash(Hasher::oneshot(text)) } else { Text::Bytes(text) };
+            (self.take)(Run { start, length, text });
+        }
+    }
+
+    /// Whether a string is bytes of addresses; counts it then.
+    fn made_of_addresses(&mut self, start: u64, length: u64, base: u64, slice: &[u8]) -> bool {
+        let Some(addresses) = &mut self.addresses else { return false };
+        let format = addresses.format();
+        let peek = &mut self.peek;
+        let made = addresses.made(start, length, |at| {
+            let offset = at.checked_sub(base).and_then(|offset| usize::try_from(offset).ok());
+            let here = offset.and_then(|offset| format.read(slice.get(offset..)?));
+            here.or_else(|| peek.word(at))
+        });
+        self.left_out = self.left_out.saturating_add(u64::from(made));
+        made
     }
 
     /// Ends the open string and whatever was cut.
     fn close(&mut self) {
         self.cut.length = 0;
-        let Some(Open { start, length, characters, hasher }) = self.open.take() else { return };
-        if characters >= self.min && start >= self.own.start() {
-            (self.take)(Run { start, length, hash: hasher.finish_128() });
+        let Some(Open { start, length, characters, bytes, hasher }) = self.open.take() else { return };
+        let counts = characters >= self.min && start >= self.own.start();
+        if counts && !self.made_of_addresses(start, length, 0, &[]) {
+            let whole = bytes.len() as u64 == length;
+            let text = if whole { Text::Bytes(&bytes) } else { Text::Hash(hasher.finish_128()) };
+            (self.take)(Run { start, length, text });
         }
     }
 }

@@ -1,11 +1,13 @@
-//! How often each string occurs, without keeping its text.
+//! How often each string occurs, those that differ in numbers only together, without keeping texts.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
+use std::collections::hash_map::Entry;
 
 use crate::error::Error;
-use crate::inspect::runs::{Run, runs};
+pub(crate) use crate::inspect::by_hash::ByHash;
+pub use crate::inspect::runs::Kinds;
+use crate::inspect::runs::{HANDED, Run, Searched, Text, runs};
+use crate::inspect::template::{Company, Numbers, Read, Reader, absorbed, template};
 use crate::inspect::text::printable_length;
 use crate::memory::{Buffer, Gap, Memory};
 use crate::pass::{self, Chunk, Job, push_gap};
@@ -13,7 +15,47 @@ use crate::range::AddressRange;
 use crate::text::escaped;
 
 /// Bytes of a string that are shown at most.
-const SHOWN: u64 = 4096;
+const SHOWN: u64 = HANDED as u64;
+
+/// The part of a string that counts; `None` where none does.
+pub type Part<'p> = dyn Fn(AddressRange) -> Option<AddressRange> + Sync + 'p;
+
+/// Which strings are counted.
+#[derive(Clone, Copy)]
+pub struct Choice<'p> {
+    /// What counts as a string.
+    pub kinds: Kinds,
+    /// Which part of one counts; of `None` the whole.
+    pub part: Option<&'p Part<'p>>,
+}
+
+impl Choice<'_> {
+    /// Strings of at least `min` characters that are no bytes of addresses, wherever they are.
+    #[must_use]
+    pub const fn least(min: usize) -> Self {
+        Self { kinds: Kinds { min, addresses: false }, part: None }
+    }
+
+    /// The part of a string that counts.
+    fn part<'t>(&self, run: Run<'t>) -> Option<Run<'t>> {
+        let Some(part) = self.part else { return Some(run) };
+        let range = part(AddressRange::saturating(run.start, run.length))?;
+        let text = match run.text {
+            Text::Hash(_) => run.text,
+            Text::Bytes(bytes) => {
+                let skip = usize::try_from(range.start().wrapping_sub(run.start)).ok()?;
+                let bytes = bytes.get(skip..)?;
+                let bytes = bytes.get(..usize::try_from(range.len()).ok()?)?;
+                let characters = bytes.iter().filter(|byte| *byte & 0xc0 != 0x80).count();
+                if characters < self.kinds.min {
+                    return None;
+                }
+                Text::Bytes(bytes)
+            }
+        };
+        Some(Run { start: range.start(), length: range.len(), text })
+    }
+}
 
 /// How a pass over strings is cut and bounded.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,84 +75,221 @@ impl Default for Bounds {
     }
 }
 
-/// What is known of one string.
+/// What is known of strings that differ in numbers only.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Counted {
-    /// The hash of its bytes.
+    /// The hash of their words.
     pub(crate) hash: u128,
-    /// How often it occurs.
+    /// How often they occur.
     pub(crate) count: u64,
-    /// Its bytes, once.
+    /// The bytes of all of them.
+    pub(crate) bytes: u64,
+    /// The bytes of the first.
     pub(crate) length: u64,
-    /// Where it occurs first.
+    /// Where the first is.
     pub(crate) first: u64,
+    /// Which numbers of the table are theirs, counted from one; zero where they have none.
+    numbers: u32,
 }
 
 impl Counted {
-    /// The bytes of all occurrences.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.count.saturating_mul(self.length)
-    }
-
-    /// Its text as it stands at its first place, with a mark where it is cut.
-    ///
-    /// Escaped, because a running process may have written there meanwhile.
-    pub(crate) fn text(&self, memory: &dyn Memory) -> String {
-        let mut bytes = Vec::new();
-        let shown = AddressRange::saturating(self.first, self.length.min(SHOWN));
-        // What has gone missing meanwhile is left out.
-        let _ = memory.append(shown, &mut bytes);
-        if self.length <= SHOWN {
-            return escaped(&bytes);
-        }
-        bytes.truncate(printable_length(&bytes));
-        let more = self.length.saturating_sub(bytes.len() as u64);
-        format!("{} … {more} more bytes", escaped(&bytes))
+    fn add(&mut self, count: u64, bytes: u64) {
+        self.count = self.count.saturating_add(count);
+        self.bytes = self.bytes.saturating_add(bytes);
     }
 }
 
-/// The hashes are hashes already.
+/// Bytes of a short text.
+const SHORT: usize = 15;
+
+/// In the place of the numbers of a short text, whose hash is its bytes.
+const SPELLED: u32 = u32::MAX;
+
+/// The bytes of a short text as a number; no text has a NUL, so zeros after it are none of it.
+fn spelled(bytes: &[u8]) -> Option<u128> {
+    if bytes.is_empty() || bytes.len() > SHORT {
+        return None;
+    }
+    let mut all = [0; 16];
+    all.get_mut(..bytes.len())?.copy_from_slice(bytes);
+    Some(u128::from_le_bytes(all))
+}
+
+/// Strings by the hash of their words, and short ones as they are.
+///
+/// Most strings are short, there by chance, and never twice in a chunk: to read their numbers
+/// takes as long as all the rest. That is done at the end for each that is different, or when there
+/// is no more room.
+///
+/// The numbers are beside the counts, since most strings have none.
 #[derive(Default)]
-pub(crate) struct Low(u64);
+struct Table {
+    short: ByHash<Counted>,
+    counts: ByHash<Counted>,
+    numbers: Vec<Numbers>,
+    /// Whether reading the numbers of short strings makes no more room.
+    settled: bool,
+}
 
-impl Hasher for Low {
-    fn finish(&self) -> u64 {
-        self.0
+impl Table {
+    fn len(&self) -> usize {
+        self.short.len().saturating_add(self.counts.len())
     }
 
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+    fn numbers(&self, counted: &Counted) -> Option<&Numbers> {
+        self.numbers.get(usize::try_from(counted.numbers.checked_sub(1)?).ok()?)
+    }
+
+    /// Counts one string.
+    fn count(&mut self, reader: &mut Reader, run: &Run<'_>) {
+        let Run { start, length, .. } = *run;
+        let new = |hash, numbers| Counted { hash, count: 1, bytes: length, length, first: start, numbers };
+        let bytes = if let Text::Bytes(bytes) = run.text { bytes } else { &[] };
+        if let Some(text) = spelled(bytes) {
+            let counted = self.short.entry(text).and_modify(|counted| counted.add(1, length));
+            counted.or_insert_with(|| new(text, SPELLED));
+            return;
+        }
+        let read = read(reader, run);
+        match self.counts.entry(read.hash) {
+            Entry::Occupied(mut slot) => {
+                slot.get_mut().add(1, length);
+                if let Some(own) = at(&mut self.numbers, slot.get().numbers) {
+                    reader.add(own, bytes, &read);
+                }
+            }
+            Entry::Vacant(slot) => {
+                // Sentences have words like `a` and `be`; in long ones hex without any digit is
+                // not looked for, which would take as long as to find them.
+                let numbers = read.numbers.and_then(|_| reader.first(bytes, &read));
+                slot.insert(new(read.hash, push(&mut self.numbers, numbers)));
+            }
         }
     }
 
-    fn write_u128(&mut self, hash: u128) {
-        #[allow(clippy::cast_possible_truncation)] // half of a hash is a hash
-        {
-            self.0 = hash as u64;
+    /// All of them, in the order of their first places.
+    fn sorted(&mut self) -> Vec<Counted> {
+        let all = self.short.drain().chain(self.counts.drain());
+        let mut all: Vec<Counted> = all.map(|(_, counted)| counted).collect();
+        all.sort_unstable_by_key(|counted| counted.first);
+        all
+    }
+
+    /// Counts strings of another table; says whether there was room for them or others like them.
+    fn merge(&mut self, new: &Counted, numbers: Option<&Numbers>, tracked: usize) -> bool {
+        if self.known(new, numbers) {
+            return true;
+        }
+        if self.len() >= tracked && !self.settled {
+            self.settle();
+            self.settled = self.len() >= tracked.saturating_sub(tracked / 4);
+        }
+        let room = self.len() < tracked;
+        if new.numbers == SPELLED && room {
+            self.short.insert(new.hash, *new);
+            return true;
+        }
+        if new.numbers == SPELLED {
+            // There may be others that differ in numbers only.
+            let (new, numbers) = unspelled(&mut Reader::default(), new);
+            return self.known(&new, numbers.as_ref());
+        }
+        if room {
+            let numbers = push(&mut self.numbers, numbers.copied());
+            self.counts.insert(new.hash, Counted { numbers, ..*new });
+        }
+        room
+    }
+
+    /// Counts strings if there are others like them.
+    fn known(&mut self, new: &Counted, numbers: Option<&Numbers>) -> bool {
+        let counts = if new.numbers == SPELLED { &mut self.short } else { &mut self.counts };
+        let Some(counted) = counts.get_mut(&new.hash) else { return false };
+        counted.add(new.count, new.bytes);
+        if new.first < counted.first {
+            (counted.first, counted.length) = (new.first, new.length);
+        }
+        if let Some((own, numbers)) = at(&mut self.numbers, counted.numbers).zip(numbers) {
+            own.merge(numbers);
+        }
+        true
+    }
+
+    /// Counts short strings by their words, too.
+    fn settle(&mut self) {
+        let mut reader = Reader::default();
+        for short in std::mem::take(&mut self.short).into_values() {
+            let (new, numbers) = unspelled(&mut reader, &short);
+            if !self.known(&new, numbers.as_ref()) {
+                let numbers = push(&mut self.numbers, numbers);
+                self.counts.insert(new.hash, Counted { numbers, ..new });
+            }
         }
     }
 }
 
-/// A map from the hashes of strings.
-pub(crate) type ByHash<V> = HashMap<u128, V, BuildHasherDefault<Low>>;
+/// A short string by the hash of its words, with its numbers.
+fn unspelled(reader: &mut Reader, short: &Counted) -> (Counted, Option<Numbers>) {
+    let bytes = short.hash.to_le_bytes();
+    let text = usize::try_from(short.length).ok().and_then(|length| bytes.get(..length)).unwrap_or_default();
+    let read = reader.read(text, HANDED);
+    (Counted { hash: read.hash, numbers: 0, ..*short }, reader.first(text, &read))
+}
+
+/// What is read of a string.
+fn read(reader: &mut Reader, run: &Run<'_>) -> Read {
+    match run.text {
+        Text::Hash(hash) => Read { hash, length: 0, numbers: None },
+        Text::Bytes(bytes) => reader.read(bytes, HANDED),
+    }
+}
+
+fn at(numbers: &mut [Numbers], number: u32) -> Option<&mut Numbers> {
+    numbers.get_mut(usize::try_from(number.checked_sub(1)?).ok()?)
+}
+
+/// Keeps numbers, and says which they are, counted from one; zero of none.
+fn push(all: &mut Vec<Numbers>, numbers: Option<Numbers>) -> u32 {
+    all.extend(numbers);
+    if numbers.is_some() { u32::try_from(all.len()).unwrap_or(0) } else { 0 }
+}
 
 /// All strings of some ranges, counted.
 #[derive(Default)]
 pub(crate) struct Tally {
-    counts: ByHash<Counted>,
+    table: Table,
+    /// The hashes under which strings that were absorbed by others are counted.
+    absorbed: ByHash<u128>,
     /// Strings, each occurrence.
     pub(crate) total: u64,
     /// Those among them that nothing else is known of.
     pub(crate) untracked: u64,
     /// Bytes that were looked at.
     pub(crate) searched: u64,
+    /// Those that were left out as bytes of addresses.
+    pub(crate) addresses: u64,
     /// Stretches that could not be had.
     pub(crate) gaps: Vec<Gap>,
 }
 
+/// Hands over each string of a chunk that counts.
+fn each(
+    memory: &dyn Memory,
+    chunk: &Chunk,
+    choice: Choice<'_>,
+    job: &Job,
+    buffer: &mut Buffer,
+    mut take: impl FnMut(Run<'_>),
+) -> Searched {
+    runs(memory, chunk, choice.kinds, job, buffer, |run| {
+        if let Some(run) = choice.part(run) {
+            take(run);
+        }
+    })
+}
+
 impl Tally {
-    /// Counts the strings of at least `min` characters in merged `ranges`.
+    /// Counts the strings that are chosen in merged `ranges`.
     ///
     /// Chunks are added in address order and a chunk's strings in the order of
     /// their first places, so which strings are beyond the bound never depends
@@ -122,63 +301,112 @@ impl Tally {
     pub(crate) fn count(
         memory: &dyn Memory,
         ranges: &[AddressRange],
-        min: usize,
+        choice: Choice<'_>,
         bounds: Bounds,
         job: &Job,
     ) -> Result<Self, Error> {
         memory.recheck()?;
         let mut tally = Self::default();
         let work = |chunk: &Chunk, buffer: &mut Buffer| {
-            let mut counts = ByHash::<Counted>::default();
-            let searched = runs(memory, chunk, min, job, buffer, |Run { start, length, hash }| {
-                let new = Counted { hash, count: 0, length, first: start };
-                let counted = counts.entry(hash).or_insert(new);
-                counted.count = counted.count.saturating_add(1);
-            });
-            let mut counts: Vec<Counted> = counts.into_values().collect();
-            counts.sort_unstable_by_key(|counted| counted.first);
-            (counts, searched)
+            let mut table = Table::default();
+            let mut reader = Reader::default();
+            let searched = each(memory, chunk, choice, job, buffer, |run| table.count(&mut reader, &run));
+            (table.sorted(), table, searched)
         };
-        pass::in_order(memory, ranges, bounds.chunk, job, work, |_, (counts, searched)| {
+        pass::in_order(memory, ranges, bounds.chunk, job, work, |_, (counts, table, searched)| {
             for counted in counts {
-                tally.add(counted, bounds.tracked);
+                tally.add(&counted, table.numbers(&counted), bounds.tracked);
             }
             tally.searched = tally.searched.saturating_add(searched.bytes);
+            tally.addresses = tally.addresses.saturating_add(searched.addresses);
             for gap in searched.gaps {
                 push_gap(&mut tally.gaps, gap);
             }
             Ok(searched.beyond)
         })?;
         memory.recheck()?;
+        tally.table.settle();
+        tally.absorb();
         Ok(tally)
     }
 
-    fn add(&mut self, new: Counted, tracked: usize) {
-        self.total = self.total.saturating_add(new.count);
-        let full = self.counts.len() >= tracked;
-        if let Some(counted) = self.counts.get_mut(&new.hash) {
-            counted.count = counted.count.saturating_add(new.count);
-        } else if full {
-            self.untracked = self.untracked.saturating_add(new.count);
-        } else {
-            self.counts.insert(new.hash, new);
+    /// Counts strings whose words are numbers in others that are alike with these.
+    fn absorb(&mut self) {
+        let company = |counted: &Counted| {
+            let Counted { hash, count, first, .. } = *counted;
+            Some(Company { common: 0, count, first, key: hash, numbers: *self.table.numbers(counted)? })
+        };
+        let pairs = absorbed(|take| self.table.counts.values().filter_map(company).for_each(take));
+        for (from, into) in pairs {
+            let Some(part) = self.table.counts.remove(&from) else { continue };
+            let numbers = self.table.numbers(&part).copied();
+            self.table.known(&Counted { hash: into, ..part }, numbers.as_ref());
+            self.absorbed.insert(from, into);
         }
+    }
+
+    /// Hands over each string of a chunk that `wanted` has a number for, with that and its address.
+    pub(crate) fn places(
+        &self,
+        memory: &dyn Memory,
+        chunk: &Chunk,
+        choice: Choice<'_>,
+        wanted: &ByHash<usize>,
+        job: &Job,
+        buffer: &mut Buffer,
+    ) -> (Vec<(usize, u64)>, Option<u64>) {
+        let mut places = Vec::new();
+        let mut reader = Reader::default();
+        let searched = each(memory, chunk, choice, job, buffer, |run| {
+            let hash = read(&mut reader, &run).hash;
+            let hash = self.absorbed.get(&hash).unwrap_or(&hash);
+            places.extend(wanted.get(hash).map(|index| (*index, run.start)));
+        });
+        (places, searched.beyond)
+    }
+
+    fn add(&mut self, new: &Counted, numbers: Option<&Numbers>, tracked: usize) {
+        self.total = self.total.saturating_add(new.count);
+        if !self.table.merge(new, numbers, tracked) {
+            self.untracked = self.untracked.saturating_add(new.count);
+        }
+    }
+
+    /// What strings have in common, and the first of them as it stands there.
+    ///
+    /// Cut with a mark where it is longer than 4096 bytes, and escaped, because a running
+    /// process may have written there meanwhile.
+    pub(crate) fn texts(&self, memory: &dyn Memory, counted: &Counted) -> (String, String) {
+        let mut bytes = Vec::new();
+        let shown = AddressRange::saturating(counted.first, counted.length.min(SHOWN));
+        // What has gone missing meanwhile is left out.
+        let _ = memory.append(shown, &mut bytes);
+        if counted.length <= SHOWN {
+            let differ = self.table.numbers(counted).filter(|numbers| numbers.differ());
+            let text = differ.map(|numbers| escaped(&template(&bytes, numbers)));
+            let first = escaped(&bytes);
+            return (text.unwrap_or_else(|| first.clone()), first);
+        }
+        bytes.truncate(printable_length(&bytes));
+        let more = counted.length.saturating_sub(bytes.len() as u64);
+        let first = format!("{} … {more} more bytes", escaped(&bytes));
+        (first.clone(), first)
     }
 
     /// How many different strings are tracked.
     pub(crate) fn distinct(&self) -> u64 {
-        self.counts.len() as u64
+        self.table.counts.len() as u64
     }
 
     /// The `top` most frequent strings: by count, then by bytes, then by first place.
     pub(crate) fn most(&self, top: Option<usize>) -> Vec<Counted> {
-        let mut counts: Vec<Counted> = self.counts.values().copied().collect();
-        let key = |counted: &Counted| (Reverse(counted.count), Reverse(counted.bytes()), counted.first);
+        let mut counts: Vec<&Counted> = self.table.counts.values().collect();
+        let key = |counted: &&Counted| (Reverse(counted.count), Reverse(counted.bytes), counted.first);
         if let Some(top) = top.filter(|top| *top < counts.len()) {
             counts.select_nth_unstable_by_key(top, key);
             counts.truncate(top);
         }
         counts.sort_unstable_by_key(key);
-        counts
+        counts.into_iter().copied().collect()
     }
 }

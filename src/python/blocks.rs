@@ -73,6 +73,9 @@ pub(super) struct Group {
     size: Option<u64>,
     kind: Option<&'static str>,
     text: Option<String>,
+    example: Option<String>,
+    /// How many texts there are where groups of one block were put together; else zero.
+    texts: u64,
     arena: Option<u64>,
     blocks: u64,
     bytes: u64,
@@ -86,6 +89,7 @@ pub(super) struct Group {
 pub(super) struct Groups {
     pub(super) found: groups::Groups,
     pub(super) heap: Arc<dyn Allocator>,
+    pub(super) memory: Arc<dyn crate::memory::Memory>,
 }
 
 #[pymethods]
@@ -111,15 +115,20 @@ impl Groups {
 
     #[pyo3(signature = (limit = None))]
     fn rows(&self, limit: Option<usize>) -> Vec<Group> {
-        let group = |group: &groups::Group| Group {
-            size: group.size,
-            kind: group.kind.map(Content::name),
-            text: group.text.clone(),
-            arena: arena(self.heap.as_ref(), group.arena),
-            blocks: group.blocks,
-            bytes: group.bytes,
-            sample: group.sample.clone(),
-            stack: Some(group.stack).filter(|stack| *stack != 0),
+        let group = |group: &groups::Group| {
+            let (text, example) = listed::texts(self.memory.as_ref(), self.heap.blocks(), group);
+            Group {
+                size: group.size,
+                kind: group.kind.map(Content::name),
+                text,
+                example,
+                texts: group.texts,
+                arena: arena(self.heap.as_ref(), group.arena),
+                blocks: group.blocks,
+                bytes: group.bytes,
+                sample: group.sample.clone(),
+                stack: Some(group.stack).filter(|stack| *stack != 0),
+            }
         };
         self.found.groups.iter().take(limit.unwrap_or(usize::MAX)).map(group).collect()
     }

@@ -99,8 +99,8 @@ pub(super) fn diff(before: &Memory, after: &Memory) -> Difference {
     Difference(compare::diff(before.regions(), after.regions()))
 }
 
-/// Text, count, bytes, first address, stride, and how many steps have that stride.
-type Row = (String, u64, u64, u64, Option<u64>, u64);
+/// Text, example, count, bytes, first address, stride, and how many steps have that stride.
+type Row = (String, String, u64, u64, u64, Option<u64>, u64);
 
 /// The strings in some ranges, most frequent first, with the distance at which each repeats.
 #[pyclass(frozen, module = "gdb_leak._native")]
@@ -111,8 +111,8 @@ impl Contents {
     #[getter]
     fn rows(&self) -> Vec<Row> {
         let row = |record: &records::Repeated| {
-            let text = record.text.clone();
-            (text, record.count, record.bytes, record.first, record.stride, record.strided)
+            let (text, example) = (record.text.clone(), record.example.clone());
+            (text, example, record.count, record.bytes, record.first, record.stride, record.strided)
         };
         self.0.records.iter().map(row).collect()
     }

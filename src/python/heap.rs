@@ -182,7 +182,7 @@ impl Heap {
         let found = call::run(py, progress, |job| {
             groups::groups(self.memory.as_ref(), self.heap.blocks(), by, &wanted, job)
         })?;
-        Ok(Groups { found, heap: self.heap.clone() })
+        Ok(Groups { found, heap: self.heap.clone(), memory: self.memory.clone() })
     }
 
     #[pyo3(signature = (limit = None, free = None, size = None, kind = None, lost = None, recording = None, newest = None, progress = None))]

@@ -10,6 +10,7 @@ use crate::graph::{
 };
 use crate::heap::allocator::Count;
 use crate::heap::block::{State, Unit};
+use crate::heap::listed;
 use crate::leak::{Account, Check as Checked, Coverage as Covered, Options, Records as Recorded, Verdict};
 use crate::recording::Estimate;
 use crate::unwind::Class;
@@ -106,6 +107,9 @@ pub(super) struct Record {
     size: Option<u64>,
     kind: Option<&'static str>,
     text: Option<String>,
+    example: Option<String>,
+    /// How many texts there are where records of one block were put together; else zero.
+    texts: u64,
     sample: Vec<u64>,
     /// The number of the stack that allocated them; none where it is not known.
     stack: Option<u32>,
@@ -124,33 +128,42 @@ type BlockRow = (u64, u64, &'static str, Option<&'static str>);
 
 /// Records, the largest last; rows are made when asked for.
 #[pyclass(frozen, module = "gdb_leak._native")]
-pub(super) struct Records(Recorded);
+pub(super) struct Records {
+    found: Recorded,
+    heap: Heap,
+}
 
 #[pymethods]
 impl Records {
     fn __len__(&self) -> usize {
-        self.0.records.len()
+        self.found.records.len()
     }
 
     #[getter]
     fn untracked(&self) -> u64 {
-        self.0.untracked
+        self.found.untracked
     }
 
     fn rows(&self, start: usize, stop: usize) -> Vec<Record> {
-        let rows = self.0.records.get(start..stop.min(self.0.records.len()));
-        let row = |record: &crate::leak::Record| Record {
-            verdict: record.verdict.name(),
-            blocks: record.group.blocks,
-            bytes: record.group.bytes,
-            indirect_blocks: record.group.behind.blocks,
-            indirect_bytes: record.group.behind.bytes,
-            size: record.group.size,
-            kind: record.group.kind.map(crate::heap::content::Content::name),
-            text: record.group.text.clone(),
-            sample: record.group.sample.clone(),
-            stack: Some(record.group.stack).filter(|stack| *stack != 0),
-            estimate: record.estimate.map(estimated),
+        let rows = self.found.records.get(start..stop.min(self.found.records.len()));
+        let row = |record: &crate::leak::Record| {
+            let (memory, blocks) = (self.heap.memory.as_ref(), self.heap.heap.blocks());
+            let (text, example) = listed::texts(memory, blocks, &record.group);
+            Record {
+                verdict: record.verdict.name(),
+                blocks: record.group.blocks,
+                bytes: record.group.bytes,
+                indirect_blocks: record.group.behind.blocks,
+                indirect_bytes: record.group.behind.bytes,
+                size: record.group.size,
+                kind: record.group.kind.map(crate::heap::content::Content::name),
+                text,
+                example,
+                texts: record.group.texts,
+                sample: record.group.sample.clone(),
+                stack: Some(record.group.stack).filter(|stack| *stack != 0),
+                estimate: record.estimate.map(estimated),
+            }
         };
         rows.unwrap_or_default().iter().map(row).collect()
     }
@@ -250,7 +263,7 @@ impl Check {
         let (memory, blocks) = (self.heap.memory.as_ref(), self.heap.heap.blocks());
         let found =
             call::run(py, progress, |job| Recorded::new(memory, blocks, &self.check, &shown, newest, job))?;
-        Ok(Records(found))
+        Ok(Records { found, heap: self.heap.again() })
     }
 
     /// Of the units with these numbers: address, size and verdict of each block in use, and the

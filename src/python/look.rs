@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use pyo3::prelude::*;
 
+use crate::heap;
+use crate::inspect::strings::{Choice, Kinds, Part};
 use crate::inspect::{self, hexdump, text, words};
 use crate::range::AddressRange;
 use crate::save;
@@ -82,9 +84,11 @@ pub(super) struct Strings(inspect::strings::Strings);
 #[pymethods]
 impl Strings {
     #[getter]
-    fn rows(&self) -> Vec<(String, u64, u64, u64)> {
-        let rows = self.0.strings.iter();
-        rows.map(|string| (string.text.clone(), string.count, string.bytes, string.first)).collect()
+    fn rows(&self) -> Vec<(String, String, u64, u64, u64)> {
+        let row = |row: &inspect::strings::StringCount| {
+            (row.text.clone(), row.example.clone(), row.count, row.bytes, row.first)
+        };
+        self.0.strings.iter().map(row).collect()
     }
 
     #[getter]
@@ -100,6 +104,12 @@ impl Strings {
     #[getter]
     fn untracked(&self) -> u64 {
         self.0.untracked
+    }
+
+    /// Those left out because they are bytes of addresses.
+    #[getter]
+    fn addresses(&self) -> u64 {
+        self.0.addresses
     }
 
     #[getter]
@@ -120,8 +130,11 @@ impl Strings {
     minimum = 4,
     top = None,
     heap = None,
+    free = None,
+    addresses = false,
     progress = None,
 ))]
+#[allow(clippy::too_many_arguments)]
 pub(super) fn strings(
     py: Python<'_>,
     memory: &Memory,
@@ -129,10 +142,16 @@ pub(super) fn strings(
     minimum: usize,
     top: Option<usize>,
     heap: Option<&Heap>,
+    free: Option<bool>,
+    addresses: bool,
     progress: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Strings> {
     let ranges = memory.ranges(&place, heap)?;
     let memory = memory.target.memory.as_ref();
-    let found = call::run(py, progress, |job| inspect::strings::strings(memory, &ranges, minimum, top, job))?;
+    let blocks = heap.map(|heap| heap.heap.blocks()).zip(free);
+    let part = blocks.map(|(blocks, free)| move |text| heap::part(blocks, text, free));
+    let part = part.as_ref().map(|part| part as &Part<'_>);
+    let choice = Choice { kinds: Kinds { min: minimum, addresses }, part };
+    let found = call::run(py, progress, |job| inspect::strings::strings(memory, &ranges, choice, top, job))?;
     Ok(Strings(found))
 }

@@ -14,6 +14,8 @@ mod cases;
 mod damage;
 #[path = "heap/figures.rs"]
 mod figures;
+#[path = "heap/grouping.rs"]
+mod grouping;
 #[path = "heap/guards.rs"]
 mod guards;
 #[path = "heap/halfway.rs"]
@@ -32,6 +34,8 @@ mod mappings;
 mod noise;
 #[path = "heap/plan.rs"]
 mod plan;
+#[path = "heap/strings.rs"]
+mod strings;
 #[path = "heap/supported.rs"]
 mod supported;
 #[path = "heap/tables.rs"]

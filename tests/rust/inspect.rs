@@ -3,6 +3,8 @@
 #![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::unwrap_used)]
 #![allow(clippy::format_push_string, clippy::format_collect)]
 
+#[path = "inspect/addresses.rs"]
+mod addresses;
 #[path = "inspect/dump.rs"]
 mod dump;
 #[path = "inspect/layout.rs"]

@@ -57,7 +57,9 @@ COMMAND = Command(
         "Sizes are usable bytes, as malloc_usable_size gives them; with -by stack the bytes that "
         "were asked for, where they were recorded. A block's kind and text are "
         "told from its first 256 bytes; the text is the first string there of four characters "
-        "or more."
+        "or more. Texts that differ only in digits, hex or UUIDs are one group, with # for each "
+        "number that differs, and groups of one block with equal size and kind are one row "
+        "(-by text has them one by one)."
     ),
     example=("leak-blocks -size 2056", "gdb-leak blocks core -by size -limit 10"),
 )
@@ -122,8 +124,8 @@ def run(request: Request) -> Result:
         }
         if groups is not None and groups.untracked:
             notes.append(
-                f"{units.counted(groups.untracked, 'block')} more than groups can be told apart "
-                "stand in one group"
+                f"too many texts differ: those of {units.counted(groups.untracked, 'block')} were "
+                "not compared"
             )
     data = (heap, listed, groups, shown, by, known)
     return Result(COMMAND.name, target.describe(), values, notes, data, target.memory.word_size)

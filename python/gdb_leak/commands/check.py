@@ -78,10 +78,12 @@ COMMAND = Command(
         "reachable otherwise. Pointers count from the registers and the living stacks of all "
         "threads, their TLS, the data of all modules, and all writable memory that malloc does "
         "not own. Lost blocks are grouped by allocation stack if recorded (gdb-leak record), "
-        "otherwise by similarity; the largest is last. Sizes are the bytes that "
-        "were asked for where they were recorded, else usable ones. The first line says how much "
-        "of the writable memory was judged: a verdict is on the blocks of known heaps alone, and "
-        "whatever belongs to none (memory of other allocators, and what the program mapped itself) "
+        "otherwise by similarity (texts that differ only in digits, hex or UUIDs are similar, and "
+        "records of one block with equal size and kind are one row); the largest is last. Sizes "
+        "are the bytes that were asked for where they were recorded, else usable ones. The first "
+        "line says how much of the writable memory was judged: a verdict is on the blocks of "
+        "known heaps alone, and whatever belongs to none (memory of other allocators, and what "
+        "the program mapped itself) "
         "is only searched for pointers. With -error-exitcode, status 3 means that more than 10% "
         "and more than 1 MiB of the resident writable memory outside modules' data and stacks "
         "belongs to no known heap."
@@ -138,8 +140,8 @@ def run(request: Request) -> Result:
         rows = records.rows(first, len(records))
         if records.untracked:
             lacks.append(
-                f"{units.counted(records.untracked, 'block')} more than records can be told "
-                "apart stand in one record"
+                f"too many texts differ: those of {units.counted(records.untracked, 'block')} were "
+                "not compared"
             )
     covered = coverage.of_check(request, target, check, heap)
     ended = unjoined.found(request, target, None if roots is None else roots.threads)

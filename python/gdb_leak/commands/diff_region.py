@@ -13,7 +13,7 @@ from gdb_leak.words import Word
 if TYPE_CHECKING:
     from gdb_leak._native import Change, Difference, Group
 
-    Content = tuple[str, int, int, int, Optional[int], int]
+    Content = tuple[str, str, int, int, int, Optional[int], int]
 
 _MINIMUM = 4
 _TOP = 20
@@ -75,7 +75,9 @@ COMMAND = Command(
     ),
     description=(
         "Contents are shown of new bytes that are writable, and where AFTER has bytes: a "
-        "core file or the target. The last line is the net growth of writable memory; reserves, "
+        "core file or the target. Strings that differ only in digits, hex or UUIDs are one, with # "
+        "for each number that differs. The last line is the net growth of writable memory; "
+        "reserves, "
         "which have no permissions and hold no byte, have a line of their own. Blocks are not "
         "compared: a heap may fill up before its region grows (leak-heap, leak-check)."
     ),
@@ -290,7 +292,7 @@ def _content_rows(
     contents: "Sequence[Content]", word_size: int
 ) -> Iterator[Sequence[Union[Span, str]]]:
     yield ["FIRST AT", "COUNT", "BYTES", "REPEATS", "TEXT"]
-    for spelled, count, size, first, stride, strided in contents:
+    for spelled, _, count, size, first, stride, strided in contents:
         repeats = Span("")
         if stride:
             every = f"every {stride:#x}"
@@ -300,14 +302,15 @@ def _content_rows(
             str(count),
             units.size_text(size),
             repeats,
-            Span(spelled, "match"),
+            Span(units.cut_text(spelled), "match"),
         ]
 
 
 def _content_value(content: "Content", sizes: dict[str, Optional[int]]) -> Value:
-    spelled, count, size, first, stride, strided = content
+    spelled, example, count, size, first, stride, strided = content
     return {
         "text": spelled,
+        "example": example,
         "count": count,
         "bytes": size,
         "block_size": sizes.get(spelled),

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Union
 
 from gdb_leak import _native, heaps, operands, rows, units
-from gdb_leak.errors import UsageError
+from gdb_leak.errors import RequestError, UsageError
 from gdb_leak.layout import Block, Column, Columns, Span, line
 from gdb_leak.options import Command, Option
 from gdb_leak.target import Request, Result, Value
@@ -29,12 +29,26 @@ COMMAND = Command(
             "WHERE",
         ),
         Option(
+            "state",
+            "Take strings in used memory (used), or in free blocks (free); by default in both.",
+            "choice",
+            choices=("used", "free"),
+        ),
+        Option(
             "min",
             f"Leave out strings shorter than N characters (default {_MINIMUM}).",
             "number",
             "N",
         ),
         Option("top", f"Show the COUNT most frequent (default {_TOP}).", "count", "COUNT"),
+        Option("all", "Count bytes of addresses that can be read by chance, too."),
+    ),
+    description=(
+        "Strings that differ only in digits, hex or UUIDs are one row, with # for each number that "
+        "differs; the first of them is at the address shown. Bytes of an aligned word that is an "
+        "address in the target are no string, even if they can be read (fsEV, of 0x564573661000). "
+        "With -state a string belongs to the block in which it starts, and ends with it; places "
+        "outside of the heap are used memory."
     ),
     example=("leak-strings -in heap -top 10", "gdb-leak strings core -in heap -top 10"),
 )
@@ -43,33 +57,48 @@ COMMAND = Command(
 def run(request: Request) -> Result:
     """Return the most frequent strings of a place."""
     session = request.session
-    target = session.target()
+    state = request.parsed.choice("state", "")
+    target = heaps.held(request) if state else session.target()
     minimum = request.parsed.count("min", _MINIMUM)
     if minimum is None or not 0 < minimum < 1 << 31:
         raise UsageError(f"-min {minimum}: not a number from 1 up")
     top = request.parsed.count("top", _TOP)
     place = operands.prepared_place(request, "writable")
     notes = target.all_notes()
-    of_heap = operands.of_heap(request)
-    heap = heaps.in_place(request, target, notes) if of_heap else None
+    heap = None
+    if state:
+        heap = heaps.opened(request, target, notes)
+    elif operands.of_heap(request):
+        heap = heaps.in_place(request, target, notes)
     notes.extend(rows.empty_place(target.memory, place, heap))
+    if state and heap is None:
+        raise RequestError(f"-state {state}: {notes[-1]}")
+    free = {"free": True, "used": False}.get(state)
     progress = session.progress("reading")
-    found = _native.strings(target.memory, place, minimum, top, heap, progress)
+    everything = request.parsed.flag("all")
+    found = _native.strings(target.memory, place, minimum, top, heap, free, everything, progress)
     values: dict[str, Value] = {
         "strings": [
-            {"text": spelled, "count": count, "bytes": size, "first": hex(first)}
-            for spelled, count, size, first in found.rows
+            {
+                "text": spelled,
+                "example": example,
+                "count": count,
+                "bytes": size,
+                "first": hex(first),
+            }
+            for spelled, example, count, size, first in found.rows
         ],
         "distinct": found.distinct,
         "total": found.total,
         "untracked": found.untracked,
+        "addresses": found.addresses,
         "searched": found.searched,
         "unreadable": rows.range_values(found.unreadable),
     }
     if found.untracked:
         lost = units.counted(found.untracked, "string")
         notes.append(
-            f"{lost} more were seen than can be told apart; only frequent ones are counted in full"
+            f"{lost} exceed the limit of distinct strings and were not counted by themselves"
         )
     return Result(COMMAND.name, target.describe(), values, notes, found, target.memory.word_size)
 
@@ -81,12 +110,12 @@ def text(result: Result) -> Iterator[Block]:
 
     def lines() -> Iterator[Sequence[Union[Span, str]]]:
         yield ["FIRST AT", "COUNT", "BYTES", "TEXT"]
-        for spelled, count, size, first in listed:
+        for spelled, _, count, size, first in listed:
             yield [
                 Span(units.address_text(first, result.word_size), "address"),
                 str(count),
                 units.size_text(size),
-                Span(spelled, "match"),
+                Span(units.cut_text(spelled), "match"),
             ]
 
     if listed:
@@ -97,3 +126,6 @@ def text(result: Result) -> Iterator[Block]:
     if len(listed) < found.distinct:
         total += f", {len(listed)} listed (-top unlimited lists all)"
     yield line(total)
+    if found.addresses:
+        what = units.counted(found.addresses, "string")
+        yield line(f"{what} left out: bytes of addresses, readable by chance (-all counts them)")

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use gdb_leak::inspect::records::{contents, contents_within};
-use gdb_leak::inspect::strings::{Bounds, strings, strings_within};
+use gdb_leak::inspect::strings::{Bounds, Choice, strings, strings_within};
 use gdb_leak::memory::{Memory, RegionKind};
 use gdb_leak::pass::Job;
 use gdb_leak::range::AddressRange;
@@ -73,7 +73,7 @@ proptest! {
     ) {
         let ranges = ranges_of(&memory, &cuts);
         let bounds = Bounds { chunk, ..Bounds::default() };
-        let found = strings_within(&memory, &ranges, min, None, bounds, &Job::default()).unwrap();
+        let found = strings_within(&memory, &ranges, Choice::least(min), None, bounds, &Job::default()).unwrap();
         let expected = naive(&memory, &ranges, min);
         let rows: Vec<_> =
             found.strings.iter().map(|row| (row.text.clone(), row.count, row.bytes, row.first)).collect();
@@ -96,7 +96,7 @@ proptest! {
     ) {
         let ranges = [whole(&memory)];
         let bounds = Bounds { chunk, tracked };
-        let found = strings_within(&memory, &ranges, 1, None, bounds, &Job::default()).unwrap();
+        let found = strings_within(&memory, &ranges, Choice::least(1), None, bounds, &Job::default()).unwrap();
         let expected = naive(&memory, &ranges, 1);
         let mut rows = naive_rows(&expected);
         rows.sort_by_key(|row| row.3);
@@ -137,6 +137,38 @@ proptest! {
 }
 
 #[test]
+fn strings_that_differ_in_numbers_are_one_however_memory_is_cut() {
+    let mut bytes = Vec::new();
+    for number in 0..1000 {
+        bytes.extend_from_slice(format!("session {:x} of {number}\0", number * 977).as_bytes());
+    }
+    for (piece, chunk) in [(1 << 20, 1 << 18), (7, 64), (100, 33)] {
+        let memory = Pieces { memory: Captured::new().with(0x1000, &bytes), piece };
+        let bounds = Bounds { chunk, ..Bounds::default() };
+        let choice = Choice::least(4);
+        let found =
+            strings_within(&memory, &[whole(&memory)], choice, None, bounds, &Job::default()).unwrap();
+        let rows: Vec<_> =
+            found.strings.iter().map(|row| (row.text.as_str(), row.count, row.bytes)).collect();
+        assert_eq!(rows, [("session # of #", 1000, bytes.len() as u64 - 1000)]);
+        assert_eq!(found.strings[0].example, "session 0 of 0");
+        let records =
+            contents_within(&memory, &[whole(&memory)], 4, 1, bounds, &Job::default()).unwrap().records;
+        assert_eq!((records[0].text.as_str(), records[0].count), ("session # of #", 1000));
+        // Words that may be hex are found again for their places.
+        assert!(records[0].strided > 400, "{:?}", records[0]);
+    }
+}
+
+#[test]
+fn a_text_of_more_than_4096_bytes_is_itself() {
+    let long = |number: u32| format!("{}{number}\0", "word ".repeat(1000));
+    let memory = Captured::new().with(0x1000, (long(1) + &long(2)).as_bytes());
+    let found = strings(&memory, &[whole(&memory)], Choice::least(4), None, &Job::default()).unwrap();
+    assert_eq!(found.distinct, 2);
+}
+
+#[test]
 fn a_hundred_and_one_leaked_texts_repeat_at_the_stride_of_their_blocks() {
     let mut heap = vec![0_u8; 0x42000];
     for block in 0..101 {
@@ -156,7 +188,7 @@ fn a_text_over_many_chunks_is_one_string_and_is_cut_with_a_mark() {
     let mut bytes = vec![b'a'; 3 << 20];
     bytes.extend_from_slice(b"\0leaked\0");
     let memory = Pieces { memory: Captured::new().with(0x1000, &bytes), piece: 100_000 };
-    let found = strings(&memory, &[whole(&memory)], 4, None, &Job::default()).unwrap();
+    let found = strings(&memory, &[whole(&memory)], Choice::least(4), None, &Job::default()).unwrap();
     assert_eq!(found.total, 2);
     let row = &found.strings[0];
     assert_eq!((row.count, row.length, row.first), (1, 3 << 20, 0x1000));
@@ -166,7 +198,7 @@ fn a_text_over_many_chunks_is_one_string_and_is_cut_with_a_mark() {
 #[test]
 fn a_string_goes_on_across_regions_that_touch_and_ends_where_they_do_not() {
     let memory = Captured::new().with(0x1000, b"leaked ").with(0x1007, b"memory").with(0x100e, b"more");
-    let found = strings(&memory, &[whole(&memory)], 4, None, &Job::default()).unwrap();
+    let found = strings(&memory, &[whole(&memory)], Choice::least(4), None, &Job::default()).unwrap();
     let texts: Vec<_> = found.strings.iter().map(|row| row.text.as_str()).collect();
     assert_eq!(texts, ["leaked memory", "more"]);
 }
@@ -176,13 +208,13 @@ fn a_stopped_job_gives_no_strings() {
     let memory = Captured::new().with(0x1000, b"leaked");
     let job = Job::default();
     job.stop();
-    assert!(strings(&memory, &[whole(&memory)], 4, None, &job).is_err());
+    assert!(strings(&memory, &[whole(&memory)], Choice::least(4), None, &job).is_err());
 }
 
 #[test]
 fn a_region_of_which_nearly_nothing_was_saved_is_not_gone_through() {
     let memory = Captured::new().with_region(0x1000, b"leaked memory", 1 << 60, RegionKind::Anon, "");
-    let found = strings(&memory, &[whole(&memory)], 4, None, &Job::default()).unwrap();
+    let found = strings(&memory, &[whole(&memory)], Choice::least(4), None, &Job::default()).unwrap();
     assert_eq!((found.strings.len(), found.gaps.len()), (1, 1));
     assert_eq!(found.gaps[0].range.len(), (1 << 60) - 13);
 }
