@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from gdb_leak._native import Block as HeapBlock
 
 _LISTED = 200
+#: Members of a cluster in text.
+_MEMBERS = 5
 
 _WORDS = (Column("<"), Column("<"), Column("<", least=20, wrap=True))
 _PATH = (Column("<"), Column("<", least=20), Column("<"))
@@ -25,7 +27,8 @@ COMMAND = Command(
         Option("path", "Show the shortest chain of pointers from a root to the block."),
         Option(
             "limit",
-            f"List at most COUNT references (default {_LISTED}); all are counted.",
+            f"List at most COUNT references (default {_LISTED}), and as many blocks of the cluster "
+            f"(default {_MEMBERS} in text, {_LISTED} with -json); all are counted.",
             "count",
             "COUNT",
         ),
@@ -77,7 +80,8 @@ def run(request: Request) -> Result:
     member_count = 0
     if check is not None:
         verdict, saved_by = check.verdict(block.index), check.saved_by(block.index)
-        members, member_count = check.cluster(block.index, leaks.ALL if limit is None else limit)
+        shown = limit if parsed.flag("limit") or parsed.flag("json") else _MEMBERS
+        members, member_count = check.cluster(block.index, leaks.ALL if shown is None else shown)
     cluster = [heap.unit(index) for index in members]
     data = _Data(
         block,
@@ -190,4 +194,5 @@ def _cluster_rows(data: _Data, word_size: int) -> "Iterator[Sequence[Union[Span,
             leader,
         ]
     if len(data.cluster) < data.cluster_count:
-        yield ["", "", f"{data.cluster_count - len(data.cluster)} more"]
+        more = data.cluster_count - len(data.cluster)
+        yield ["", "", f"{more:,} more (-limit unlimited lists all)"]
