@@ -275,9 +275,6 @@ impl<'m, F: FnMut(Run<'_>)> Scanner<'m, F> {
     }
 
     /// Hands over a string that lies in one slice, whose first byte is at `base`.
-    ///
-    /// Never inlined, so that the loop that looks for strings stays small.
-    #[inline(never)]
     fn hand_over(&mut self, start: u64, text: &[u8], base: u64, slice: &[u8]) {
         let length = text.len() as u64;
         if !self.made_of_addresses(start, length, base, slice) {

@@ -79,20 +79,12 @@ impl Slots {
     pub(super) fn find(&mut self, text: &[u8]) {
         self.pieces.clear();
         self.all.clear();
-        let mut start = 0_usize;
-        let mut bits = 0_u8;
-        for (at, class) in text.iter().map(|byte| class::of(*byte)).chain([0]).enumerate() {
-            if class != 0 {
-                if bits == 0 {
-                    start = at;
-                }
-                bits |= class;
-            } else if bits != 0 {
-                if bits & class::DIGIT != 0 || class::hex(bits) {
-                    self.pieces.push(Piece { start, end: at, bits });
-                }
-                bits = 0;
+        let mut at = 0_usize;
+        while let Some(piece) = next_piece(text, at) {
+            if piece.bits & class::DIGIT != 0 || class::hex(piece.bits) {
+                self.pieces.push(piece);
             }
+            at = piece.end;
         }
         let mut rest = self.pieces.as_slice();
         while !rest.is_empty() {
@@ -106,18 +98,30 @@ impl Slots {
     }
 }
 
+/// The first piece that starts at `at` or behind it.
+#[inline]
+fn next_piece(text: &[u8], at: usize) -> Option<Piece> {
+    let mut start = at;
+    while class::of(*text.get(start)?) == 0 {
+        start = start.saturating_add(1);
+    }
+    let mut end = start;
+    let mut bits = 0;
+    while let Some(class) = text.get(end).map(|byte| class::of(*byte)).filter(|class| *class != 0) {
+        bits |= class;
+        end = end.saturating_add(1);
+    }
+    Some(Piece { start, end, bits })
+}
+
 /// Whether a text without digits has a piece of hex digits.
 pub(super) fn may_be_hex(text: &[u8]) -> bool {
-    let mut bits = 0;
-    for class in text.iter().map(|byte| class::of(*byte)).chain([0]) {
-        if class != 0 {
-            bits |= class;
-        } else if bits != 0 {
-            if class::hex(bits) {
-                return true;
-            }
-            bits = 0;
+    let mut at = 0;
+    while let Some(piece) = next_piece(text, at) {
+        if class::hex(piece.bits) {
+            return true;
         }
+        at = piece.end;
     }
     false
 }

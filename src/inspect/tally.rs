@@ -218,6 +218,7 @@ impl Table {
     /// Counts short strings by their words, too.
     fn settle(&mut self) {
         let mut reader = Reader::default();
+        self.counts.reserve(self.short.len());
         for short in std::mem::take(&mut self.short).into_values() {
             let (new, numbers) = unspelled(&mut reader, &short);
             if !self.known(&new, numbers.as_ref()) {
@@ -400,13 +401,13 @@ impl Tally {
 
     /// The `top` most frequent strings: by count, then by bytes, then by first place.
     pub(crate) fn most(&self, top: Option<usize>) -> Vec<Counted> {
-        let mut counts: Vec<&Counted> = self.table.counts.values().collect();
-        let key = |counted: &&Counted| (Reverse(counted.count), Reverse(counted.bytes), counted.first);
+        let mut counts: Vec<Counted> = self.table.counts.values().copied().collect();
+        let key = |counted: &Counted| (Reverse(counted.count), Reverse(counted.bytes), counted.first);
         if let Some(top) = top.filter(|top| *top < counts.len()) {
             counts.select_nth_unstable_by_key(top, key);
             counts.truncate(top);
         }
         counts.sort_unstable_by_key(key);
-        counts.into_iter().copied().collect()
+        counts
     }
 }
