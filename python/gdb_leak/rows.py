@@ -166,11 +166,13 @@ def text_span(group: "Union[Group, Record]") -> Span:
     if group.texts:
         return Span(f"{group.texts:,} different texts, for example {example}", "match")
     if group.text is None:
-        return Span(f"for example {example}", "match")
+        return Span(f"for example {example}", "match", short=example)
     text = units.cut_text(group.text)
     if group.text == group.example:
         return Span(text, "match")
-    return Span(f"{text}, for example {example}", "match", short=text)
+    # Where all that texts have in common are numbers and marks, one of them says more.
+    short = text if any(letter.isalpha() for letter in group.text) else example
+    return Span(f"{text}, for example {example}", "match", short=short)
 
 
 def group_rows(

@@ -22,8 +22,8 @@ pub(super) const TEXT: usize = 64;
 pub enum By {
     /// Size, kind and text together.
     All,
-    /// By their stack alone where their label has one. Else as before, but for texts of blocks that
-    /// are no text: these may be there by chance.
+    /// By their stack alone where their label has one. Else as before, but not by the texts of blocks
+    /// that hold other data: these may be there by chance. Where all agree they are named all the same.
     Record,
     /// The stack in their label.
     Stack,
@@ -238,17 +238,17 @@ impl Table {
 
     pub(super) fn add(&mut self, unit: &Unit, kind: Option<Content>, text: Option<Text<'_>>, label: Label) {
         let size = label.bytes.unwrap_or_else(|| unit.block().len());
-        let text = text.filter(|_| self.by != By::Record || kind == Some(Content::Text));
+        let chance = self.by == By::Record && kind != Some(Content::Text);
         if self.by == By::Size && kind.is_none() {
             return self.add_size(unit, size);
         }
         let number = kind.map_or(0, |kind| kind as u8) | label.class.wrapping_shl(4);
         let read = text.map(|text| (text, self.reader.read(text.1, TEXT)));
         let hash = read.map_or(0, |(_, read)| read.hash);
-        // Of one size, kind and text by the key: only the numbers grow.
+        // Of one size and kind by the key, and of one text unless that is left to chance.
         let alike = alike(self.by, label.stack);
         let key: Key = match self.by {
-            By::All | By::Record if alike => (size, number, 0, hash),
+            By::All | By::Record if alike => (size, number, 0, if chance { 0 } else { hash }),
             By::All | By::Record | By::Stack => (0, label.class.wrapping_shl(4), label.stack, 0),
             By::Size => (size, 0, 0, 0),
             By::Kind => (0, number, 0, 0),
@@ -265,7 +265,7 @@ impl Table {
         growing.group.class = label.class;
         growing.group.stack = label.stack;
         growing.group.behind.merge(label.behind);
-        if alike {
+        if alike && !chance {
             growing.count(unit, size);
         } else {
             growing.add(unit, size, kind, hash);
