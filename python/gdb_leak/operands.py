@@ -21,6 +21,7 @@ __all__ = [
     "span",
     "split_range",
     "typed_needle",
+    "typed_word",
 ]
 
 _ADDRESSES = 1 << 64
@@ -148,6 +149,11 @@ def needle_text(word: Word) -> str:
     except UnicodeEncodeError:
         raise UsageError(r"not valid text in this locale; write its bytes as \xHH") from None
     return word.raw
+
+
+def typed_word(request: Request, word: Word) -> str:
+    """Return WORD as it is typed again."""
+    return shlex.quote(word.raw) if request.session.shell else str(word)
 
 
 def typed_needle(request: Request, text: str) -> Optional[str]:

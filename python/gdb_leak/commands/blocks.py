@@ -1,6 +1,7 @@
 """``leak-blocks``: the blocks of the heap, in groups or one by one."""
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Optional, Union
 
 from gdb_leak import heaps, leaks, recorded, rows, units
@@ -8,7 +9,7 @@ from gdb_leak.errors import RequestError, UsageError
 from gdb_leak.layout import Block, Column, Columns, Span, line
 from gdb_leak.options import Command, Option
 from gdb_leak.recorded import AGE, Recorded
-from gdb_leak.target import Pieces, Request, Result, Value
+from gdb_leak.target import Pieces, Request, Result, Step, Value
 
 if TYPE_CHECKING:
     from gdb_leak._native import Check, Group, Groups, Listed
@@ -128,7 +129,22 @@ def run(request: Request) -> Result:
                 "not compared"
             )
     data = (heap, listed, groups, shown, by, known)
-    return Result(COMMAND.name, target.describe(), values, notes, data, target.memory.word_size)
+    result = Result(COMMAND.name, target.describe(), values, notes, data, target.memory.word_size)
+    result.steps.extend(_next(request, state, shown))
+    return result
+
+
+# Of the largest group whose blocks the program has: why it is alive, or what was lost.
+def _next(request: Request, state: str, shown: "Sequence[Group]") -> Iterator[Step]:
+    own = (group for group in shown if group.kind != "allocator" and group.sample)
+    for group in islice(own if state in ("used", "lost") else (), 1):
+        first = hex(group.sample[0])
+        if state == "lost":
+            purpose, typed = "what was lost", request.session.typed("whatis", first)
+        else:
+            typed = request.session.typed("refs", first, "-path")
+            purpose = "what holds one of the largest group"
+        yield Step(purpose, typed)
 
 
 def _reason(notes: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ from gdb_leak.errors import UsageError
 from gdb_leak.layout import Block, Columns, Span, columns, line
 from gdb_leak.options import Command, Option
 from gdb_leak.recorded import AGE, Recorded
-from gdb_leak.target import Pieces, Request, Result, Value
+from gdb_leak.target import Pieces, Request, Result, Step, Value
 
 if TYPE_CHECKING:
     from gdb_leak._native import Check, Heap, Record, Records
@@ -174,6 +174,7 @@ def run(request: Request) -> Result:
     data = _Data(heap, check, rows, count, parsed.flag("list"), known, account, newest, ended)
     result = Result(COMMAND.name, target.describe(), values, notes, data, target.memory.word_size)
     result.heading = covered.line()
+    result.steps.append(_next(request, data))
     if check is not None and any(_count(account, verdict) for verdict in _FAILING):
         result.status = status
     elif status is not None and covered.lacking:
@@ -214,6 +215,20 @@ def text(result: Result) -> Iterator[Block]:
         if blocks:
             yield line(f"by the heuristic {name} alone: {size:,} bytes in {_blocks(blocks)}")
     yield from unjoined.lines(data.unjoined)
+
+
+# What the largest lost record holds, and who holds it; where nothing is lost, what is in use.
+def _next(request: Request, data: _Data) -> Step:
+    typed = request.session.typed
+    if data.check is None:
+        return Step("where the memory is", typed("heap"))
+    lost = [record for record in data.shown if record.verdict in _FAILING and record.sample]
+    if not lost:
+        return Step("what is in use, largest first", typed("blocks"))
+    first = hex(lost[-1].sample[0])
+    if lost[-1].indirect_blocks:
+        return Step("the blocks that one of the largest record holds", typed("refs", first))
+    return Step("what one of the largest record is", typed("whatis", first))
 
 
 def _status(code: Optional[int]) -> Optional[int]:

@@ -7,7 +7,7 @@ from gdb_leak import _native, heaps, operands, rows, units
 from gdb_leak.errors import UsageError
 from gdb_leak.layout import Block, Column, Columns, Span, line
 from gdb_leak.options import Command, Operand, Option
-from gdb_leak.target import Request, Result, Target, Value
+from gdb_leak.target import Request, Result, Step, Target, Value
 from gdb_leak.words import Word
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def run(request: Request) -> Result:
         "blocks": [rows.group_value(group) for group in groups],
     }
     data = (difference, contents, groups)
-    return Result(
+    result = Result(
         COMMAND.name,
         after.describe(),
         values,
@@ -119,6 +119,27 @@ def run(request: Request) -> Result:
         data,
         after.memory.word_size,
     )
+    result.steps.extend(_next(request, after, difference, contents))
+    return result
+
+
+# Which of the new texts are lost; without texts which blocks are; without growth what the heap has.
+def _next(
+    request: Request, after: Target, difference: "Difference", contents: "Sequence[Content]"
+) -> Iterator[Step]:
+    words = request.parsed.operands
+    if after.memory.source not in _WITH_BYTES or (not request.session.shell and len(words) > 1):
+        return
+    target = [operands.typed_word(request, words[1])] if request.session.shell else []
+    typed = request.session.typed
+    needles = (operands.typed_needle(request, content[0]) for content in contents)
+    needle = next(filter(None, needles), None)
+    if needle is not None:
+        yield Step("which of these are lost", typed("find", *target, "-verdict", needle))
+    elif difference.growth > 0:
+        yield Step("which blocks are lost", typed("check", *target))
+    else:
+        yield Step("whether the heap filled up within", typed("heap", *target))
 
 
 def text(result: Result) -> Iterator[Block]:

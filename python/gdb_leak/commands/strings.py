@@ -1,13 +1,14 @@
 """``leak-strings``: the printable strings, most frequent first."""
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Union
 
 from gdb_leak import _native, heaps, operands, rows, units
 from gdb_leak.errors import RequestError, UsageError
 from gdb_leak.layout import Block, Column, Columns, Span, line
 from gdb_leak.options import Command, Option
-from gdb_leak.target import Request, Result, Value
+from gdb_leak.target import Request, Result, Step, Value
 
 if TYPE_CHECKING:
     from gdb_leak._native import Strings
@@ -100,7 +101,14 @@ def run(request: Request) -> Result:
         notes.append(
             f"{lost} exceed the limit of distinct strings and were not counted by themselves"
         )
-    return Result(COMMAND.name, target.describe(), values, notes, found, target.memory.word_size)
+    result = Result(COMMAND.name, target.describe(), values, notes, found, target.memory.word_size)
+    needles = (operands.typed_needle(request, spelled) for spelled, *_ in found.rows)
+    where = request.parsed.word("in")
+    place_words = ["-in", operands.typed_word(request, where)] if where is not None else []
+    for needle in islice(filter(None, needles), 1):
+        typed = session.typed("find", *place_words, needle)
+        result.steps.append(Step("in which blocks the first one is", typed))
+    return result
 
 
 def text(result: Result) -> Iterator[Block]:
