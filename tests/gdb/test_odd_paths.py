@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from harness import ROOT, cores
 from harness.debuggers import shell
-from harness.processes import Program
+from harness.processes import Program, compile_fixture
 
 FIXTURES = ROOT / "tests" / "fixtures"
 
@@ -50,3 +50,19 @@ def test_the_library_is_named_and_its_symbols_are_read(
     path = shell("refs", core, hex(block), "-path", env=env)
     assert path.status == 0, path
     assert "kept" in path.stdout, path
+
+
+def test_a_path_that_the_core_cuts_is_shown_whole(tmp_path: Path) -> None:
+    folder = tmp_path / "a-folder-with-a-name-that-is-long" / "another-one-with-such-a-name-in-it"
+    folder.mkdir(parents=True)
+    program = Program(compile_fixture("sample", folder / "sample"), cwd=folder)
+    try:
+        program.wait_for("waiting for a key")
+        taken = [cores.gcore(program.pid, folder / "saved")]
+        with cores.plain_core_pattern():
+            taken.append(cores.kernel_core(program))
+    finally:
+        program.end()
+    assert len(str(program.path)) > 80
+    for core in taken:
+        assert shell("overview", core, "-json").json()["program"] == str(program.path)

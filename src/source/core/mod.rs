@@ -130,7 +130,7 @@ pub(super) fn open(view: FileView, files: Files<'_>) -> Result<Target, Error> {
     said.extend(missing);
     let origin = Origin {
         architecture: Some(image.architecture()),
-        program: notes.program,
+        program: notes.command(entry),
         pid: notes.pid,
         threads: notes.threads,
         complete: complete && notes_whole && layout.whole,

@@ -186,6 +186,20 @@ impl Notes {
         self.auxiliary.iter().find(|(kind, _)| *kind == entry).map(|(_, value)| *value)
     }
 
+    /// The words that started the program, of which a core keeps 79 bytes.
+    ///
+    /// A path that is cut by that is taken from the file in which the program starts, at `entry`.
+    pub(super) fn command(&self, entry: Option<u64>) -> Option<String> {
+        const KEPT: usize = 79;
+        let words = self.program.clone()?;
+        if words.len() < KEPT {
+            return Some(words);
+        }
+        let started = entry.and_then(|entry| self.files.iter().find(|file| file.range.contains(entry)));
+        let path = started.map(|file| file.path.to_string());
+        Some(path.filter(|path| path.starts_with(&words)).unwrap_or_else(|| format!("{words}…")))
+    }
+
     /// `struct elf_prpsinfo` (Linux, include/linux/elfcore.h): the pid, then the
     /// arguments as one text of 80 bytes at the end.
     fn process(&mut self, bytes: &[u8], format: WordFormat) {
