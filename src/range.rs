@@ -83,6 +83,13 @@ impl AddressRange {
         self.start >= self.end
     }
 
+    /// Whether `address` lies in one of `ranges`, which are in order and do not overlap.
+    #[must_use]
+    pub fn any_contains(ranges: &[Self], address: u64) -> bool {
+        let after = ranges.partition_point(|range| range.start <= address);
+        after.checked_sub(1).and_then(|last| ranges.get(last)).is_some_and(|range| range.contains(address))
+    }
+
     /// Whether `address` lies in the range.
     #[must_use]
     pub const fn contains(self, address: u64) -> bool {

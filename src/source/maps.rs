@@ -335,6 +335,23 @@ fn gdb_line(line: &[u8]) -> Option<Region> {
     Some(region(range, permissions.unwrap_or_default(), offset, name))
 }
 
+/// The resident bytes of each of `regions`, as `listed` has them, which is of another moment.
+///
+/// Both are in address order. `None` where the list has no such numbers: without smaps.
+pub(super) fn resident_of(regions: &[Region], listed: &[Region]) -> Option<Vec<u64>> {
+    if listed.iter().all(|region| region.rss.is_none()) {
+        return None;
+    }
+    let of = |region: &Region| {
+        let first = listed.partition_point(|other| other.range.end() <= region.range.start());
+        let own = listed.get(first..).unwrap_or_default().iter();
+        let own = own.take_while(|other| other.range.start() < region.range.end());
+        let sum = own.filter_map(|other| other.rss).fold(0, u64::saturating_add);
+        sum.min(region.range.len())
+    };
+    Some(regions.iter().map(of).collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

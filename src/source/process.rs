@@ -41,7 +41,6 @@ const PAGE_BYTES: usize = 4096;
 
 /// Bytes read at a time: 5 GB/s in such pieces, 1.8 in pages; smaller ones gain nothing.
 const READ: u64 = 1 << 20;
-
 /// From which size on a region may have enough memory that was never touched to ask for it first.
 const LONG: u64 = 64 << 20;
 
@@ -234,7 +233,9 @@ impl Process {
     /// file never waits for whoever serves a page, which may have been taken away by now.
     fn read(&self, space: &mut [u8], at: u64) -> io::Result<usize> {
         let many = space.len() as u64 > PAGE;
-        let direct = self.direct && many && !self.served.get().is_some_and(|served| holds(served, at));
+        let direct = self.direct
+            && many
+            && !self.served.get().is_some_and(|served| AddressRange::any_contains(served, at));
         match direct.then(|| self.call(space, at)).flatten() {
             Some(read) => Ok(read),
             None => file::read_at(&self.memory, space, at),
@@ -257,7 +258,7 @@ impl Process {
             let known = std::path::Path::new(SETTING).exists();
             if known { maps::served(&self.folder.read("smaps").unwrap_or_default()) } else { Vec::new() }
         };
-        holds(self.served.get_or_init(read), at)
+        AddressRange::any_contains(self.served.get_or_init(read), at)
     }
 
     /// The number of the region that holds `at`.
@@ -342,12 +343,6 @@ impl Process {
     }
 }
 
-/// Whether one of the ranges, which are in order, holds `at`.
-fn holds(ranges: &[AddressRange], at: u64) -> bool {
-    let after = ranges.partition_point(|range| range.start() <= at);
-    after.checked_sub(1).and_then(|last| ranges.get(last)).is_some_and(|range| range.contains(at))
-}
-
 impl Memory for Process {
     fn word_format(&self) -> WordFormat {
         self.format
@@ -415,18 +410,7 @@ impl Memory for Process {
     fn resident_regions(&self) -> Option<Vec<u64>> {
         let text = list(&self.folder, true).ok()?;
         let listed = maps::parse(&listing(&self.folder), &text).ok()?.regions;
-        // Without smaps the list has no such number.
-        if listed.iter().all(|region| region.rss.is_none()) {
-            return None;
-        }
-        let of = |region: &Region| {
-            let first = listed.partition_point(|other| other.range.end() <= region.range.start());
-            let own = listed.get(first..).unwrap_or_default().iter();
-            let own = own.take_while(|other| other.range.start() < region.range.end());
-            let sum = own.filter_map(|other| other.rss).fold(0, u64::saturating_add);
-            sum.min(region.range.len())
-        };
-        Some(self.regions.iter().map(of).collect())
+        maps::resident_of(&self.regions, &listed)
     }
 
     fn lends(&self) -> bool {

@@ -36,5 +36,7 @@ def test_nothing_that_compiles_or_fetches_is_silent() -> None:
         text = (ROOT / name).read_text().replace("\\\n", " ")
         for line in text.splitlines():
             compiles = re.search(r"\b(cargo (test|rustc)|maturin build|-r requirements)\b", line)
-            if compiles and "#" not in line and "GDB_LEAK_SOAK" not in line:
+            # What is only put together is run by a stage afterwards.
+            later = line.startswith("set -- ") and "stage 'compiling the recorder" in text
+            if compiles and not later and "#" not in line and "GDB_LEAK_SOAK" not in line:
                 assert "stage " in line or "$(STAGE)" in line, f"{name}: {line}"

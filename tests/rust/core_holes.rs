@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use gdb_leak::inspect::hexdump::{Dump, Style};
-use gdb_leak::inspect::strings::strings;
+use gdb_leak::inspect::strings::{Choice, strings};
 use gdb_leak::memory::Memory;
 use gdb_leak::pages;
 use gdb_leak::pass::Job;
@@ -135,7 +135,7 @@ fn a_sparse_core_gives_the_answers_of_a_whole_one() {
                 );
             }
         }
-        let found = |memory| strings(memory, &ranges, 4, None, &job).unwrap();
+        let found = |memory| strings(memory, &ranges, Choice::least(4), None, &job).unwrap();
         assert_eq!(found(whole), found(holes));
         let held = |memory| pages::not_zero(memory, &ranges, &job).unwrap();
         assert_eq!(held(whole), held(holes));
@@ -178,7 +178,7 @@ fn terabytes_of_holes_are_gone_over_at_once() {
     assert_eq!(found(Needle::hex("0000").unwrap()), (SIZE - 15, Some(BASE + SIZE - 2)));
     let words = Needle::pointers_into(range(0, 1), memory.word_format()).unwrap();
     assert_eq!(found(words), (SIZE / 8 - 2, Some(BASE + SIZE - 8)));
-    let texts = strings(memory, &ranges, 4, None, &job).unwrap();
+    let texts = strings(memory, &ranges, Choice::least(4), None, &job).unwrap();
     assert_eq!((texts.total, texts.searched), (1, SIZE));
     assert_eq!(pages::not_zero(memory, &ranges, &job).unwrap(), 4096);
     assert!(dumped(memory).lines().count() < 20);
