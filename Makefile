@@ -18,7 +18,7 @@ INSTALLED := .venv/installed
 # test uses all processors by itself. Neighbours in a file stay with one worker, which
 # has their fixtures. PARALLEL= runs one test after the other.
 PARALLEL ?= --numprocesses auto --maxprocesses 4 --dist worksteal
-HEAP_TESTS := $(wildcard tests/gdb/test_heap_*.py) tests/gdb/test_leak_matrix.py
+HEAP_TESTS := $(wildcard tests/gdb/test_heap_*.py) tests/gdb/test_leak_matrix.py tests/gdb/test_unjoined.py
 SOURCES := Cargo.toml Cargo.lock build.rs scripts/build-recorder pyproject.toml README.md LICENSE-MIT LICENSE-APACHE \
 	$(shell find src python recorder/src recorder/Cargo.* -name '*.rs' -o -name '*.py' -o -name '*.pyi' \
 		-o -name py.typed -o -name 'Cargo.*' 2>/dev/null | LC_ALL=C sort)
@@ -32,9 +32,9 @@ demo: $(INSTALLED) ## a whole leak hunt on a sample program, in gdb and from a s
 	scripts/demo
 
 test: setup-test $(INSTALLED) ## cargo test, then pytest over real gdbs and the installed wheel
-	@$(STAGE) 'compiling the Rust tests (about 5 minutes)' \
+	@$(STAGE) 'compiling the Rust tests (about 3 minutes)' \
 		$(WITH_RUST) cargo test --locked --workspace --no-run @quiet
-	@$(STAGE) 'running the Rust tests (about 3 minutes)' \
+	@$(STAGE) 'running the Rust tests (about 1 minute)' \
 		$(WITH_RUST) cargo test --locked --workspace --quiet
 	@$(STAGE) 'compiling and running the tests of the recorder (about 1 minute)' \
 		$(RECORDER) cargo test --locked @quiet $(OF_RECORDER)
@@ -84,7 +84,7 @@ wheel: setup ## a wheel for any Linux with glibc 2.17 or later, into dist/
 		$(PYTHON) -m pip install @quiet --disable-pip-version-check ziglang==0.17.1
 	scripts/build-recorder --zig
 	@PATH="$(CURDIR)/.venv/bin:$$PATH" GDB_LEAK_RECORDER_BUILT=yes \
-		$(STAGE) 'compiling the native module (about 4 minutes)' \
+		$(STAGE) 'compiling the native module (about 2 minutes)' \
 		$(WITH_RUST) maturin build --release --locked @quiet --zig \
 		--compatibility manylinux2014 --interpreter $(PYTHON) --out dist
 	scripts/build-recorder
@@ -117,7 +117,7 @@ setup-matrix:
 $(INSTALLED): $(SOURCES) target/sources | setup
 	rm -rf target/wheel
 	scripts/build-recorder
-	@$(STAGE) 'compiling the native module (about 4 minutes)' \
+	@$(STAGE) 'compiling the native module (about 2 minutes)' \
 		$(WITH_RUST) .venv/bin/maturin build --release --locked @quiet \
 		--interpreter $(PYTHON) --out target/wheel
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check \
