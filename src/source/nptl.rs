@@ -86,32 +86,29 @@ pub fn address_is_own(peek: &mut Peek<'_>, address: u64) -> bool {
 
 /// Control blocks that show their own address, in regions where they may lie.
 fn in_memory(memory: &dyn Memory) -> Vec<u64> {
-    let format = memory.word_format();
     let kinds = [RegionKind::ThreadStack, RegionKind::Anon];
     let regions = memory
         .regions()
         .iter()
         .filter(|region| kinds.contains(&region.kind) && region.permissions.writable());
-    let mut found = Vec::new();
-    for region in regions {
-        let whole = region.range.len() <= WHOLE;
-        let length = if whole { region.range.len() } else { TAIL };
-        let start = region.range.end().saturating_sub(length);
-        let mut bytes = Vec::new();
-        // Regions in the holes of a core cost nothing: there may be many.
-        let start = start.saturating_add(memory.zeros(AddressRange::saturating(start, length)) & !15);
-        let length = region.range.end().saturating_sub(start);
-        let _ = memory.append(AddressRange::saturating(start, length), &mut bytes);
-        for (address, block) in (start..).step_by(16).zip(bytes.chunks_exact(16)) {
-            if format.read(block) != Some(address) {
-                continue;
-            }
-            if address_is_own(&mut Peek::new(memory), address) {
-                found.push(address);
-            }
-        }
-    }
-    found
+    regions.flat_map(|region| own_addresses(memory, region.range)).collect()
+}
+
+/// Control blocks in a region that show their own address; of a large region those near its end.
+pub(super) fn own_addresses(memory: &dyn Memory, region: AddressRange) -> Vec<u64> {
+    let format = memory.word_format();
+    let length = if region.len() <= WHOLE { region.len() } else { TAIL };
+    let start = region.end().saturating_sub(length);
+    let mut bytes = Vec::new();
+    // Regions in the holes of a core cost nothing: there may be many.
+    let start = start.saturating_add(memory.zeros(AddressRange::saturating(start, length)) & !15);
+    let length = region.end().saturating_sub(start);
+    let _ = memory.append(AddressRange::saturating(start, length), &mut bytes);
+    let places = (start..).step_by(16).zip(bytes.chunks_exact(16));
+    let own = places.filter(|(address, block)| format.read(block) == Some(*address));
+    own.map(|(address, _)| address)
+        .filter(|address| address_is_own(&mut Peek::new(memory), *address))
+        .collect()
 }
 
 /// The number of the thread whose control block lies at `address`; zero or less once it ended.

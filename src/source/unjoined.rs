@@ -38,8 +38,6 @@ const STARTS: [u64; 2] = [0x638, 0x640];
 const HEADS: u64 = 16;
 /// How many links are followed: memory that loops, or holds more threads than any system, ends.
 const MOST: usize = 1 << 20;
-/// How far from the end of a stack its control block is looked for.
-const TAIL: u64 = 64 << 10;
 
 /// Threads that ended, were not joined, and began with the same function.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -135,7 +133,7 @@ fn control_blocks(
     let mut waiting: Vec<u64> = threads.iter().filter_map(|thread| thread.thread_pointer).collect();
     for region in memory.regions().iter().filter(|region| region.kind == RegionKind::ThreadStack) {
         job.check()?;
-        waiting.extend(near_end(memory, peek, region.range));
+        waiting.extend(nptl::own_addresses(memory, region.range));
     }
     let mut blocks = BTreeSet::new();
     let mut heads = BTreeSet::new();
@@ -148,7 +146,7 @@ fn control_blocks(
             }
             continue;
         }
-        // A head: what is `LIST` bytes behind it is no control block.
+        // The head of a list, which is not part of a control block.
         let head = address.saturating_add(LIST);
         for place in [head.saturating_sub(HEADS), head, head.saturating_add(HEADS)] {
             if heads.insert(place) {
@@ -169,18 +167,6 @@ fn linked(peek: &mut Peek<'_>, place: u64) -> Vec<u64> {
         }
     }
     led
-}
-
-/// Control blocks that show their own address near the end of a region.
-fn near_end(memory: &dyn Memory, peek: &mut Peek<'_>, range: AddressRange) -> Vec<u64> {
-    let length = range.len().min(TAIL);
-    let start = range.end().saturating_sub(length);
-    let mut bytes = Vec::new();
-    let _ = memory.append(AddressRange::saturating(start, length), &mut bytes);
-    let format = memory.word_format();
-    let places = (start..).step_by(64).zip(bytes.chunks_exact(64));
-    let own = places.filter(|(address, block)| format.read(block) == Some(*address));
-    own.map(|(address, _)| address).filter(|address| nptl::address_is_own(peek, *address)).collect()
 }
 
 /// The 4 bytes at `address` as a number.
