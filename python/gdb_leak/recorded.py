@@ -16,7 +16,16 @@ if TYPE_CHECKING:
     from gdb_leak import layout
     from gdb_leak._native import Allocation, Heap, Recording, Region, StackFrame
 
-__all__ = ["AGE", "Recorded", "newest", "opened", "own_ranges", "region_names", "required"]
+__all__ = [
+    "AGE",
+    "Recorded",
+    "is_own",
+    "newest",
+    "opened",
+    "own_ranges",
+    "region_names",
+    "required",
+]
 
 #: Functions of C++ that only hand a request on.
 _HANDING_ON = ("operator new(", "operator new[](")
@@ -132,10 +141,14 @@ def region_names(ranges: "Sequence[tuple[int, int]]") -> "Callable[[Region], str
     """
 
     def name(region: "Region") -> str:
-        own = any(start <= region.start and region.end <= end for start, end in ranges)
-        return region.name or (_OWN if own else "")
+        return region.name or (_OWN if is_own(region, ranges) else "")
 
     return name
+
+
+def is_own(region: "Region", ranges: "Sequence[tuple[int, int]]") -> bool:
+    """Return whether REGION is within one of the RANGES of the recorder."""
+    return any(start <= region.start and region.end <= end for start, end in ranges)
 
 
 def _down_to_main(stack: Optional[list[Frame]]) -> list[Frame]:

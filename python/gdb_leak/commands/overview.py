@@ -166,8 +166,8 @@ def _kind_rows(data: _Data) -> Iterator[Sequence[Union[Span, str]]]:
 def _kinds(regions: "Sequence[Region]", own: Sequence[tuple[int, int]]) -> list[tuple[str, Fold]]:
     kinds: dict[str, list[Region]] = {}
     for region in regions:
-        recorders = any(start <= region.start and region.end <= end for start, end in own)
-        kinds.setdefault(_RECORDER if recorders else region.kind, []).append(region)
+        kind = _RECORDER if recorded.is_own(region, own) else region.kind
+        kinds.setdefault(kind, []).append(region)
     sums = [(kind, Fold.of(some)) for kind, some in kinds.items()]
     return sorted(sums, key=lambda item: (-item[1].held, -item[1].size))
 

@@ -65,7 +65,7 @@ def run(request: Request) -> Result:
         notes.append(f"the resident bytes are not known: ordered by {known}")
     listed = _ordered(rows.folded(regions, request.parsed.flag("all")), order)
     if order != "address":
-        regions = sorted(regions, key=lambda region: -_weight(region, order))
+        regions = sorted(regions, key=lambda region: -_weight(Fold.of([region]), order))
     total: dict[str, Value] = {
         "size": sum(region.size for region in regions if not region.reserve),
         "saved": sum(region.saved for region in regions),
@@ -139,15 +139,15 @@ def _reserved(regions: "Sequence[Region]") -> int:
     return sum(region.size for region in regions if region.reserve)
 
 
-def _live_sizes(row: "Fold") -> list[str]:
+def _live_sizes(row: Fold) -> list[str]:
     return ["-" if size is None else units.size_text(size) for size in (row.rss, row.dirty)]
 
 
-def _saved_sizes(row: "Fold") -> list[str]:
+def _saved_sizes(row: Fold) -> list[str]:
     return [units.size_text(row.saved)]
 
 
-def _no_sizes(_row: "Fold") -> list[str]:
+def _no_sizes(_row: Fold) -> list[str]:
     return []
 
 
@@ -165,10 +165,8 @@ def _ordered(listed: list[Fold], order: str) -> list[Fold]:
     return sorted(listed, key=lambda row: -_weight(row, order))
 
 
-def _weight(row: "Union[Fold, Region]", order: str) -> int:
-    if order == "rss":
-        return row.saved if row.rss is None else row.rss
-    return row.size
+def _weight(row: Fold, order: str) -> int:
+    return row.held if order == "rss" else row.size
 
 
 def _value(region: "Region", name: str) -> Value:
