@@ -8,7 +8,8 @@
 use std::collections::HashMap;
 
 use crate::error::Error;
-use crate::inspect::tally::{Bounds, ByHash, Choice, Counted, Tally};
+use crate::inspect::by_hash::ByHash;
+use crate::inspect::tally::{Bounds, Choice, Counted, Tally};
 use crate::memory::{Buffer, Gap, Memory};
 use crate::pass::{self, Chunk, Job};
 use crate::range::AddressRange;

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::hash_map::Entry;
 
 use crate::error::Error;
-pub(crate) use crate::inspect::by_hash::ByHash;
+use crate::inspect::by_hash::ByHash;
 pub use crate::inspect::runs::Kinds;
 use crate::inspect::runs::{HANDED, Run, Searched, Text, runs};
 use crate::inspect::template::{Company, Numbers, Read, Reader, absorbed, template};
@@ -373,7 +373,7 @@ impl Tally {
         }
     }
 
-    /// What strings have in common, and the first of them as it stands there.
+    /// What strings have in common, and the first of them, unchanged.
     ///
     /// Cut with a mark where it is longer than 4096 bytes, and escaped, because a running
     /// process may have written there meanwhile.
