@@ -48,7 +48,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Runs the script; the reason where there is no recorder after it.
+/// Runs the script. Returns the reason if there is no recorder afterwards.
 fn build() -> Result<(), String> {
     let missing = |reason: &str| {
         // Where not even this can be written, the warning is all there is.

@@ -14,7 +14,7 @@ use crate::unwind::walk::Caller;
 /// An allocation function: its name, what it takes, the registers of the two arguments
 /// after these, and what does its work.
 ///
-/// The functions are naked: the compiler adds nothing to what stands here, whatever it was
+/// The functions are naked: the compiler adds nothing to this code, whatever it was
 /// asked for (`-C force-frame-pointers`, no optimisation, `-C instrument-coverage`). They
 /// are why the recorder requires Rust 1.88. Assembly outside of functions (`global_asm!`)
 /// needs no new compiler, but rustc exports no symbol from it.
@@ -274,7 +274,7 @@ pub unsafe extern "C" fn syscall(number: c_long, first: u64) -> c_long {
 
 /// A system call that may set a filter, or is made before the C library's function is known.
 ///
-/// The last argument stands on the stack, where a word can be read whether it is one or not.
+/// The last argument is on the stack, where a word can be read whether it was passed or not.
 unsafe extern "C" fn on_syscall(
     number: c_long,
     first: u64,

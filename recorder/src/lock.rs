@@ -268,7 +268,7 @@ pub(crate) fn take_all<'l>(locks: impl Iterator<Item = &'l Biased> + Clone, alon
         lock.others.take();
         lock.wanted.store(1, Ordering::SeqCst);
     }
-    // Asked now that no thread gets a lock that nobody owns.
+    // Ask only now: no thread can take a lock without an owner any more.
     if BARRIERS.load(Ordering::Relaxed) == 0 || alone() {
         return;
     }

@@ -85,7 +85,7 @@ fn renew(start: usize, end: usize) -> bool {
 /// Nothing is left mapped where it is elsewhere, unless anywhere would do.
 fn map_at(at: usize, bytes: usize, access: i32, more: i32) -> Option<usize> {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | more;
-    // SAFETY: without MAP_FIXED the address is a wish, and a new mapping harms nobody; with it
+    // SAFETY: without MAP_FIXED the address is a hint, and a new mapping replaces none; with it
     // the caller gives addresses of its own.
     let found = unsafe { libc::mmap(at as *mut c_void, bytes, access, flags, -1, 0) };
     if found == libc::MAP_FAILED {
@@ -99,7 +99,7 @@ fn map_at(at: usize, bytes: usize, access: i32, more: i32) -> Option<usize> {
 }
 
 fn unmap(at: usize, bytes: usize) {
-    // SAFETY: whole pages of a mapping that the recorder made, which nobody uses any more.
+    // SAFETY: whole pages of a mapping that the recorder made and no longer uses.
     unsafe { libc::munmap(at as *mut c_void, bytes) };
 }
 

@@ -130,7 +130,7 @@ fn say(line: &core::ffi::CStr) {
 /// system calls may forbid `gettid` to a program that starts threads.
 fn thread_number() -> u32 {
     let mut mutex = libc::PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
-    // SAFETY: a local that nobody else knows, at least three words large.
+    // SAFETY: a local with no other reference, at least three words large.
     let owner = unsafe {
         libc::pthread_mutex_lock(&raw mut mutex);
         let owner = (&raw const mutex).cast::<u32>().add(2).read();

@@ -8,7 +8,7 @@ use crate::word::WordFormat;
 pub(super) enum Content<'b> {
     /// These bytes.
     Bytes(&'b [u8]),
-    /// Zeros that nobody has to read: no word points anywhere.
+    /// Known zeros, which are not read: no word of them is a pointer.
     Zeros,
     /// It cannot be read.
     Missing,

@@ -20,10 +20,10 @@ use crate::inspect::template::absorbed;
 use crate::memory::Memory;
 use crate::pass::Job;
 
-/// Groups that are told apart; the texts of what comes later are not.
+/// The most groups that are distinguished by text; later ones are not.
 const MOST: usize = 1 << 20;
 
-/// Groups of one size and kind that are told apart even then.
+/// The most groups of one size and kind that are distinguished after that.
 const MORE: usize = 1 << 16;
 
 /// In the place of the hash of a text: groups of one size and kind with many texts.

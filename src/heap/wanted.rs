@@ -14,7 +14,7 @@ const SLICE: usize = 1 << 15;
 /// Slices of which results wait to be put together, for each thread.
 const AHEAD: usize = 4;
 
-/// What somebody above knows of a block that is wanted.
+/// What a caller knows about a block that is wanted.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Label {
     /// A number that blocks of one group have in common, below eight.
@@ -76,7 +76,7 @@ pub(super) fn each(
     contents: bool,
     mut take: impl FnMut(&Unit, Option<Content>, Option<Text<'_>>),
 ) {
-    let mut told = Contents::new(memory);
+    let mut reader = Contents::new(memory);
     let mut buffer = Buffer::default();
     let mut further = Buffer::default();
     let mut units = blocks.units_in(slice).filter(|unit| wanted.takes(unit)).peekable();
@@ -103,7 +103,7 @@ pub(super) fn each(
             progressed = true;
             units.next();
             let here = here.get(..length.min(here.len())).unwrap_or_default();
-            let (mut kind, text) = told.content(here);
+            let (mut kind, text) = reader.content(here);
             if kind == Content::Zero && here.len() < length {
                 let behind = block.start().saturating_add(here.len() as u64);
                 let rest = AddressRange::saturating(behind, block.end().saturating_sub(behind));

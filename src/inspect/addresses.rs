@@ -40,7 +40,7 @@ impl<'m> Addresses<'m> {
         self.format
     }
 
-    /// Whether `address` lies in a region that is no reserve.
+    /// Returns whether `address` is in a region that is not a reserve.
     #[inline]
     pub fn hold(&mut self, address: u64) -> bool {
         if !self.bounds.contains(address) {

@@ -24,7 +24,7 @@
 //! No rule asks how long a number is, so texts that differ in the digits of a number never
 //! fall into two groups because one has more digits.
 //!
-//! Words that may be hex (`fa12`, `deadbeef`) are told by their company: a group whose text has
+//! Whether a word is hex (`fa12`, `deadbeef`) follows from the other texts: a group whose text has
 //! such a word is [absorbed] by one that is like it but for that place, has a
 //! number in hex there, and is eight times as large.
 //!
@@ -38,7 +38,7 @@ use twox_hash::XxHash3_128;
 use crate::inspect::by_hash::ByHash;
 use crate::inspect::slots::{Slot, Slots, Sort, may_be_hex, uuid};
 
-/// Numbers that are told apart in one text; the last one and those after it count as one.
+/// The most numbers that are distinguished in one text; the last one and those after it count as one.
 const SLOTS: usize = 16;
 
 /// How many times larger a group must be to absorb another.
@@ -95,7 +95,7 @@ fn bit(bits: u16, at: usize) -> bool {
     u32::try_from(at).is_ok_and(|at| bits.wrapping_shr(at) & 1 == 1)
 }
 
-/// A text as groups are told by.
+/// A text in the form by which it is grouped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Read {
     /// The hash of its words; of texts that are alike it is the same.

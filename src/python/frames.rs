@@ -1,4 +1,4 @@
-//! The frames of threads, what of them nobody will read, and threads that ended.
+//! The frames of threads, their dead words, and threads that ended.
 
 use pyo3::prelude::*;
 

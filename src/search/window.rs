@@ -82,7 +82,7 @@ pub(super) struct Seen {
 /// Shows `own`, a part of `run`, to `visit` in address order.
 ///
 /// Each address of `own` that is not in a gap is a start of exactly one
-/// window or among zeros that nobody has to read, unless `visit` breaks off. At most three times the reach is copied
+/// window or among known zeros, unless `visit` breaks off. At most three times the reach is copied
 /// for each seam, and a seam moves on by the reach at least, however small
 /// the pieces are.
 pub(super) fn walk(

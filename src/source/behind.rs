@@ -1,7 +1,7 @@
 //! What a process would read where it has no page, found without having it read there.
 //!
 //! Reading such a page through the process makes the kernel map one for it, with the tables that
-//! takes, and may wait for whoever serves the page: for ever, where that one is stopped. So memory
+//! takes, and may wait for the process that serves the page: for ever, if that process is stopped. So memory
 //! of no file is zeros, a page of a file is read from the file, and what `userfaultfd` serves is
 //! missing.
 

@@ -172,7 +172,7 @@ fn mount(line: &[u8]) -> Option<Mount> {
     let text = |word: &[u8]| Some(std::str::from_utf8(word).ok()?.to_owned());
     let (major, minor) = std::str::from_utf8(words.get(2)?).ok()?.split_once(':')?;
     let ends = words.iter().position(|word| *word == b"-")?;
-    // A subtype (`fuse.sshfs`) has no say in who serves it.
+    // A subtype (`fuse.sshfs`) does not change how the file system is served.
     let system = text(words.get(ends.checked_add(1)?)?)?;
     let options = words.get(ends.checked_add(3)?).copied().unwrap_or_default();
     let folders = options.split(|byte| *byte == b',').filter_map(|option| {

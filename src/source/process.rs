@@ -9,7 +9,7 @@
 //! Only pages that the process has are read so. For others the kernel would have to make them,
 //! which changes the process and may take for ever: [`crate::source::behind`] knows what is there.
 //!
-//! The process may be running: what is read is what is there at that moment. Whoever needs more
+//! The process may be running: what is read is what is there at that moment. A caller that needs more
 //! holds it first ([`crate::source::stop`], or gdb).
 
 use std::fs::File;
@@ -230,7 +230,7 @@ impl Process {
     /// Reads up to as many bytes as `space` has, of pages that are there.
     ///
     /// A single page comes sooner from the file: the call asks each time whether it may. And the
-    /// file never waits for whoever serves a page, which may have been taken away by now.
+    /// file never waits for the process that serves a page, which may have been taken away by now.
     fn read(&self, space: &mut [u8], at: u64) -> io::Result<usize> {
         let many = space.len() as u64 > PAGE;
         let direct = self.direct

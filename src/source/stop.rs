@@ -86,7 +86,7 @@ impl Stop {
             return Err(folder.refuse(problem));
         }
         let since = Instant::now();
-        let (told, answer) = channel();
+        let (answers, answer) = channel();
         let (let_go, waiting) = channel();
         let (id, unwanted) = (Arc::new(AtomicI32::new(0)), Arc::new(AtomicBool::new(false)));
         // Folklore: ptrace answers only the thread that holds, and lets go of all
@@ -94,7 +94,7 @@ impl Stop {
         let (own, give_up) = (Arc::clone(&id), Arc::clone(&unwanted));
         let thread = std::thread::spawn(move || {
             own.store(gettid().as_raw(), Ordering::Relaxed);
-            hold_until(folder, &told, &waiting, &give_up);
+            hold_until(folder, &answers, &waiting, &give_up);
         });
         let elapsed = Duration::ZERO;
         let holder = Some(Holder { thread, id });
@@ -160,14 +160,14 @@ impl Drop for Stop {
 /// Holds all threads of the process, sends them, and lets go once they are not waited for any more.
 fn hold_until(
     folder: Folder,
-    told: &Sender<Result<Vec<Thread>, Error>>,
+    answers: &Sender<Result<Vec<Thread>, Error>>,
     waiting: &Receiver<()>,
     give_up: &AtomicBool,
 ) {
     let mut held = Held { folder, threads: BTreeSet::new(), give_up };
     let answer = held.hold_all().map(|()| held.with_registers());
     let whole = answer.is_ok();
-    if told.send(answer).is_ok() && whole {
+    if answers.send(answer).is_ok() && whole {
         // An error, too, says that it is time.
         let _ = waiting.recv();
     }
@@ -266,7 +266,7 @@ impl Held<'_> {
                 }
                 Ok(Some(status)) => match Stopped::of(status) {
                     Some(Stopped::AsAsked) => {}
-                    // Folklore: a signal may arrive before the stop that was asked for, and takes
+                    // Observed: a signal may arrive before the stop that was asked for, and takes
                     // the place of it. Seen: a process with a busy interval timer.
                     Some(Stopped::BeforeSignal(signal)) => {
                         if calls::resume(id, signal).is_ok() {

@@ -199,7 +199,7 @@ impl<'m> Unwinder<'m> {
     }
 
     /// Whether the return address of a frame shows that nothing called it: it is zero, or the instruction before
-    /// it is no call. Code that starts a function on a new stack puts such an address there.
+    /// it is not a call. Code that starts a function on a new stack puts such an address there.
     fn nothing_called(&mut self, address: u64) -> bool {
         address == 0 || behind_call(&mut self.functions.peek, address) == Some(false)
     }

@@ -79,7 +79,7 @@ def test_a_text_names_the_function_that_they_began_with(
         program.end()
 
 
-def test_a_program_that_joins_its_threads_has_none(sample: Any) -> None:
+def test_a_program_without_such_threads_has_none(sample: Any) -> None:
     for command in ("overview", "check", "heap"):
         said = shell(command, sample.after)
         assert "never joined" not in said.stdout

@@ -11,7 +11,7 @@
 //! goes on in Rust, which may wait for a lock that a thread held when it was forked. So the child
 //! is forked by the bare system call and makes only calls that are safe after that: none
 //! allocates, takes a lock or can panic. It has no file of its parent but one end of a socket, is
-//! in a session of its own, blocks all signals, and is no child that `wait` shows without
+//! in a session of its own, blocks all signals, and `wait` does not show it without
 //! `__WALL`, so that it is nothing to gdb. What remains: as long as it is there it keeps the
 //! memory that its parent had, as far as the parent changes it. The child's side is in `serve.rs`.
 
@@ -130,7 +130,7 @@ impl Aside {
         self.reply(until, wanted).map(|_| ())
     }
 
-    /// Whether the child has ended; asked by whoever gave it up, so that nothing is left of it.
+    /// Returns whether the child has ended. Ask after giving it up, so that no zombie stays.
     #[must_use]
     pub fn ended(&self) -> bool {
         waited(self.child)

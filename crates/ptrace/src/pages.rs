@@ -67,7 +67,7 @@ fn request(pagemap: &File, argument: &mut Argument) -> io::Result<usize> {
     // _IOWR('f', 16, struct pm_scan_arg)
     const PAGEMAP_SCAN: libc::c_ulong = 0xc060_6610;
     // SAFETY: the kernel reads and writes `argument`, whose size it is given, and writes at most
-    // `vec_len` runs to `vec`; both are borrowed until the call returns. A file that is no pagemap
+    // `vec_len` runs to `vec`; both are borrowed until the call returns. A file that is not a pagemap
     // has no such request.
     let found = unsafe { libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN, std::ptr::from_mut(argument)) };
     usize::try_from(found).map_err(|_| io::Error::last_os_error())

@@ -42,7 +42,7 @@ pub(crate) fn fork(socket: c_int, room: &mut [u8]) -> io::Result<c_int> {
     }
 }
 
-/// `clone` without flags is `fork` whose end is no signal; its arguments are in another order on s390.
+/// `clone` without flags is a `fork` that sends no signal when the child ends; its arguments are in another order on s390.
 #[cfg(not(target_arch = "s390x"))]
 unsafe fn bare_fork() -> c_int {
     // SAFETY: without flags and with no stack given the child has a copy of everything.
@@ -56,7 +56,7 @@ unsafe fn bare_fork() -> c_int {
     unsafe { libc::fork() }
 }
 
-/// Whether the child has ended and is no more.
+/// Returns whether the child has ended and was reaped.
 pub(crate) fn waited(child: c_int) -> bool {
     let mut status = 0;
     // SAFETY: the kernel writes one int to `status`.

@@ -24,7 +24,7 @@ def printed(execute: Execute, command: str) -> bytes:
 
 
 def of_member(execute: Execute, ask: Callable[[], Any]) -> Optional[bytes]:
-    """Return the text that ASK gets from a member of gdb's objects, None where that is no text."""
+    """Return the text that ASK gets from a member of gdb's objects, None if that is not text."""
 
     def charset() -> str:
         return gdb_says.charset(execute("show host-charset"))

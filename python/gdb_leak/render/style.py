@@ -72,7 +72,7 @@ def _escape_one(character: str, encoding: str) -> str:
             pass
         else:
             return character
-    # A lone surrogate stands for the byte that was no UTF-8 (PEP 383).
+    # A lone surrogate is a byte that was not UTF-8 (PEP 383).
     raw = character.encode(
         "utf-8", "surrogateescape" if "\udc80" <= character <= "\udcff" else "surrogatepass"
     )

@@ -84,7 +84,7 @@ pub(super) fn find(memory: &dyn Memory, layout: StateLayout, state: u64, top: u6
         // It is zero as long as all blocks have mappings of their own.
         let beside = arena.start().saturating_sub(at) <= BESIDE && at.saturating_sub(arena.end()) <= BESIDE;
         let none = base == 0 && beside;
-        // Observed: it is no aligned address where a program called sbrk before its first malloc.
+        // Observed: it is not an aligned address if a program called sbrk before its first malloc.
         // Seen: tests/fixtures/heap_foreign.c.
         if !none && !memory.region_at(base).is_some_and(Region::mutable) {
             continue;

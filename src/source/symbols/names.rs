@@ -50,7 +50,7 @@ fn cpp(name: &str, text: &mut Bounded) -> Option<fmt::Result> {
         let written = symbol.structured_demangle(&mut plain, &DemangleOptions::default());
         return Some(written.and_then(|()| as_gdb(&plain.0, text)));
     }
-    // Else it is no name of C++, whatever it begins with.
+    // Otherwise it is not a C++ name, whatever its prefix.
     if !rest.iter().all(|byte| byte.is_ascii_alphanumeric() || b"_.$".contains(byte)) {
         return None;
     }
