@@ -18,6 +18,7 @@ def dumped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     program = Program(compile_fixture("maps_data", folder / "maps"), str(data), cwd=folder)
     try:
         program.wait_for("READY")
+        cores.gcore(program.pid, folder / "saved")
         with cores.plain_core_pattern():
             return program.path, cores.kernel_core(program)
     finally:
@@ -30,7 +31,15 @@ def notes(*words: object) -> list[str]:
 
 
 def test_a_file_of_data_has_no_build_id_and_no_note(dumped: tuple[Path, Path]) -> None:
-    assert not [note for note in notes(dumped[1]) if "build-id" in note or "archive.dat" in note]
+    _, core = dumped
+    assert not [note for note in notes(core) if "build-id" in note or "archive.dat" in note]
+
+
+def test_a_file_of_data_that_gcore_left_out_is_not_a_module(
+    dumped: tuple[Path, Path],
+) -> None:
+    said = notes(dumped[1].with_name("saved"))
+    assert not [note for note in said if "archive.dat" in note or "-sysroot" in note]
 
 
 def test_a_program_that_is_gone_has_a_note(dumped: tuple[Path, Path], tmp_path: Path) -> None:

@@ -219,8 +219,8 @@ pub(super) fn unknown_permissions(regions: &[Region]) -> Option<String> {
     let count = unknown.count() as u64;
     (count > 0).then(|| {
         format!(
-            "permissions of {} are unknown (???): the core does not hold them, and \
-             their files are not here or have another build-id",
+            "permissions of {} are unknown (???): the core does not hold them, and no program or library \
+             with their build-id is here",
             counted(count, "file mapping")
         )
     })

@@ -80,9 +80,8 @@ pub(super) fn attach(
             back(core, of_file, base, file, &image, &mut found_in);
             continue;
         }
-        if base.is_some_and(|base| image_at(core, base).is_some())
-            || of_file.iter().any(|index| code(core, *index))
-        {
+        let module = base.is_some_and(|base| image_at(core, base).is_some());
+        if module || of_file.iter().any(|index| code(core, *index, &files.place(name.path()))) {
             absent.push(name);
             missing = missing.saturating_add(lost);
         }
@@ -107,12 +106,17 @@ fn another(core: &Core, base: u64, path: &Path) -> bool {
     loaded(core, base).is_some_and(|(_, id)| file_of(path, &id).is_none())
 }
 
-/// Whether a region may hold code, so that its file is a program or library. Files of data have no build-id
-/// (locale archives, caches of gconv): that they are missing says nothing about `-exe` and `-sysroot`.
-fn code(core: &Core, index: usize) -> bool {
+/// Whether a region may hold code, so that the file at `path`, which it maps, is a program or library.
+///
+/// Files of data have no build-id (locale archives, caches of gconv): that they are missing says nothing
+/// about `-exe` and `-sysroot`. Where gcore saved no byte of a mapping its permissions are unknown, and
+/// the first bytes of the file decide, if it is here.
+fn code(core: &Core, index: usize, path: &Path) -> bool {
     core.regions.get(index).is_some_and(|region| match region.permissions {
         Permissions::Known { execute, .. } => execute,
-        Permissions::Unknown => true,
+        Permissions::Unknown => {
+            FileView::open_named(path).map_or(true, |file| file.bytes(0, 4) == b"\x7fELF")
+        }
     })
 }
 
