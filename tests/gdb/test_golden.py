@@ -132,6 +132,9 @@ def test_json_is_as_before(
     answer = dict(said[target].answers[name])
     if name == "overview":
         answer["kinds"] = sorted(answer["kinds"], key=lambda kind: kind["kind"])
+        # As in the text: which ones follow the heap depends on the environment.
+        first, *others = answer["largest"]
+        answer["largest"] = [first, *(dict.fromkeys(other, "…") for other in others)]
     text = said[target].normal.json(answer, name in OF_THE_MACHINE)
     command = re.sub(r"^(\S+)", r"\1 -json", COMMANDS[name])
     compare(f"{target}-{name}.json", f"{command}\n{text}", request)

@@ -65,13 +65,16 @@ def sizes_named(text: str) -> str:
 
 
 def kinds_sorted(text: str) -> str:
-    """Return the overview in TEXT, kinds and regions by name and not by size, kinds uncounted."""
+    """Return the overview in TEXT: kinds by name, uncounted; of the largest regions the first.
+
+    Which regions follow the heap depends on pages of the stack, and so on the environment.
+    """
     parts = re.split(r"(KIND  REGIONS  SIZE(?:  [A-Z]+)*\n)((?:\S+  \d+(?:  SIZE)+\n)+)", text)
     before, heads, rows, after = parts
     kinds = sorted(re.sub(r"  \d+  ", "  N  ", row) for row in rows.splitlines(keepends=True))
     begin, largest, end = re.split(r"(?<=bytes:\n|holds:\n)((?:\S+  SIZE  .*\n)+)", after)
-    regions = sorted(largest.splitlines(keepends=True))
-    return "".join([before, heads, *kinds, begin, *regions, end])
+    first, *others = largest.splitlines(keepends=True)
+    return "".join([before, heads, *kinds, begin, first, *("…\n" for _ in others), end])
 
 
 def _named(value: Any, machine: bool) -> Any:
