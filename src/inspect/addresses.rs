@@ -18,20 +18,19 @@ use crate::word::{ByteOrder, WordFormat};
 pub struct Addresses<'m> {
     memory: &'m dyn Memory,
     format: WordFormat,
-    bounds: AddressRange,
+    /// The region of the last address that led to memory.
     last: AddressRange,
+    /// Around the last address that did not: a range where none does. Between the stack and the
+    /// page at the very end of a process it holds nearly all words that are text.
+    nothing: AddressRange,
 }
 
 impl<'m> Addresses<'m> {
     /// The addresses of `memory`.
     #[must_use]
     pub fn new(memory: &'m dyn Memory) -> Self {
-        let regions = memory.regions();
-        let ends = regions.first().zip(regions.last());
-        let bounds = ends.map(|(first, last)| (first.range.start(), last.range.end()));
-        let (start, end) = bounds.unwrap_or((0, 0));
-        let bounds = AddressRange::saturating(start, end.saturating_sub(start));
-        Self { memory, format: memory.word_format(), bounds, last: AddressRange::default() }
+        let none = AddressRange::default();
+        Self { memory, format: memory.word_format(), last: none, nothing: none }
     }
 
     /// Size and byte order of the words.
@@ -43,16 +42,26 @@ impl<'m> Addresses<'m> {
     /// Returns whether `address` is in a region that is not a reserve.
     #[inline]
     pub fn hold(&mut self, address: u64) -> bool {
-        if !self.bounds.contains(address) {
-            return false;
-        }
-        if !self.last.contains(address) {
-            match self.memory.region_at(address).filter(|region| !region.reserve()) {
-                Some(region) => self.last = region.range,
-                None => return false,
+        self.last.contains(address) || (!self.nothing.contains(address) && self.look_up(address))
+    }
+
+    fn look_up(&mut self, address: u64) -> bool {
+        let regions = self.memory.regions();
+        let after = regions.partition_point(|region| region.range.start() <= address);
+        let before = after.checked_sub(1).and_then(|last| regions.get(last));
+        match before.filter(|region| region.range.contains(address)) {
+            Some(region) if !region.reserve() => {
+                self.last = region.range;
+                return true;
+            }
+            Some(reserve) => self.nothing = reserve.range,
+            None => {
+                let start = before.map_or(0, |region| region.range.end());
+                let end = regions.get(after).map_or(u64::MAX, |region| region.range.start());
+                self.nothing = AddressRange::saturating(start, end.saturating_sub(start));
             }
         }
-        true
+        false
     }
 
     /// Whether a text of `length` bytes at `start` is made of addresses, by the `word` at each address.

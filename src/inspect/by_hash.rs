@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
+use indexmap::IndexMap;
+
 /// Mixes the two halves of a key: it is a hash already, or the bytes of a short text.
 #[derive(Default)]
 pub(crate) struct Mixed(u64);
@@ -31,3 +33,7 @@ impl Hasher for Mixed {
 
 /// A map from the hashes of strings.
 pub(crate) type ByHash<V> = HashMap<u128, V, BuildHasherDefault<Mixed>>;
+
+/// The same in the order of insertion. A miss looks at a dense table of indices only, and what
+/// grows does not move all values to new places.
+pub(crate) type InOrder<V> = IndexMap<u128, V, BuildHasherDefault<Mixed>>;

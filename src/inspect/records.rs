@@ -92,10 +92,10 @@ pub fn contents_within(
     let choice = Choice::least(min);
     let tally = Tally::count(memory, &ranges, choice, bounds, job)?;
     let counts = tally.most(Some(top));
-    let listed: ByHash<usize> = counts.iter().zip(0..).map(|(count, index)| (count.hash, index)).collect();
+    let listed: ByHash<usize> = counts.iter().zip(0..).map(|((hash, _), index)| (*hash, index)).collect();
     let mut steps: Vec<Steps> = counts.iter().map(|_| Steps::default()).collect();
     // A string that occurs once has no steps.
-    if counts.iter().any(|count| count.count > 1) {
+    if counts.iter().any(|(_, counted)| counted.count > 1) {
         let work =
             |chunk: &Chunk, buffer: &mut Buffer| tally.places(memory, chunk, choice, &listed, job, buffer);
         pass::in_order(memory, &ranges, bounds.chunk, job, work, |_, (places, beyond)| {
@@ -107,7 +107,7 @@ pub fn contents_within(
             Ok(beyond)
         })?;
     }
-    let record = |(counted, steps): (Counted, Steps)| {
+    let record = |((_, counted), steps): ((u128, Counted), Steps)| {
         let (stride, strided) = steps.most_common().unzip();
         let (text, example) = tally.texts(memory, &counted);
         let Counted { count, bytes, first, .. } = counted;

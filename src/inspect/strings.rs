@@ -97,7 +97,7 @@ pub fn strings_within(
 ) -> Result<Strings, Error> {
     let ranges = AddressRange::merge(ranges.to_vec());
     let tally = Tally::count(memory, &ranges, choice, bounds, job)?;
-    let row = |counted: Counted| {
+    let row = |(_, counted): (u128, Counted)| {
         let (text, example) = tally.texts(memory, &counted);
         let Counted { count, bytes, length, first, .. } = counted;
         StringCount { text, example, count, bytes, length, first }

@@ -1,10 +1,11 @@
 //! How often each string occurs, those that differ in numbers only together, without keeping texts.
 
 use std::cmp::Reverse;
-use std::collections::hash_map::Entry;
+
+use indexmap::map::Entry;
 
 use crate::error::Error;
-use crate::inspect::by_hash::ByHash;
+use crate::inspect::by_hash::{ByHash, InOrder};
 pub use crate::inspect::runs::Kinds;
 use crate::inspect::runs::{HANDED, Run, Searched, Text, runs};
 use crate::inspect::template::{Company, Numbers, Read, Reader, absorbed, template};
@@ -78,8 +79,6 @@ impl Default for Bounds {
 /// What is known of strings that differ in numbers only.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Counted {
-    /// The hash of their words.
-    pub(crate) hash: u128,
     /// How often they occur.
     pub(crate) count: u64,
     /// The bytes of all of them.
@@ -93,17 +92,21 @@ pub(crate) struct Counted {
 }
 
 impl Counted {
-    fn add(&mut self, count: u64, bytes: u64) {
-        self.count = self.count.saturating_add(count);
-        self.bytes = self.bytes.saturating_add(bytes);
+    fn once(run: &Run<'_>) -> Self {
+        Self { count: 1, bytes: run.length, length: run.length, first: run.start, numbers: 0 }
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.count = self.count.saturating_add(other.count);
+        self.bytes = self.bytes.saturating_add(other.bytes);
+        if other.first < self.first {
+            (self.first, self.length) = (other.first, other.length);
+        }
     }
 }
 
 /// Bytes of a short text.
 const SHORT: usize = 15;
-
-/// In the place of the numbers of a short text, whose hash is its bytes.
-const SPELLED: u32 = u32::MAX;
 
 /// The bytes of a short text as a number; no text has a NUL, so zeros after it are none of it.
 fn spelled(bytes: &[u8]) -> Option<u128> {
@@ -115,6 +118,15 @@ fn spelled(bytes: &[u8]) -> Option<u128> {
     Some(u128::from_le_bytes(all))
 }
 
+/// What strings are counted under.
+#[derive(Clone, Copy)]
+enum Key {
+    /// The bytes of a short text.
+    Short(u128),
+    /// The hash of words.
+    Words(u128),
+}
+
 /// Strings by the hash of their words, and short ones as they are.
 ///
 /// Most strings are short, there by chance, and never twice in a chunk: to read their numbers
@@ -124,8 +136,8 @@ fn spelled(bytes: &[u8]) -> Option<u128> {
 /// The numbers are beside the counts, since most strings have none.
 #[derive(Default)]
 struct Table {
-    short: ByHash<Counted>,
-    counts: ByHash<Counted>,
+    short: InOrder<Counted>,
+    counts: InOrder<Counted>,
     numbers: Vec<Numbers>,
     /// Whether reading the numbers of short strings makes no more room.
     settled: bool,
@@ -142,18 +154,16 @@ impl Table {
 
     /// Counts one string.
     fn count(&mut self, reader: &mut Reader, run: &Run<'_>) {
-        let Run { start, length, .. } = *run;
-        let new = |hash, numbers| Counted { hash, count: 1, bytes: length, length, first: start, numbers };
+        let new = Counted::once(run);
         let bytes = if let Text::Bytes(bytes) = run.text { bytes } else { &[] };
         if let Some(text) = spelled(bytes) {
-            let counted = self.short.entry(text).and_modify(|counted| counted.add(1, length));
-            counted.or_insert_with(|| new(text, SPELLED));
+            self.short.entry(text).and_modify(|counted| counted.add(&new)).or_insert(new);
             return;
         }
         let read = read(reader, run);
         match self.counts.entry(read.hash) {
             Entry::Occupied(mut slot) => {
-                slot.get_mut().add(1, length);
+                slot.get_mut().add(&new);
                 if let Some(own) = at(&mut self.numbers, slot.get().numbers) {
                     reader.add(own, bytes, &read);
                 }
@@ -162,79 +172,104 @@ impl Table {
                 // Sentences have words like `a` and `be`; in long ones hex without any digit is
                 // not looked for, which would take as long as to find them.
                 let numbers = read.numbers.and_then(|_| reader.first(bytes, &read));
-                slot.insert(new(read.hash, push(&mut self.numbers, numbers)));
+                slot.insert(Counted { numbers: push(&mut self.numbers, numbers), ..new });
             }
         }
     }
 
-    /// All of them, in the order of their first places.
-    fn sorted(&mut self) -> Vec<Counted> {
-        let all = self.short.drain().chain(self.counts.drain());
-        let mut all: Vec<Counted> = all.map(|(_, counted)| counted).collect();
-        all.sort_unstable_by_key(|counted| counted.first);
-        all
+    /// All of them, in the order of their first places if every string was counted in that order.
+    fn in_order(&self) -> impl Iterator<Item = (Key, &Counted)> {
+        let mut short = self.short.iter().peekable();
+        let mut counts = self.counts.iter().peekable();
+        std::iter::from_fn(move || {
+            let next_is_short = match (short.peek(), counts.peek()) {
+                (Some((_, short)), Some((_, counted))) => short.first < counted.first,
+                (_, counted) => counted.is_none(),
+            };
+            if next_is_short {
+                short.next().map(|(text, counted)| (Key::Short(*text), counted))
+            } else {
+                counts.next().map(|(hash, counted)| (Key::Words(*hash), counted))
+            }
+        })
     }
 
     /// Counts strings of another table; says whether there was room for them or others like them.
-    fn merge(&mut self, new: &Counted, numbers: Option<&Numbers>, tracked: usize) -> bool {
-        if self.known(new, numbers) {
-            return true;
+    fn merge(&mut self, key: Key, new: &Counted, numbers: Option<&Numbers>, tracked: usize) -> bool {
+        if self.len() >= tracked {
+            if self.known(key, new, numbers) {
+                return true;
+            }
+            if !self.settled {
+                self.settle();
+                self.settled = self.len() >= tracked.saturating_sub(tracked / 4);
+            }
+            if self.len() >= tracked {
+                // There may be others that differ in numbers only.
+                return match key {
+                    Key::Short(text) => {
+                        let (hash, numbers) = words(&mut Reader::default(), text, new.length);
+                        self.known(Key::Words(hash), new, numbers.as_ref())
+                    }
+                    Key::Words(_) => false,
+                };
+            }
         }
-        if self.len() >= tracked && !self.settled {
-            self.settle();
-            self.settled = self.len() >= tracked.saturating_sub(tracked / 4);
+        match key {
+            Key::Short(text) => {
+                self.short.entry(text).and_modify(|counted| counted.add(new)).or_insert(*new);
+            }
+            Key::Words(hash) => self.add(hash, new, numbers),
         }
-        let room = self.len() < tracked;
-        if new.numbers == SPELLED && room {
-            self.short.insert(new.hash, *new);
-            return true;
+        true
+    }
+
+    /// Counts strings by the hash of their words.
+    fn add(&mut self, hash: u128, new: &Counted, numbers: Option<&Numbers>) {
+        match self.counts.entry(hash) {
+            Entry::Occupied(slot) => joined(slot.into_mut(), &mut self.numbers, new, numbers),
+            Entry::Vacant(slot) => {
+                let numbers = push(&mut self.numbers, numbers.copied());
+                slot.insert(Counted { numbers, ..*new });
+            }
         }
-        if new.numbers == SPELLED {
-            // There may be others that differ in numbers only.
-            let (new, numbers) = unspelled(&mut Reader::default(), new);
-            return self.known(&new, numbers.as_ref());
-        }
-        if room {
-            let numbers = push(&mut self.numbers, numbers.copied());
-            self.counts.insert(new.hash, Counted { numbers, ..*new });
-        }
-        room
     }
 
     /// Counts strings if there are others like them.
-    fn known(&mut self, new: &Counted, numbers: Option<&Numbers>) -> bool {
-        let counts = if new.numbers == SPELLED { &mut self.short } else { &mut self.counts };
-        let Some(counted) = counts.get_mut(&new.hash) else { return false };
-        counted.add(new.count, new.bytes);
-        if new.first < counted.first {
-            (counted.first, counted.length) = (new.first, new.length);
-        }
-        if let Some((own, numbers)) = at(&mut self.numbers, counted.numbers).zip(numbers) {
-            own.merge(numbers);
-        }
+    fn known(&mut self, key: Key, new: &Counted, numbers: Option<&Numbers>) -> bool {
+        let counted = match key {
+            Key::Short(text) => self.short.get_mut(&text),
+            Key::Words(hash) => self.counts.get_mut(&hash),
+        };
+        let Some(counted) = counted else { return false };
+        joined(counted, &mut self.numbers, new, numbers);
         true
     }
 
     /// Counts short strings by their words, too.
     fn settle(&mut self) {
         let mut reader = Reader::default();
-        self.counts.reserve(self.short.len());
-        for short in std::mem::take(&mut self.short).into_values() {
-            let (new, numbers) = unspelled(&mut reader, &short);
-            if !self.known(&new, numbers.as_ref()) {
-                let numbers = push(&mut self.numbers, numbers);
-                self.counts.insert(new.hash, Counted { numbers, ..new });
-            }
+        for (text, short) in std::mem::take(&mut self.short) {
+            let (hash, numbers) = words(&mut reader, text, short.length);
+            self.add(hash, &short, numbers.as_ref());
         }
     }
 }
 
-/// A short string by the hash of its words, with its numbers.
-fn unspelled(reader: &mut Reader, short: &Counted) -> (Counted, Option<Numbers>) {
-    let bytes = short.hash.to_le_bytes();
-    let text = usize::try_from(short.length).ok().and_then(|length| bytes.get(..length)).unwrap_or_default();
+/// Adds strings to others like them.
+fn joined(counted: &mut Counted, all: &mut [Numbers], new: &Counted, numbers: Option<&Numbers>) {
+    counted.add(new);
+    if let Some((own, numbers)) = at(all, counted.numbers).zip(numbers) {
+        own.merge(numbers);
+    }
+}
+
+/// The hash of the words of a short text of `length` bytes, and its numbers.
+fn words(reader: &mut Reader, text: u128, length: u64) -> (u128, Option<Numbers>) {
+    let bytes = text.to_le_bytes();
+    let text = usize::try_from(length).ok().and_then(|length| bytes.get(..length)).unwrap_or_default();
     let read = reader.read(text, HANDED);
-    (Counted { hash: read.hash, numbers: 0, ..*short }, reader.first(text, &read))
+    (read.hash, reader.first(text, &read))
 }
 
 /// What is read of a string.
@@ -312,11 +347,11 @@ impl Tally {
             let mut table = Table::default();
             let mut reader = Reader::default();
             let searched = each(memory, chunk, choice, job, buffer, |run| table.count(&mut reader, &run));
-            (table.sorted(), table, searched)
+            (table, searched)
         };
-        pass::in_order(memory, ranges, bounds.chunk, job, work, |_, (counts, table, searched)| {
-            for counted in counts {
-                tally.add(&counted, table.numbers(&counted), bounds.tracked);
+        pass::in_order(memory, ranges, bounds.chunk, job, work, |_, (table, searched)| {
+            for (key, counted) in table.in_order() {
+                tally.add(key, counted, table.numbers(counted), bounds.tracked);
             }
             tally.searched = tally.searched.saturating_add(searched.bytes);
             tally.addresses = tally.addresses.saturating_add(searched.addresses);
@@ -333,15 +368,15 @@ impl Tally {
 
     /// Counts strings whose words are numbers in others that are alike with these.
     fn absorb(&mut self) {
-        let company = |counted: &Counted| {
-            let Counted { hash, count, first, .. } = *counted;
-            Some(Company { common: 0, count, first, key: hash, numbers: *self.table.numbers(counted)? })
+        let company = |(hash, counted): (&u128, &Counted)| {
+            let Counted { count, first, .. } = *counted;
+            Some(Company { common: 0, count, first, key: *hash, numbers: *self.table.numbers(counted)? })
         };
-        let pairs = absorbed(|take| self.table.counts.values().filter_map(company).for_each(take));
+        let pairs = absorbed(|take| self.table.counts.iter().filter_map(company).for_each(take));
         for (from, into) in pairs {
-            let Some(part) = self.table.counts.remove(&from) else { continue };
+            let Some(part) = self.table.counts.swap_remove(&from) else { continue };
             let numbers = self.table.numbers(&part).copied();
-            self.table.known(&Counted { hash: into, ..part }, numbers.as_ref());
+            self.table.known(Key::Words(into), &part, numbers.as_ref());
             self.absorbed.insert(from, into);
         }
     }
@@ -366,9 +401,9 @@ impl Tally {
         (places, searched.beyond)
     }
 
-    fn add(&mut self, new: &Counted, numbers: Option<&Numbers>, tracked: usize) {
+    fn add(&mut self, key: Key, new: &Counted, numbers: Option<&Numbers>, tracked: usize) {
         self.total = self.total.saturating_add(new.count);
-        if !self.table.merge(new, numbers, tracked) {
+        if !self.table.merge(key, new, numbers, tracked) {
             self.untracked = self.untracked.saturating_add(new.count);
         }
     }
@@ -399,10 +434,13 @@ impl Tally {
         self.table.counts.len() as u64
     }
 
-    /// The `top` most frequent strings: by count, then by bytes, then by first place.
-    pub(crate) fn most(&self, top: Option<usize>) -> Vec<Counted> {
-        let mut counts: Vec<Counted> = self.table.counts.values().copied().collect();
-        let key = |counted: &Counted| (Reverse(counted.count), Reverse(counted.bytes), counted.first);
+    /// The `top` most frequent strings with the hashes of their words: by count, then by bytes, then
+    /// by first place.
+    pub(crate) fn most(&self, top: Option<usize>) -> Vec<(u128, Counted)> {
+        let mut counts: Vec<(u128, Counted)> =
+            self.table.counts.iter().map(|(hash, counted)| (*hash, *counted)).collect();
+        let key =
+            |(_, counted): &(u128, Counted)| (Reverse(counted.count), Reverse(counted.bytes), counted.first);
         if let Some(top) = top.filter(|top| *top < counts.len()) {
             counts.select_nth_unstable_by_key(top, key);
             counts.truncate(top);
