@@ -87,7 +87,7 @@ impl Touched {
             let mut runs = [Run::default()];
             let start = (range.start() / PAGE).saturating_mul(PAGE);
             let end = range.end().checked_next_multiple_of(PAGE);
-            let found = end.and_then(|end| scan(entries, start, end, &mut runs).ok());
+            let found = end.and_then(|end| scan(entries, start, end, 1, &mut runs).ok());
             if let Some((count, walked)) = found {
                 let touched = runs.first().filter(|_| count > 0).map_or(walked, |run| run.start);
                 return touched.min(range.end()).saturating_sub(range.start());
@@ -181,7 +181,7 @@ impl Touched {
         let mut runs = [Run::default(); PAGES / 2];
         let start = piece.checked_mul(PIECE)?.checked_mul(PAGE)?;
         let end = start.checked_add(PIECE.checked_mul(PAGE)?)?;
-        let (count, walked) = match scan(entries, start, end, &mut runs) {
+        let (count, walked) = match scan(entries, start, end, PIECE, &mut runs) {
             Ok(found) => found,
             Err(cause) => {
                 // Before Linux 6.7, or filtered. The end of the address space is refused as well (EFAULT).

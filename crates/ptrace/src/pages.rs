@@ -35,15 +35,17 @@ struct Argument {
     return_mask: u64,
 }
 
-/// Fills `runs` with the pages from `start` up to `end` that are there, in order, and gives how
-/// many runs these are and up to where was looked.
+/// Fills `runs` with the pages from `start` up to `end` that are there, `most` pages at most, in
+/// order, and gives how many runs these are and up to where was looked.
 ///
-/// Both addresses are multiples of the size of a page.
+/// Both addresses are multiples of the size of a page. The kernel walks a run to its end before
+/// it gives it, unless `most` ends it: to ask for the first page that is there, a `most` of one
+/// takes microseconds where gigabytes in a row are.
 ///
 /// # Errors
 ///
 /// The system's: `ENOTTY` before Linux 6.7, `ESRCH` where the process has ended.
-pub fn scan(pagemap: &File, start: u64, end: u64, runs: &mut [Run]) -> io::Result<(usize, u64)> {
+pub fn scan(pagemap: &File, start: u64, end: u64, most: u64, runs: &mut [Run]) -> io::Result<(usize, u64)> {
     const PRESENT: u64 = 1 << 3;
     const SWAPPED: u64 = 1 << 4;
     let mut argument = Argument {
@@ -52,6 +54,8 @@ pub fn scan(pagemap: &File, start: u64, end: u64, runs: &mut [Run]) -> io::Resul
         end,
         vec: runs.as_mut_ptr().addr() as u64,
         vec_len: runs.len() as u64,
+        // Zero would mean any number.
+        max_pages: most.max(1),
         category_anyof_mask: PRESENT | SWAPPED,
         return_mask: PRESENT,
         ..Argument::default()
@@ -103,10 +107,14 @@ mod tests {
         let pagemap = File::open("/proc/self/pagemap").unwrap();
         let mut runs = [Run::default(); 8];
         let (from, to) = (page(PAGE), page(LENGTH));
-        let Ok((count, walked)) = scan(&pagemap, from, to, &mut runs) else { return };
+        let Ok((count, walked)) = scan(&pagemap, from, to, u64::MAX, &mut runs) else { return };
         let there = |at: usize| runs[..count].iter().any(|run| run.start <= page(at) && page(at) < run.end);
         assert!(TOUCHED.iter().all(|at| there(*at)));
         assert!(!TOUCHED.iter().any(|at| there(*at + LENGTH / 16)));
         assert_eq!(walked, to);
+        let (count, walked) = scan(&pagemap, from, to, 1, &mut runs).unwrap();
+        let first = runs[0];
+        assert_eq!((count, first.end - first.start), (1, PAGE as u64));
+        assert!(first.start <= page(TOUCHED[0]) && first.end <= walked && walked <= page(TOUCHED[1]));
     }
 }
