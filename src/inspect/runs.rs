@@ -348,9 +348,10 @@ fn next_start(mut bytes: &[u8], stretch: u32) -> &[u8] {
 /// Half of a heap is zeros; this goes over them at the speed of memory.
 fn after_zeros(bytes: &[u8]) -> &[u8] {
     let mut rest = bytes.get(8..).unwrap_or_default();
-    while let Some((block, after)) = rest.split_first_chunk::<64>()
-        && block.iter().fold(0, |all, byte| all | byte) == 0
-    {
+    while let Some((block, after)) = rest.split_first_chunk::<64>() {
+        if block.iter().fold(0, |all, byte| all | byte) != 0 {
+            break;
+        }
         rest = after;
     }
     rest

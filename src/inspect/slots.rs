@@ -166,11 +166,13 @@ fn slots(text: &[u8], piece: Piece, chained: bool, slots: &mut Vec<Slot>) {
     }
     // Digits, x, hex digits.
     let first = digits(bytes);
-    if let Some([b'x' | b'X', hex @ ..]) = bytes.get(first..)
-        && first > 0
-        && !hex.is_empty()
-        && class::hex(collected(hex))
-    {
+    let hex = match bytes.get(first..) {
+        Some([b'x' | b'X', hex @ ..]) if first > 0 && !hex.is_empty() && class::hex(collected(hex)) => {
+            Some(hex)
+        }
+        _ => None,
+    };
+    if let Some(hex) = hex {
         let middle = start.saturating_add(first);
         slots.push(Slot { start, number: start, end: middle, sort: Sort::Decimal });
         let from = middle.saturating_add(1);

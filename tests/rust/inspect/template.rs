@@ -80,11 +80,8 @@ fn piece(part: &str) -> String {
         return if word { mark(letters) + "\0" } else { "\0".to_owned() };
     }
     for x in ['x', 'X'] {
-        if let Some((width, height)) = part.split_once(x)
-            && !width.is_empty()
-            && width.chars().all(digit)
-            && hex(height)
-        {
+        let number = |width: &str| !width.is_empty() && width.chars().all(digit);
+        if part.split_once(x).is_some_and(|(width, height)| number(width) && hex(height)) {
             return format!("\0{x}\0");
         }
     }
