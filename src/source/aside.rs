@@ -5,6 +5,7 @@
 
 use std::ffi::OsStr;
 use std::io::{self, Read, Seek, SeekFrom};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -30,6 +31,8 @@ const FRESH: Duration = Duration::from_secs(1);
 enum Place {
     Device((u32, u32)),
     Folder(PathBuf),
+    /// Pages of a file there that a process has. That the file does not answer says nothing of them.
+    Mapped((u32, u32)),
 }
 
 /// The process that reads, and what did not answer it.
@@ -54,11 +57,11 @@ fn reader() -> MutexGuard<'static, Reader> {
 /// Which file it is: major and minor number of its device, and its inode.
 pub(super) type Identity = ((u32, u32), u64);
 
-/// A path as this process has to open it.
+/// How a file has to be opened.
 pub(super) enum Way {
-    /// As any: its file system answers.
+    /// By this process: its file system answers.
     Direct,
-    /// Only so.
+    /// By the one that reads for it.
     Aside(File),
 }
 
@@ -108,6 +111,19 @@ fn silent() -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, "its file system does not answer")
 }
 
+/// Whether the process that reads was killed meanwhile, by the system for instance when memory ran out.
+fn gone(cause: &io::Error) -> bool {
+    cause.kind() == io::ErrorKind::BrokenPipe
+}
+
+/// Tries again with a new process where the one that reads was killed.
+fn twice<T>(mut what: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    match what() {
+        Err(cause) if gone(&cause) => what(),
+        answer => answer,
+    }
+}
+
 /// Whose mounts a path is looked up in, where it leads into the folder of a process, and the path there.
 fn in_mounts_of(path: &Path) -> (Option<i32>, Option<PathBuf>) {
     let own = || (None, Some(path.to_owned()));
@@ -146,12 +162,20 @@ impl Reader {
         }
     }
 
-    /// Has the process do something; gives it up where it does not answer.
+    /// Sends a request to the process that reads, and gives it up if it does not answer.
+    ///
+    /// # Errors
+    ///
+    /// The system's, [`silent`], also where work is to end, and one that is [`gone`].
     fn ask<T>(
         &mut self,
         place: &Place,
         what: impl FnOnce(&mut Aside, &dyn Fn() -> bool) -> Result<T, Failure>,
     ) -> io::Result<T> {
+        // Each worker that waits for its turn would start a process of its own, and wait for that.
+        if pass::stopping() {
+            return Err(silent());
+        }
         self.given_up.retain(|aside| !aside.ended());
         self.silent.retain(|(_, since)| since.elapsed() < PAUSE);
         if self.silent.iter().any(|(known, _)| known == place) {
@@ -172,6 +196,7 @@ impl Reader {
                 self.aside = Some(aside);
                 Err(cause)
             }
+            Err(Failure::Gone) => Err(io::ErrorKind::BrokenPipe.into()),
             Err(failure) => {
                 aside.kill();
                 self.given_up.push(aside);
@@ -222,7 +247,7 @@ impl File {
         while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
             let some = rest.len().min(ROOM);
             let Some(part) = rest.get_mut(..some) else { break };
-            match self.read_once(part, offset.saturating_add(filled as u64)) {
+            match twice(|| self.read_once(part, offset.saturating_add(filled as u64))) {
                 Ok(0) => break,
                 Ok(read) => filled = filled.saturating_add(read),
                 Err(_) if filled > 0 => break,
@@ -260,7 +285,27 @@ impl Drop for File {
 
 fn open(reader: &mut Reader, path: &Path, place: &Place) -> io::Result<Handle> {
     let bytes = OsStr::as_bytes(path.as_os_str());
-    reader.ask(place, |aside, wanted| aside.open(bytes, LIMIT, wanted))
+    twice(|| reader.ask(place, |aside, wanted| aside.open(bytes, LIMIT, wanted)))
+}
+
+/// Reads memory of a process where a file on that device is mapped; `memory` is its `/proc/PID/mem`.
+///
+/// Also of a page that was there a moment ago: the kernel may have dropped it, and then asks the file
+/// system for it.
+///
+/// # Errors
+///
+/// The system's; [`silent`] where the file system does not answer.
+pub(super) fn read_memory(
+    memory: &std::fs::File,
+    device: (u32, u32),
+    buffer: &mut [u8],
+    at: u64,
+) -> io::Result<usize> {
+    let place = Place::Mapped(device);
+    let some = buffer.len().min(ROOM);
+    let buffer = buffer.get_mut(..some).unwrap_or_default();
+    twice(|| reader().ask(&place, |aside, wanted| aside.read_of(memory.as_fd(), at, buffer, LIMIT, wanted)))
 }
 
 /// Such a file, read from one place after another.
@@ -298,7 +343,39 @@ impl Seek for Cursor {
 
 #[cfg(test)]
 mod tests {
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::Pid;
+
     use super::*;
+
+    /// The process that reads for this one.
+    fn child() -> Option<i32> {
+        let listed = |task: &Path| std::fs::read_to_string(task.join("children")).unwrap_or_default();
+        let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+        let all: String = tasks.map(|task| listed(&task.unwrap().path())).collect();
+        let reads = |pid: &&str| {
+            std::fs::read(format!("/proc/{pid}/comm")).is_ok_and(|name| name.starts_with(b"gdb-leak-reads"))
+        };
+        all.split_whitespace().find(reads).map(|pid| pid.parse().unwrap())
+    }
+
+    #[test]
+    fn a_file_is_read_on_where_the_process_that_read_it_was_killed() {
+        let own = std::env::current_exe().unwrap();
+        let whole = std::fs::read(&own).unwrap();
+        let file = File::open(&own, Place::Folder(own.clone())).unwrap();
+        let mut bytes = [0; 64];
+        for offset in [0, 64, 128] {
+            assert_eq!(file.read_at(&mut bytes, offset as u64).unwrap(), bytes.len());
+            assert_eq!(bytes, whole[offset..offset + bytes.len()]);
+            let pid = child().unwrap();
+            kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+            let runs = || !std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap().contains(") Z ");
+            while runs() {
+                std::thread::yield_now();
+            }
+        }
+    }
 
     #[test]
     fn a_path_through_the_folder_of_a_process_is_one_of_its_mounts() {

@@ -89,6 +89,13 @@ impl Lacking {
         Self::Unasked("userfaultfd serves them".to_owned())
     }
 
+    /// Nothing says which pages are in memory, and to read others may take for ever.
+    pub(super) fn unknown(system: &str) -> Self {
+        Self::Unasked(format!(
+            "/proc/PID/pagemap does not say which are, and the file system ({system}) may not answer"
+        ))
+    }
+
     /// Why the page is missing.
     pub(super) fn missing(&self) -> Missing {
         Missing::Unreadable(match self {
@@ -134,9 +141,29 @@ impl Backing {
         self.of.get(region).copied().unwrap_or(Behind::Process)
     }
 
-    /// Whether what reads a page of the file that the process does not have may wait without end.
-    pub(super) fn slow(&self, file: usize) -> Option<&str> {
-        self.files.get(file)?.slow.as_deref()
+    /// The type of the file system, if a read of a page that the process does not have may wait for it
+    /// without end.
+    pub(super) fn slow(&self, behind: Behind) -> Option<&str> {
+        self.slow_file(behind)?.slow.as_deref()
+    }
+
+    fn slow_file(&self, behind: Behind) -> Option<&Mapped> {
+        let Behind::File(file) = behind else { return None };
+        self.files.get(file).filter(|mapped| mapped.slow.is_some())
+    }
+
+    /// Reads pages of the process in which the file is mapped, and which are in memory; `None` where
+    /// the process itself can be read without waiting.
+    pub(super) fn read_mapped(
+        &self,
+        behind: Behind,
+        memory: &std::fs::File,
+        buffer: &mut [u8],
+        at: u64,
+    ) -> Option<Result<usize, Lacking>> {
+        let mapped = self.slow_file(behind)?;
+        let read = aside::read_memory(memory, mapped.device, buffer, at);
+        Some(read.map_err(|cause| mapped.lacking(cause)))
     }
 
     /// Whether that may be so of any file.

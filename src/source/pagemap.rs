@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use gdb_leak_ptrace::pages::{Run, scan};
 use nix::errno::Errno;
@@ -27,22 +28,26 @@ const PIECE: u64 = PAGES as u64;
 /// 0.1 s.
 const MOST_ASKED: u64 = 32 << 30;
 
+/// How long touched pages are taken to be touched.
+const FRESH: Duration = Duration::from_millis(20);
+
 /// One bit for each page of a piece.
 type Bits = [u64; 4];
 
 /// The pages that were touched, as far as they were asked for.
 ///
 /// Lists of free blocks lead to one page after another: a gigabyte of them asks
-/// 630,000 times. What was touched stays so, or costs no table when it is given
-/// back, and is not asked again; what was not may be at any moment, and is.
+/// 630,000 times. So what was touched is taken to be so for a moment. No longer: a program gives
+/// pages back, and to read one again makes one for it. What was not touched may be at any moment,
+/// and is asked for each time.
 #[derive(Debug)]
 pub(super) struct Touched {
     /// `None` where it may not be read.
     entries: Option<File>,
     /// Whether the kernel scans many pages at a time, as far as is known.
     scans: AtomicBool,
-    /// By the number of the piece; those with a touched page.
-    pieces: Mutex<HashMap<u64, Bits>>,
+    /// By the number of the piece, and since when: those with a touched page.
+    pieces: Mutex<HashMap<u64, (Instant, Bits)>>,
 }
 
 /// Pages in a row of which all were touched, or none.
@@ -160,14 +165,18 @@ impl Touched {
 
     /// Which pages of the piece were touched: all that are wanted, or as the kernel says now.
     fn bits(&self, entries: &File, piece: u64, wanted: Bits) -> Option<Bits> {
-        let mut pieces = self.pieces.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = pieces.get(&piece).copied().unwrap_or_default();
-        if known.iter().zip(wanted).all(|(bits, wanted)| bits & wanted == wanted) {
-            return Some(known);
+        let now = Instant::now();
+        let pieces = || self.pieces.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = pieces().get(&piece).copied();
+        let known = known.filter(|(since, _)| now.saturating_duration_since(*since) < FRESH);
+        let all = |bits: &Bits| bits.iter().zip(wanted).all(|(bits, wanted)| bits & wanted == wanted);
+        if let Some((_, bits)) = known.filter(|(_, bits)| all(bits)) {
+            return Some(bits);
         }
+        // Without the lock: the process may hold what the kernel waits for.
         let bits = self.scanned(entries, piece).or_else(|| ask(entries, piece))?;
         if any(bits, [u64::MAX; 4]) {
-            pieces.insert(piece, bits);
+            pieces().insert(piece, (now, bits));
         }
         Some(bits)
     }
@@ -385,6 +394,12 @@ mod tests {
         std::hint::black_box(&room);
         let stretches = scanning.stretches(range).unwrap();
         assert_eq!(stretches, asking.stretches(range).unwrap());
+        if !scanning.scans.load(Ordering::Relaxed) {
+            // Nothing was compared, which is so before Linux 6.7 only.
+            let refused =
+                scan(scanning.entries.as_ref().unwrap(), 0, PAGE, 1, &mut [Run::default()]).unwrap_err();
+            assert_eq!(Errno::from_raw(refused.raw_os_error().unwrap()), Errno::ENOTTY);
+        }
         assert_eq!(stretches.last().unwrap().end, range.end());
         assert!(stretches.len() > 4);
     }

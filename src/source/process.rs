@@ -24,6 +24,7 @@ use nix::unistd::Pid;
 use crate::error::Error;
 use crate::memory::{Buffer, Gap, Memory, Missing, Region, View, gap_before_next_region};
 use crate::pages;
+use crate::pass;
 use crate::range::AddressRange;
 use crate::source::behind::{Backing, Behind, Lacking, Missed};
 use crate::source::elf::{self, Image};
@@ -168,9 +169,8 @@ fn listing(folder: &Folder) -> PathBuf {
 impl Process {
     /// Whether `process_vm_readv` and `/proc/PID/mem` show the same process.
     ///
-    /// Folklore: in a container that shows another's /proc a process has another
-    /// number there. The last page of its stack tells: at an address of its own it
-    /// has random bytes of its own (`AT_RANDOM`), and nobody writes to it.
+    /// Not in a container that shows another's /proc, where a process has another number. The last page
+    /// of its stack decides: it has random bytes of the process (`AT_RANDOM`) at a random address.
     fn same_in_calls(&self) -> bool {
         self.stacks().is_some_and(|(called, read)| called == read)
     }
@@ -194,10 +194,9 @@ impl Process {
     ///
     /// Observed: an open `/proc/PID/mem` stays with the memory that the process had when it
     /// was opened, and reads as an empty file once no process uses that; it never shows the
-    /// memory of the next program, nor of the next process with this number. Seen: Linux
-    /// 6.18, fs/proc/base.c, `mem_rw`: no user of the memory, no byte. Where a child shares
-    /// the memory (`vfork`) it may outlive the program; then `process_vm_readv`, which goes
-    /// by the number, shows another one.
+    /// memory of the next program, nor of the next process with this number (Linux 6.18,
+    /// fs/proc/base.c, `mem_rw`). Where a child shares the memory (`vfork`) it may outlive the
+    /// program; then `process_vm_readv`, which goes by the number, shows another one.
     fn present(&self) -> bool {
         // A running program may write to the page that both read.
         const TRIES: usize = 16;
@@ -208,10 +207,10 @@ impl Process {
         !gone && (0..TRIES).any(|_| same())
     }
 
-    /// Whether `/proc/PID/mem`, opened now, shows the stack that the memory opened before shows.
+    /// Whether `/proc/PID/mem`, opened now, shows the same stack, or there is none, or it may not be opened.
     ///
     /// Seen: a child that shares the memory kept it open to readers while the list of regions
-    /// was that of the next program already. True where there is no stack, or it may not be opened.
+    /// was that of the next program already.
     fn same_as_now(&self) -> bool {
         let Some(at) = self.last_page() else { return true };
         let Ok(now) = self.folder.file("mem") else { return true };
@@ -229,17 +228,14 @@ impl Process {
 
     /// Reads up to as many bytes as `space` has, of pages that are there.
     ///
-    /// A single page comes sooner from the file: the call asks each time whether it may. And the
-    /// file never waits for the process that serves a page, which may have been taken away by now.
+    /// A single page comes sooner from the file, which also never waits for the process that serves a
+    /// page: it may have been taken away by now.
     fn read(&self, space: &mut [u8], at: u64) -> io::Result<usize> {
         let many = space.len() as u64 > PAGE;
-        let direct = self.direct
-            && many
-            && !self.served.get().is_some_and(|served| AddressRange::any_contains(served, at));
-        match direct.then(|| self.call(space, at)).flatten() {
-            Some(read) => Ok(read),
-            None => file::read_at(&self.memory, space, at),
-        }
+        let served = || self.served.get().is_some_and(|served| AddressRange::any_contains(served, at));
+        let direct = self.direct && many && !served();
+        let called = direct.then(|| self.call(space, at)).flatten();
+        called.map_or_else(|| file::read_at(&self.memory, space, at), Ok)
     }
 
     /// The headers of the program as they are in memory, where its file does not answer.
@@ -252,10 +248,9 @@ impl Process {
 
     /// Whether `userfaultfd` serves the pages at `at` that are missing.
     fn served(&self, at: u64) -> bool {
-        // A kernel without it has no such setting.
-        const SETTING: &str = "/proc/sys/vm/unprivileged_userfaultfd";
         let read = || {
-            let known = std::path::Path::new(SETTING).exists();
+            // A kernel without it has no such setting.
+            let known = std::path::Path::new("/proc/sys/vm/unprivileged_userfaultfd").exists();
             if known { maps::served(&self.folder.read("smaps").unwrap_or_default()) } else { Vec::new() }
         };
         AddressRange::any_contains(self.served.get_or_init(read), at)
@@ -283,14 +278,8 @@ impl Process {
         let behind = self.backing.of(number);
         let unknown = [Stretch { end: range.end(), touched: true }];
         let stretches = self.touched.stretches(range);
-        if stretches.is_none() {
-            if let Behind::File(file) = behind {
-                if self.backing.slow(file).is_some() {
-                    let why =
-                        "nothing says whether the page is in memory, and its file system may not answer";
-                    return Err((range.end(), Missing::Unreadable(why.to_owned())));
-                }
-            }
+        if let (None, Some(system)) = (&stretches, self.backing.slow(behind)) {
+            return Err((range.end(), self.missing(number, &Lacking::unknown(system))));
         }
         let mut filled = 0_usize;
         for stretch in stretches.as_deref().unwrap_or(&unknown) {
@@ -298,7 +287,7 @@ impl Process {
             let length = usize::try_from(stretch.end.saturating_sub(here)).unwrap_or_default();
             let Some(part) = space.get_mut(filled..filled.saturating_add(length)) else { break };
             let read = if stretch.touched {
-                self.read(part, here).map_err(Lacking::Failed)
+                self.in_memory(part, here, behind)
             } else {
                 self.absent(part, here, behind, region)
             };
@@ -312,17 +301,28 @@ impl Process {
                 Err(_) if filled > 0 => break,
                 // Observed: [vvar], device memory and pages past the end of a file give EIO
                 // one page at a time. Seen: Linux 6.18, every process's [vvar].
-                Err(lacking) if stretch.touched => {
+                Err(lacking @ Lacking::Failed(_)) if stretch.touched => {
                     let page_end = at.saturating_add(1).checked_next_multiple_of(PAGE).unwrap_or(u64::MAX);
                     return Err((page_end.min(stretch.end), lacking.missing()));
                 }
-                Err(lacking) => {
-                    self.missed.add(number, &lacking);
-                    return Err((stretch.end, lacking.missing()));
-                }
+                Err(lacking) => return Err((stretch.end, self.missing(number, &lacking))),
             }
         }
         Ok(filled)
+    }
+
+    /// Keeps why bytes of the region with that number are missing, unless nothing was waited for.
+    fn missing(&self, number: usize, lacking: &Lacking) -> Missing {
+        if !pass::stopping() {
+            self.missed.add(number, lacking);
+        }
+        lacking.missing()
+    }
+
+    /// Fills `part` from pages that were in memory a moment ago.
+    fn in_memory(&self, part: &mut [u8], at: u64, behind: Behind) -> Result<usize, Lacking> {
+        let aside = self.backing.read_mapped(behind, &self.memory, part, at);
+        aside.unwrap_or_else(|| self.read(part, at).map_err(Lacking::Failed))
     }
 
     /// Fills `part` with what the process would read in pages that it does not have.

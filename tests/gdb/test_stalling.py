@@ -3,13 +3,16 @@
 import os
 import re
 import signal
+import struct
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from gdb_leak import _native
 from harness import stalling
 from harness.debuggers import DOOR, gdb, shell
 from harness.processes import Program, compile_fixture
@@ -38,6 +41,44 @@ def readers() -> list[int]:
         if b"(gdb-leak-reads)" in stat and stat.rpartition(b")")[2].split()[0] not in b"ZX":
             found.append(int(folder.name))
     return found
+
+
+def present(pid: int, start: int, size: int) -> int:
+    """Return how many pages from START on the process has in memory."""
+    with Path(f"/proc/{pid}/pagemap").open("rb") as pagemap:
+        pagemap.seek(start // _PAGE * 8)
+        entries = struct.unpack(f"{size // _PAGE}Q", pagemap.read(size // _PAGE * 8))
+    return sum(entry >> 63 for entry in entries)
+
+
+def mapping(pid: int, name: str, permissions: str) -> int:
+    """Return where the process has mapped the file NAME with PERMISSIONS."""
+    for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+        if line.endswith(f"/{name}") and line.split()[1] == permissions:
+            return int(line.partition("-")[0], 16)
+    raise AssertionError(f"{name} is not mapped {permissions}")
+
+
+#: Reads a page, has the kernel drop it from the process, and reads it again when told to.
+_AGAIN = """
+import ctypes, os, sys
+from gdb_leak import _native
+pid, page = int(sys.argv[1]), int(sys.argv[2])
+memory = _native.open_process(pid)
+print(len(memory.read(page, 4096)), flush=True)
+class Vector(ctypes.Structure):
+    _fields_ = [("base", ctypes.c_void_p), ("length", ctypes.c_size_t)]
+own = os.pidfd_open(pid)
+MADVISE, PAGEOUT = 440, 21
+system = ctypes.CDLL(None, use_errno=True)
+system.syscall(MADVISE, own, ctypes.byref(Vector(page, 4096)), 1, PAGEOUT, 0)
+print("dropped", flush=True)
+sys.stdin.readline()
+try:
+    memory.read(page, 4096)
+except Exception as error:
+    print(error, flush=True)
+"""
 
 
 def ranges(gaps: list[dict[str, str]]) -> list[tuple[int, int]]:
@@ -118,7 +159,7 @@ class TestFileSystem:
     def test_what_is_in_memory_is_found_and_the_rest_is_missing(
         self, server: tuple[int, int]
     ) -> None:
-        os.kill(server[0], signal.SIGUSR1)
+        stalling.stall(server[0])
         answer = shell("find", server[1], "MARK-page", "-in", "all", "-stop", "-json").json()
         # The first page of the mapping that is shared; of the other one the second is there.
         assert answer["count"] == 1
@@ -130,7 +171,7 @@ class TestFileSystem:
         assert not answer["target"]["complete"]
 
     def test_a_block_is_held_by_a_page_that_is_in_memory(self, server: tuple[int, int]) -> None:
-        os.kill(server[0], signal.SIGUSR1)
+        stalling.stall(server[0])
         answer = shell("check", server[1], "-json").json()
         assert answer["summary"]["definitely_lost"]["blocks"] == 1
         assert any("of roots" in note and "missing" in note for note in answer["notes"])
@@ -138,7 +179,7 @@ class TestFileSystem:
     def test_the_process_is_let_go_and_nothing_of_gdb_leak_waits(
         self, server: tuple[int, int]
     ) -> None:
-        os.kill(server[0], signal.SIGUSR1)
+        stalling.stall(server[0])
         for command in ("check", "heap", "strings", "overview", "regions"):
             assert shell(command, server[1], "-json").status == 0
             assert "TracerPid:\t0\n" in Path(f"/proc/{server[1]}/status").read_text()
@@ -149,7 +190,7 @@ class TestFileSystem:
         # A program that gdb can read.
         program = (str(files / "maps_file"), str(folder / "data"))
         with stalling.served(files, folder, *program) as (server, pid):
-            os.kill(server, signal.SIGUSR1)
+            stalling.stall(server)
             commands = (
                 'leak-find -in all -json -- "MARK-page"',
                 "leak-check -json",
@@ -163,7 +204,7 @@ class TestFileSystem:
 
     def test_what_reads_ends_once_the_file_system_is_gone(self, server: tuple[int, int]) -> None:
         before = readers()
-        os.kill(server[0], signal.SIGUSR1)
+        stalling.stall(server[0])
         assert shell("find", server[1], "MARK-page", "-json").status == 0
         os.kill(server[0], signal.SIGKILL)
         until = time.monotonic() + 30
@@ -171,8 +212,47 @@ class TestFileSystem:
             assert time.monotonic() < until, "a process that reads is left"
             time.sleep(0.01)
 
+    def test_a_page_that_is_dropped_after_it_was_read_is_not_waited_for(
+        self, server: tuple[int, int]
+    ) -> None:
+        page = mapping(server[1], "data", "r--s")
+        line = [sys.executable, "-c", _AGAIN, str(server[1]), str(page)]
+        with subprocess.Popen(
+            line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as reader:
+            assert reader.stdout is not None
+            assert reader.stdin is not None
+            assert reader.stdout.readline() == "4096\n"
+            assert reader.stdout.readline() == "dropped\n"
+            if present(server[1], page, _PAGE):
+                os.kill(server[0], signal.SIGKILL)
+                pytest.skip("this kernel does not drop the page")
+            stalling.stall(server[0])
+            reader.stdin.write("\n")
+            reader.stdin.flush()
+            try:
+                reader.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                # Its end answers what the reader waits for.
+                os.kill(server[0], signal.SIGKILL)
+                raise
+            assert "does not answer" in reader.stdout.read()
+
+    def test_what_reads_outlives_the_thread_that_held_the_process(
+        self, server: tuple[int, int]
+    ) -> None:
+        # Its own text is on that file system, so the program is opened while it is held.
+        stop = _native.stop_process(server[1])
+        memory = _native.open_process(server[1])
+        stop.release()
+        base = mapping(server[1], "maps_file", "r--p")
+        (entry,) = struct.unpack("<Q", memory.read(base + 24, 8))
+        symbol = memory.symbol(base + entry)
+        assert symbol is not None
+        assert symbol[0] == "_start"
+
     def test_ctrl_c_is_answered_while_it_is_waited_for(self, server: tuple[int, int]) -> None:
-        os.kill(server[0], signal.SIGUSR1)
+        stalling.stall(server[0])
         before = readers()
         line = [str(DOOR), "find", str(server[1]), "MARK-page", "-stop"]
         with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as asked:
@@ -214,6 +294,23 @@ class TestHarm:
         assert dumped.status == 0, dumped.stderr
         assert (tmp_path / "dumped").stat().st_size == size
         assert memory_of(program.pid) == before
+
+    def test_pages_that_the_program_has_given_back_are_not_made_again(self, tmp_path: Path) -> None:
+        program = Program(compile_fixture("gives_back", tmp_path / "gives_back"))
+        try:
+            program.wait_for("READY")
+            start, size = program.places["pages"]
+            memory = _native.open_process(program.pid)
+            assert memory.read(start, size) == b"\1" * size
+            program.press_key()
+            program.wait_for("GONE")
+            # What is known of pages is known for a moment.
+            time.sleep(0.1)
+            assert present(program.pid, start, size) == 0
+            assert memory.read(start, size) == bytes(size)
+            assert present(program.pid, start, size) == 0
+        finally:
+            program.end()
 
     def test_no_page_or_page_table_is_made_in_gdb(self, program: Program) -> None:
         status = f"shell grep -E '^Vm(RSS|PTE)' /proc/{program.pid}/status"

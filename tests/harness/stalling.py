@@ -50,6 +50,18 @@ def served(files: Path, folder: Path, *program: str) -> Iterator[tuple[int, int]
             server.kill()
 
 
+def stall(server: int) -> None:
+    """Have the SERVER answer no more from now on."""
+    os.kill(server, signal.SIGUSR1)
+    bit = 1 << signal.SIGUSR1 - 1
+    pending = bit
+    while pending & bit:
+        status = Path(f"/proc/{server}/status").read_text()
+        lines = dict(line.split(":", 1) for line in status.splitlines())
+        pending = int(lines["SigPnd"], 16) | int(lines["ShdPnd"], 16)
+    wait_until_it_sleeps(server)
+
+
 class _Server:
     def __init__(self, files: Path) -> None:
         self._names = sorted(file.name for file in files.iterdir())
@@ -99,11 +111,11 @@ def _main(folder: str, files: str, *program: str) -> None:
         raise OSError(ctypes.get_errno(), "mount")
     stalled = False
 
-    def stall(*_: object) -> None:
+    def stop_answering(*_: object) -> None:
         nonlocal stalled
         stalled = True
 
-    signal.signal(signal.SIGUSR1, stall)
+    signal.signal(signal.SIGUSR1, stop_answering)
     server = _Server(Path(files))
     if os.fork() == 0:
         os.close(device)

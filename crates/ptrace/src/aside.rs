@@ -11,20 +11,23 @@
 //! goes on in Rust, which may wait for a lock that a thread held when it was forked. So the child
 //! is forked by the bare system call and makes only calls that are safe after that: none
 //! allocates, takes a lock or can panic. It has no file of its parent but one end of a socket, is
-//! in a session of its own, blocks all signals, and `wait` does not show it without
-//! `__WALL`, so that it is nothing to gdb. What remains: as long as it is there it keeps the
+//! in a session of its own, blocks all signals, sends no signal when it ends, and
+//! gdb ignores the end of a process that it does not debug. What remains: as long as it is there it keeps the
 //! memory that its parent had, as far as the parent changes it. The child's side is in `serve.rs`.
 
 use std::ffi::c_int;
-use std::io::{self, Read, Write};
-use std::os::fd::AsRawFd;
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use crate::serve::{CLOSE, OPEN, READ, REPLY, WORD, fork, kill, waited};
+use crate::serve::{CLOSE, OPEN, READ, READ_SENT, REPLY, WORD, fork, kill, send, waited};
 
 /// The most bytes that one read gives, and more than a path has.
 pub const ROOM: usize = 1 << 20;
+
+/// The longest path that the kernel takes; a request with one never fills the socket.
+const LONGEST: usize = libc::PATH_MAX as usize;
 
 /// A file that the child has open.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -55,10 +58,12 @@ pub struct Aside {
 pub enum Failure {
     /// The system's answer.
     Refused(io::Error),
-    /// None came in time, or the child is gone: it is of no more use.
+    /// No answer came in time: the child is of no more use.
     Silent,
     /// The caller does not want to wait any more: as above.
     Unwanted,
+    /// The child has ended, which says nothing of the file: another one may answer.
+    Gone,
 }
 
 impl Aside {
@@ -86,11 +91,11 @@ impl Aside {
         limit: Duration,
         wanted: &dyn Fn() -> bool,
     ) -> Result<Opened, Failure> {
-        if path.len() >= ROOM || path.contains(&0) {
+        if path.len() >= LONGEST || path.contains(&0) {
             return Err(Failure::Refused(io::ErrorKind::InvalidInput.into()));
         }
         let until = (Instant::now(), limit);
-        self.send([OPEN, path.len() as u64, 0, 0], path)?;
+        self.send([OPEN, path.len() as u64, 0, 0], path, None)?;
         let [number, device, inode, length, mode, system] = self.reply(until, wanted)?;
         let (mode, system) =
             (u32::try_from(mode).unwrap_or_default(), i64::from_ne_bytes(system.to_ne_bytes()));
@@ -111,12 +116,26 @@ impl Aside {
         wanted: &dyn Fn() -> bool,
     ) -> Result<usize, Failure> {
         let until = (Instant::now(), limit);
-        self.send([READ, file, offset, bytes.len().min(ROOM) as u64], &[])?;
-        let [read, ..] = self.reply(until, wanted)?;
-        let read = usize::try_from(read).unwrap_or(usize::MAX);
-        let bytes = bytes.get_mut(..read).ok_or(Failure::Silent)?;
-        self.receive(bytes, until, wanted)?;
-        Ok(read)
+        self.send([READ, file, offset, bytes.len().min(ROOM) as u64], &[], None)?;
+        self.take(bytes, until, wanted)
+    }
+
+    /// Reads as [`Aside::read`] does, of a file that this process has open.
+    ///
+    /// # Errors
+    ///
+    /// As [`Aside::open`].
+    pub fn read_of(
+        &mut self,
+        file: BorrowedFd<'_>,
+        offset: u64,
+        bytes: &mut [u8],
+        limit: Duration,
+        wanted: &dyn Fn() -> bool,
+    ) -> Result<usize, Failure> {
+        let until = (Instant::now(), limit);
+        self.send([READ_SENT, 0, offset, bytes.len().min(ROOM) as u64], &[], Some(file))?;
+        self.take(bytes, until, wanted)
     }
 
     /// Closes an open file.
@@ -126,7 +145,7 @@ impl Aside {
     /// As [`Aside::open`].
     pub fn close(&mut self, file: u64, limit: Duration, wanted: &dyn Fn() -> bool) -> Result<(), Failure> {
         let until = (Instant::now(), limit);
-        self.send([CLOSE, file, 0, 0], &[])?;
+        self.send([CLOSE, file, 0, 0], &[], None)?;
         self.reply(until, wanted).map(|_| ())
     }
 
@@ -141,10 +160,33 @@ impl Aside {
         kill(self.child);
     }
 
-    fn send(&mut self, request: [u64; 4], more: &[u8]) -> Result<(), Failure> {
+    fn send(&mut self, request: [u64; 4], more: &[u8], file: Option<BorrowedFd<'_>>) -> Result<(), Failure> {
         let mut bytes: Vec<u8> = request.iter().flat_map(|word| word.to_ne_bytes()).collect();
         bytes.extend_from_slice(more);
-        self.socket.write_all(&bytes).map_err(|_| Failure::Silent)
+        let mut rest = bytes.as_slice();
+        let mut file = file.map(|file| file.as_raw_fd());
+        while !rest.is_empty() {
+            match send(self.socket.as_raw_fd(), rest, file) {
+                Ok(sent) => (rest, file) = (rest.get(sent..).unwrap_or_default(), None),
+                Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return Err(Failure::Gone),
+            }
+        }
+        Ok(())
+    }
+
+    /// The bytes of a reply, which go to the start of `bytes`.
+    fn take(
+        &mut self,
+        bytes: &mut [u8],
+        until: (Instant, Duration),
+        wanted: &dyn Fn() -> bool,
+    ) -> Result<usize, Failure> {
+        let [read, ..] = self.reply(until, wanted)?;
+        let read = usize::try_from(read).unwrap_or(usize::MAX);
+        let bytes = bytes.get_mut(..read).ok_or(Failure::Gone)?;
+        self.receive(bytes, until, wanted)?;
+        Ok(read)
     }
 
     fn reply(&mut self, until: (Instant, Duration), wanted: &dyn Fn() -> bool) -> Result<[u64; 6], Failure> {
@@ -167,11 +209,11 @@ impl Aside {
         wanted: &dyn Fn() -> bool,
     ) -> Result<(), Failure> {
         const ASK: Duration = Duration::from_millis(20);
-        self.socket.set_read_timeout(Some(ASK)).map_err(|_| Failure::Silent)?;
+        self.socket.set_read_timeout(Some(ASK)).map_err(|_| Failure::Gone)?;
         while !bytes.is_empty() {
             match self.socket.read(bytes) {
-                Ok(0) => return Err(Failure::Silent),
-                Ok(read) => bytes = bytes.split_at_mut_checked(read).ok_or(Failure::Silent)?.1,
+                Ok(0) => return Err(Failure::Gone),
+                Ok(read) => bytes = bytes.split_at_mut_checked(read).ok_or(Failure::Gone)?.1,
                 Err(cause) => match cause.kind() {
                     io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted => {
                         if !wanted() {
@@ -181,7 +223,7 @@ impl Aside {
                             return Err(Failure::Silent);
                         }
                     }
-                    _ => return Err(Failure::Silent),
+                    _ => return Err(Failure::Gone),
                 },
             }
         }
@@ -198,6 +240,8 @@ impl Drop for Aside {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
     use super::*;
 
     const LIMIT: Duration = Duration::from_secs(10);
@@ -240,7 +284,36 @@ mod tests {
         assert!(matches!(unwanted, Err(Failure::Unwanted)) && asked.elapsed() < LIMIT / 2);
         aside.kill();
         while !aside.ended() {
+            assert!(asked.elapsed() < LIMIT, "it goes on");
             std::thread::yield_now();
         }
+    }
+
+    #[test]
+    fn a_file_that_is_open_here_is_read_there() {
+        let mut aside = Aside::start().unwrap();
+        let memory = std::fs::File::open("/proc/self/mem").unwrap();
+        let text = *b"bytes of this process";
+        let mut bytes = [0; 21];
+        let at = text.as_ptr().addr() as u64;
+        for _ in 0..3 {
+            bytes.fill(0);
+            let read = aside.read_of(memory.as_fd(), at, &mut bytes, LIMIT, &|| true).unwrap();
+            assert_eq!((read, &bytes), (text.len(), &text));
+        }
+        let none = aside.read_of(memory.as_fd(), 0, &mut bytes, LIMIT, &|| true);
+        assert!(matches!(none, Err(Failure::Refused(cause)) if cause.raw_os_error() == Some(libc::EIO)));
+    }
+
+    #[test]
+    fn a_child_outlives_the_thread_that_started_it_and_its_end_is_not_silence() {
+        let mut aside = std::thread::spawn(|| Aside::start().unwrap()).join().unwrap();
+        assert!(aside.open(b"/dev/zero", LIMIT, &|| true).is_ok());
+        // SAFETY: takes two numbers; the child is this process's own.
+        unsafe { libc::kill(aside.child, libc::SIGKILL) };
+        while !aside.ended() {
+            std::thread::yield_now();
+        }
+        assert!(matches!(aside.open(b"/dev/zero", LIMIT, &|| true), Err(Failure::Gone)));
     }
 }

@@ -19,10 +19,11 @@ pub(crate) const OPEN: u64 = 1;
 pub(crate) const READ: u64 = 2;
 /// Closes the file with the first number.
 pub(crate) const CLOSE: u64 = 3;
+/// Reads as [`READ`] does, of the file that comes with the request.
+pub(crate) const READ_SENT: u64 = 4;
 
 /// Forks a child that answers at the socket; gives its number.
 pub(crate) fn fork(socket: c_int, room: &mut [u8]) -> io::Result<c_int> {
-    let parent = std::process::id();
     let mut before = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
     let mut all = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: both sets are filled by the calls before they are read. The child shares nothing
@@ -34,7 +35,7 @@ pub(crate) fn fork(socket: c_int, room: &mut [u8]) -> io::Result<c_int> {
         // No signal at its end: of no interest to those who wait for any child.
         let child = bare_fork();
         if child == 0 {
-            serve(socket, room.as_mut_ptr(), room.len(), parent);
+            serve(socket, room.as_mut_ptr(), room.len());
         }
         let answer = if child < 0 { Err(io::Error::last_os_error()) } else { Ok(child) };
         libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), std::ptr::null_mut());
@@ -76,20 +77,18 @@ pub(crate) fn kill(child: c_int) {
 /// # Safety
 ///
 /// In a child of `fork` alone. `room` has `length` bytes, more than [`ROOM`] is not asked for.
-unsafe fn serve(socket: c_int, room: *mut u8, length: usize, parent: u32) -> ! {
+unsafe fn serve(socket: c_int, room: *mut u8, length: usize) -> ! {
     // SAFETY: all are bare system calls with numbers, with constants, and with memory that is given here.
     unsafe {
-        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+        // No signal at the end of the parent: that would come at the end of the thread that forked.
+        // The socket ends with the process.
         libc::prctl(libc::PR_SET_NAME, c"gdb-leak-reads".as_ptr());
         libc::setsid();
         libc::chdir(c"/".as_ptr());
         libc::dup2(socket, 0);
         close_others();
-        if u32::try_from(libc::getppid()) != Ok(parent) {
-            libc::_exit(0);
-        }
         let mut request = [0_u64; REQUEST / WORD];
-        while take(request.as_mut_ptr().cast(), REQUEST) {
+        while let Some(sent) = take_request(request.as_mut_ptr().cast()) {
             let [what, first, second, third] = request;
             let mut reply = [0_u64; REPLY / WORD];
             let mut more = 0;
@@ -102,8 +101,9 @@ unsafe fn serve(socket: c_int, room: *mut u8, length: usize, parent: u32) -> ! {
                     room.add(path).write(0);
                     reply = opened(room);
                 }
-                READ => {
-                    match read_all(first, second, room, usize::try_from(third).unwrap_or(0).min(length)) {
+                READ | READ_SENT => {
+                    let file = if what == READ { c_int::try_from(first).unwrap_or(-1) } else { sent };
+                    match read_all(file, second, room, usize::try_from(third).unwrap_or(0).min(length)) {
                         Ok(read) => {
                             reply[1] = read as u64;
                             more = read;
@@ -115,6 +115,9 @@ unsafe fn serve(socket: c_int, room: *mut u8, length: usize, parent: u32) -> ! {
                     libc::close(c_int::try_from(first).unwrap_or(-1));
                 }
                 _ => break,
+            }
+            if sent >= 0 {
+                libc::close(sent);
             }
             if !give(reply.as_ptr().cast(), REPLY) || !give(room, more) {
                 break;
@@ -159,8 +162,13 @@ unsafe fn opened(path: *const u8) -> [u64; REPLY / WORD] {
         let mut status = std::mem::zeroed::<libc::stat>();
         let mut system = std::mem::zeroed::<libc::statfs>();
         let place = libc::open(path.cast(), libc::O_PATH | libc::O_CLOEXEC);
-        if place < 0 || libc::fstat(place, &raw mut status) != 0 {
+        if place < 0 {
             reply[0] = errno();
+            return reply;
+        }
+        if libc::fstat(place, &raw mut status) != 0 {
+            reply[0] = errno();
+            libc::close(place);
             return reply;
         }
         let mut number = -1;
@@ -168,8 +176,11 @@ unsafe fn opened(path: *const u8) -> [u64; REPLY / WORD] {
             // A lease on the file would make it wait without this flag.
             let flags = libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC;
             number = libc::open(link_to(place).as_ptr().cast(), flags);
-            if number < 0 || libc::fstatfs(number, &raw mut system) != 0 {
+            if number < 0 {
                 reply[0] = errno();
+            } else if libc::fstatfs(number, &raw mut system) != 0 {
+                reply[0] = errno();
+                libc::close(number);
             }
         }
         libc::close(place);
@@ -205,8 +216,7 @@ fn link_to(file: c_int) -> [u8; 32] {
 }
 
 /// Reads up to `length` bytes from `offset`.
-unsafe fn read_all(file: u64, offset: u64, room: *mut u8, length: usize) -> Result<usize, u64> {
-    let file = c_int::try_from(file).unwrap_or(-1);
+unsafe fn read_all(file: c_int, offset: u64, room: *mut u8, length: usize) -> Result<usize, u64> {
     let mut read = 0;
     while read < length {
         let Ok(at) = libc::off64_t::try_from(offset.wrapping_add(read as u64)) else { break };
@@ -223,7 +233,67 @@ unsafe fn read_all(file: u64, offset: u64, room: *mut u8, length: usize) -> Resu
     Ok(read)
 }
 
-/// Reads `length` bytes of a request.
+/// Reads a request, and gives the file that comes with it, -1 where none does; `None` at the end.
+unsafe fn take_request(request: *mut u8) -> Option<c_int> {
+    let mut sent = -1;
+    let mut taken = 0;
+    while taken < REQUEST {
+        // Room for one file; as words, since its header is aligned to them.
+        let mut control = [0_usize; 4];
+        // SAFETY: `request` has `REQUEST` bytes. The kernel writes to it and to `control`, whose
+        // sizes it is given, and what it wrote there is read by the macros made for it.
+        unsafe {
+            let mut part =
+                libc::iovec { iov_base: request.add(taken).cast(), iov_len: REQUEST.wrapping_sub(taken) };
+            let mut message = std::mem::zeroed::<libc::msghdr>();
+            (message.msg_iov, message.msg_iovlen) = (&raw mut part, 1);
+            message.msg_control = control.as_mut_ptr().cast();
+            message.msg_controllen = size_of_val(&control);
+            let got = libc::recvmsg(0, &raw mut message, libc::MSG_CMSG_CLOEXEC);
+            match usize::try_from(got) {
+                Ok(0) => return None,
+                Ok(got) => taken = taken.wrapping_add(got),
+                Err(_) if interrupted() => continue,
+                Err(_) => return None,
+            }
+            let header = libc::CMSG_FIRSTHDR(&raw const message);
+            if !header.is_null() && (*header).cmsg_type == libc::SCM_RIGHTS {
+                sent = libc::CMSG_DATA(header).cast::<c_int>().read_unaligned();
+            }
+        }
+    }
+    Some(sent)
+}
+
+/// Sends bytes, and a file with the first of them; gives how many were sent.
+///
+/// # Errors
+///
+/// The system's. The other end may be gone: no signal comes of it.
+pub(crate) fn send(socket: c_int, bytes: &[u8], file: Option<c_int>) -> io::Result<usize> {
+    let mut control = [0_usize; 4];
+    let mut part = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    // SAFETY: the kernel reads `bytes` and `control`, whose sizes it is given, and writes to neither.
+    // `control` is aligned, and has room for a header and one file.
+    let sent = unsafe {
+        let mut message = std::mem::zeroed::<libc::msghdr>();
+        (message.msg_iov, message.msg_iovlen) = (&raw mut part, 1);
+        if let Some(file) = file {
+            #[allow(clippy::cast_possible_truncation)] // of an int
+            const FILE: u32 = size_of::<c_int>() as u32;
+            message.msg_control = control.as_mut_ptr().cast();
+            message.msg_controllen = libc::CMSG_SPACE(FILE) as usize;
+            let header = libc::CMSG_FIRSTHDR(&raw const message);
+            ((*header).cmsg_level, (*header).cmsg_type) = (libc::SOL_SOCKET, libc::SCM_RIGHTS);
+            (*header).cmsg_len = libc::CMSG_LEN(FILE) as usize;
+            libc::CMSG_DATA(header).cast::<c_int>().write_unaligned(file);
+        }
+        libc::sendmsg(socket, &raw const message, libc::MSG_NOSIGNAL)
+    };
+    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+}
+
+/// Reads `length` bytes that follow a request.
 unsafe fn take(room: *mut u8, length: usize) -> bool {
     let mut taken = 0;
     while taken < length {
