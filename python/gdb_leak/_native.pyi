@@ -403,6 +403,7 @@ class Heap:
     mapped_by_count: Final[Optional[tuple[int, int]]]
     units: Final[int]
     used: Final[bool]
+    broken: Final[bool]
     own_bytes: Final[int]
     def unit_at(self, address: int) -> Optional[Block]: ...
     def block_at(self, address: int) -> Optional[Block]: ...
@@ -513,6 +514,8 @@ class Coverage:
     writable: Final[int]
     resident: Final[Optional[int]]
     unknown: Final[list[tuple[str, int]]]
+    broken: Final[int]
+    missing: Final[int]
     lacking: Final[bool]
     places: Final[list[tuple[int, int]]]
 

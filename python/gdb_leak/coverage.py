@@ -38,7 +38,8 @@ class Coverage(NamedTuple):
         """Return ``all``, ``partly`` or ``none``."""
         if not self.possible:
             return "none"
-        return "partly" if self.found.unknown else "all"
+        found = self.found
+        return "partly" if found.unknown or found.broken or found.missing else "all"
 
     @property
     def lacking(self) -> bool:
@@ -70,8 +71,16 @@ class Coverage(NamedTuple):
         for kind, size in self.found.unknown:
             name = _MEMORY.get(kind, _OTHER)
             parts[name] = parts.get(name, 0) + size
-        if not parts:
-            return ""
+        said = []
+        if self.found.broken:
+            said.append(f"{units.size_text(self.found.broken)} of the heap cannot be judged")
+        if self.found.missing:
+            said.append(f"{units.size_text(self.found.missing)} of other memory cannot be read")
+        if parts:
+            said.append(self._unknown(parts))
+        return "; ".join(said)
+
+    def _unknown(self, parts: dict[str, int]) -> str:
         said = [f"{units.size_text(size)} of {name}" for name, size in parts.items()]
         listed = said[0] if len(said) == 1 else f"{', '.join(said[:-1])} and {said[-1]}"
         verb = "belong" if sum(parts.values()) != 1 else "belongs"

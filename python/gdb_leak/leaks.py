@@ -85,6 +85,8 @@ def rooted(
         lacks = f"blocks come from {others}"
     elif heap is None:
         lacks = "there is no heap to judge"
+    elif not heap.used and heap.broken:
+        lacks = "no block of the heap is known: it is damaged or cannot be read"
     elif not request.session.at_rest(target):
         lacks = "threads are running, and their registers may hold pointers"
     elif not any(general for _, _, _, general, _ in known):

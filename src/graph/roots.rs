@@ -312,7 +312,8 @@ impl Roots {
             (edges, missed)
         };
         // Of a gap behind a chunk some chunks may be cut already and count themselves.
-        let (mut lost, mut reached, mut gap_end) = (0_u64, 0_u64, 0_u64);
+        let (mut lost, mut reached) = (0_u64, 0_u64);
+        let mut gap = Behind::default();
         pass::in_order(
             memory,
             &self.ranges(),
@@ -320,18 +321,20 @@ impl Roots {
             job,
             work,
             |chunk, (edges, (missing, behind))| {
-                let skipped = gap_end.min(chunk.own.start()).saturating_sub(reached);
-                lost = lost.saturating_add(skipped).saturating_add(missing);
+                let skipped = gap.end.min(chunk.own.start()).saturating_sub(reached);
+                lost = lost.saturating_add(if gap.roots { skipped } else { 0 }).saturating_add(missing);
                 reached = chunk.own.end();
-                gap_end = behind.map_or(0, |behind| behind.min(chunk.run.end()));
+                gap = behind.unwrap_or_default();
+                gap.end = gap.end.min(chunk.run.end());
                 for (kind, edge) in edges {
                     count(kind);
                     take(kind, edge);
                 }
-                Ok(behind)
+                Ok(behind.map(|behind| behind.end))
             },
         )?;
-        Ok((found, lost.saturating_add(gap_end.saturating_sub(reached))))
+        let rest = if gap.roots { gap.end.saturating_sub(reached) } else { 0 };
+        Ok((found, lost.saturating_add(rest)))
     }
 
     /// The words that point at blocks of `index` and that `near` lets pass, registers first.
@@ -355,7 +358,7 @@ impl Roots {
         let work = |chunk: &Chunk, buffer: &mut Buffer| {
             let mut pointers = Vec::new();
             let (_, behind) = self.in_chunk(&scan, chunk, buffer, |pointer, _| pointers.push(pointer));
-            (pointers, behind)
+            (pointers, behind.map(|behind| behind.end))
         };
         pass::in_order(memory, &self.ranges(), pass::CHUNK, job, work, |_, (pointers, behind)| {
             pointers.into_iter().for_each(&mut take);
@@ -388,14 +391,15 @@ impl Roots {
 
     /// The words in the stretches of a chunk that hold blocks.
     ///
-    /// Comes back with the missing bytes, and where a gap ends that goes on behind the chunk.
+    /// Returns the missing bytes, without those of a heap whose blocks are not known, and the gap that
+    /// goes on after the chunk.
     fn in_chunk<N: Fn(u64) -> bool>(
         &self,
         scan: &Scan<'_, N>,
         chunk: &Chunk,
         buffer: &mut Buffer,
         mut take: impl FnMut(Pointer, RootKind),
-    ) -> (u64, Option<u64>) {
+    ) -> (u64, Option<Behind>) {
         let format = scan.memory.word_format();
         let first = self.stretches.partition_point(|stretch| stretch.range.end() <= chunk.own.start());
         let stretches = self.stretches.iter().enumerate().skip(first);
@@ -406,7 +410,7 @@ impl Roots {
         {
             let Some(range) = stretch.range.intersection(chunk.own) else { continue };
             let gap_end = words::pieces(scan.memory, range, buffer, |at, content| {
-                if matches!(content, Content::Missing) {
+                if matches!(content, Content::Missing) && stretch.kind != RootKind::Damaged {
                     missing = missing.saturating_add(at.len());
                 }
                 words::each(format, at.start(), content.bytes(), scan.near, |address, value| {
@@ -417,10 +421,20 @@ impl Roots {
                     });
                 });
             });
-            behind = gap_end.filter(|end| *end > chunk.own.end());
+            let gap_end = gap_end.filter(|end| *end > chunk.own.end());
+            behind = gap_end.map(|end| Behind { end, roots: stretch.kind != RootKind::Damaged });
         }
         (missing, behind)
     }
+}
+
+/// A gap that goes on after a chunk.
+#[derive(Clone, Copy, Default)]
+struct Behind {
+    /// Where it ends.
+    end: u64,
+    /// Whether it is of roots, and not of a heap whose blocks are not known.
+    roots: bool,
 }
 
 /// What the words of roots are scanned with.

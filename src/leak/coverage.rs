@@ -37,9 +37,14 @@ pub struct Coverage {
     pub resident: Option<u64>,
     /// What belongs to no known heap, by the kind of its regions.
     pub unknown: Vec<(RegionKind, u64)>,
-    /// Whether that is too much for a verdict on the rest to pass for one on the program.
+    /// What belongs to a heap and is damaged or cannot be read, so that its blocks are not known.
+    pub broken: u64,
+    /// What else cannot be read: it was not saved in the core.
+    pub missing: u64,
+    /// Whether memory of no known heap and of broken ones is too much for a verdict on the rest to pass
+    /// for one on the program.
     pub lacking: bool,
-    /// Where it lies.
+    /// Where what belongs to no known heap is.
     pub places: Vec<AddressRange>,
 }
 
@@ -123,7 +128,12 @@ impl Coverage {
             coverage.writable =
                 coverage.writable.saturating_add(region.range.len()).saturating_sub(bytes(&parts.recorder));
             all = all.saturating_add(left);
-            judged = judged.saturating_add(left.saturating_sub(lacks).saturating_sub(broken));
+            let unsaved = region.range.len().saturating_sub(region.saved);
+            let missing = unsaved.min(left).saturating_sub(lacks.saturating_add(broken));
+            coverage.broken = coverage.broken.saturating_add(broken);
+            coverage.missing = coverage.missing.saturating_add(missing);
+            let others = lacks.saturating_add(broken).saturating_add(missing);
+            judged = judged.saturating_add(left.saturating_sub(others));
             heap_bytes = heap_bytes.saturating_add(count(&parts.heap)?);
             if let Some(sum) = by_kind.get_mut(region.kind as usize) {
                 *sum = sum.saturating_add(lacks);
@@ -142,6 +152,7 @@ impl Coverage {
                 heap_bytes = pages::not_zero_until(memory, &heaps, sum.saturating_mul(REST), job)?;
             }
         }
+        sum = sum.saturating_add(coverage.broken);
         // If unknown memory is more than a tenth of the whole, it is more than a ninth of the rest.
         coverage.lacking = sum > MUCH && sum > heap_bytes / REST;
         coverage.places = if coverage.unknown.is_empty() { Vec::new() } else { AddressRange::merge(lacked) };

@@ -130,6 +130,12 @@ impl Heap {
     }
 
     #[getter]
+    fn broken(&self) -> bool {
+        let broken = |state| matches!(state, State::Damaged | State::Unreadable);
+        self.heap.blocks().units().any(|unit| broken(unit.state))
+    }
+
+    #[getter]
     fn own_bytes(&self) -> usize {
         self.heap.blocks().own_bytes()
     }

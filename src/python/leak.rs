@@ -50,6 +50,8 @@ pub(super) struct Coverage {
     resident: Option<u64>,
     /// What belongs to no known heap, by kind of region.
     unknown: Vec<(&'static str, u64)>,
+    broken: u64,
+    missing: u64,
     lacking: bool,
     /// Where that lies.
     places: Vec<(u64, u64)>,
@@ -62,6 +64,8 @@ impl From<&Covered> for Coverage {
             writable: found.writable,
             resident: found.resident,
             unknown: found.unknown.iter().map(|(kind, bytes)| (kind.name(), *bytes)).collect(),
+            broken: found.broken,
+            missing: found.missing,
             lacking: found.lacking,
             places: super::memory::pairs(found.places.iter()),
         }

@@ -1,6 +1,7 @@
 """How much of the writable memory an answer judged: silence is never "nothing is lost"."""
 
 import re
+import struct
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -373,3 +374,54 @@ class TestRun:
         for order in (("lost 0", "own 20"), ("own 20", "lost 0")):
             script = "; ".join(f"{covered[word.split()[0]]} {word} </dev/null" for word in order)
             assert self.run("-trace-children", "--", "/bin/sh", "-c", script).status == LOST
+
+
+class TestAHeapThatIsNotInTheCore:
+    """Its blocks get no verdict, and what is left does not pass for the program."""
+
+    @pytest.fixture
+    def without(self, start: Any) -> Path:
+        """Return a core of a program that lost blocks, without any memory of its own."""
+        live = start("lost", 0)
+        # File mappings and huge pages alone.
+        Path(f"/proc/{live.pid}/coredump_filter").write_text("0x3c")
+        with cores.plain_core_pattern():
+            return cores.kernel_core(live)
+
+    def test_there_is_no_verdict(self, without: Path) -> None:
+        answer = shell("check", without, "-json", "-error-exitcode", "9")
+        found = answer.json()
+        assert answer.status == 3
+        assert found["judged"] == "none"
+        assert found["coverage"]["judged"] == 0
+        assert found["summary"]["definitely_lost"] == {"blocks": None, "bytes": None}
+        assert found["notes"][0].startswith("no verdict: no block of the heap is known")
+
+    def test_the_account_says_how_much_it_is(self, without: Path) -> None:
+        found = shell("heap", without, "-json").json()
+        (note,) = [note for note in found["notes"] if "bytes of the heap at" in note]
+        assert f"{int(note.split()[0]) / 1024:.1f} KiB of the heap cannot be judged" in " ".join(
+            found["notes"]
+        )
+
+    @pytest.mark.parametrize("part", [0.3, 0.8])
+    def test_a_part_of_it_is_not_all(self, start: Any, tmp_path: Path, part: float) -> None:
+        core = Path(cores.gcore(start("lost").pid, tmp_path / "core"))
+        whole = check(core)
+        data = bytearray(core.read_bytes())
+        (table,) = struct.unpack_from("<Q", data, 32)
+        (count,) = struct.unpack_from("<H", data, 56)
+        (heap,) = [
+            r for r in shell("regions", core, "-json").json()["regions"] if r["kind"] == "heap"
+        ]
+        for at in range(table, table + 56 * count, 56):
+            kind, _, _, address, _, size = struct.unpack_from("<IIQQQQ", data, at)
+            if kind == 1 and address == int(heap["start"], 16):
+                struct.pack_into("<Q", data, at + 32, int(size * part) & -4096)
+        cut = tmp_path / "cut"
+        cut.write_bytes(data)
+        found = check(cut)
+        assert found["judged"] == "partly"
+        assert found["coverage"]["judged"] < whole["coverage"]["judged"]
+        (roots,) = [note for note in found["notes"] if "bytes of roots" in note] or ["0 bytes"]
+        assert int(roots.split()[0]) == 0, "memory of the heap counts as roots"

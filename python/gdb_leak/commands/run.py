@@ -29,7 +29,7 @@ def declared(check: Command) -> Command:
             Option(
                 "error-exitcode",
                 "End with status N if a block is definitely or possibly lost, else with 3 if no "
-                "verdict is possible or too much memory belongs to no known heap.",
+                "verdict is possible or too much memory is in no heap that can be judged.",
                 "number",
                 "N",
             ),
