@@ -5,6 +5,7 @@
 //! over, in parallel, into tables that are put together in address order; the
 //! blocks of one group are then known by number, bytes and the first of them.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::ops::Range;
@@ -25,6 +26,9 @@ const MOST: usize = 1 << 20;
 
 /// The most groups of one size and kind that are distinguished after that.
 const MORE: usize = 1 << 16;
+
+/// The most groups of one size and kind that have a row of their own.
+const ROWS: usize = 100;
 
 /// In the place of the hash of a text: groups of one size and kind with many texts.
 const FOLDED: u128 = u128::MAX;
@@ -48,8 +52,9 @@ fn needs_contents(by: By, wanted: &Wanted<'_>) -> bool {
 
 /// The blocks that are wanted, in groups.
 ///
-/// Texts that differ in numbers only are one ([`crate::inspect::template`]). Groups of one
-/// block with equal size and kind are put together at the end where groups are by size, kind and text.
+/// Texts that differ in numbers only are one ([`crate::inspect::template`]). Where groups are by
+/// size, kind and text, those of one block with equal size and kind are put together at the end; if
+/// more than a hundred are left, so are those with the fewest blocks, and all that have as few.
 ///
 /// Memory: a row for each group, a million at the most, and those of a few slices of
 /// 32,768 units for each thread.
@@ -135,17 +140,37 @@ fn absorb(all: &mut HashMap<Key, Growing>) {
     }
 }
 
-/// Puts groups of one block with equal size and kind together.
+/// Puts the smallest groups with equal size and kind together.
+///
+/// A server may hold each of twenty thousand texts twice: one row for each would hide that they
+/// are the largest there is.
 fn fold(all: &mut HashMap<Key, Growing>, by: By) {
-    let single = |growing: &Growing| growing.group.blocks == 1 && alike(by, growing.group.stack);
-    let mut singles: Vec<(u64, Key)> = all
-        .iter()
-        .filter(|(_, growing)| single(growing))
+    let class = |key: &Key| (key.0, key.1, key.2);
+    let alike = || all.iter().filter(|(_, growing)| alike(by, growing.group.stack));
+    let mut counts: HashMap<_, Vec<u64>> = HashMap::new();
+    for (key, growing) in alike() {
+        counts.entry(class(key)).or_default().push(growing.group.blocks);
+    }
+    // The most blocks of a group that is put together with others.
+    let most = |counts: Vec<u64>| -> u64 {
+        let mut counts = counts;
+        if counts.len() <= ROWS {
+            return 1;
+        }
+        let (_, count, _) = counts.select_nth_unstable_by_key(ROWS, |blocks| Reverse(*blocks));
+        *count
+    };
+    let most: HashMap<_, u64> = counts.into_iter().map(|(class, counts)| (class, most(counts))).collect();
+    let small = |key: &Key, growing: &Growing| {
+        most.get(&class(key)).is_some_and(|most| growing.group.blocks <= *most)
+    };
+    let mut smallest: Vec<(u64, Key)> = alike()
+        .filter(|(key, growing)| small(key, growing))
         .map(|(key, growing)| (growing.group.sample.first().copied().unwrap_or(0), *key))
         .collect();
-    singles.sort_unstable();
+    smallest.sort_unstable();
     let mut folded: HashMap<Key, Growing> = HashMap::new();
-    for (_, key) in singles {
+    for (_, key) in smallest {
         let Some(growing) = all.remove(&key) else { continue };
         let (size, number, stack, _) = key;
         match folded.entry((size, number, stack, FOLDED)) {

@@ -50,7 +50,7 @@ pub struct Group {
     pub alike: bool,
     /// The numbers in their texts, if these are alike and have any.
     pub numbers: Option<Numbers>,
-    /// How many texts there are where groups of one block were put together; else zero.
+    /// How many texts there are where the smallest groups were put together; else zero.
     pub texts: u64,
     /// Their arena, where they are grouped by it; none for mapped ones.
     pub arena: Option<u32>,
@@ -85,7 +85,7 @@ impl Group {
     }
 }
 
-/// What tells a group: size, kind, arena or stack, a hash of the text.
+/// Identifies a group: size, kind, arena or stack, a hash of the text.
 pub(super) type Key = (u64, u8, u32, u128);
 
 /// A group while it grows.
@@ -113,7 +113,7 @@ impl Growing {
         self.join(other);
     }
 
-    /// Puts groups of one block together whose texts differ, in address order.
+    /// Puts groups together whose texts differ, in address order.
     pub(super) fn fold(&mut self, other: Self) {
         let texts = |group: &Group| match group.texts {
             0 => u64::from(group.first.is_some()),

@@ -85,6 +85,27 @@ fn groups_of_one_block_with_equal_size_and_kind_are_one_row() {
     assert_eq!(Found::new(&words, By::Text).rows().len(), 4);
 }
 
+/// A word without digits, another one for each number.
+fn word(number: usize) -> String {
+    let letter = |place: u32| char::from(b'g' + u8::try_from(number / 20_usize.pow(place) % 20).unwrap());
+    (0..5).map(letter).collect()
+}
+
+#[test]
+fn many_texts_of_few_blocks_are_one_row_and_those_that_stand_out_are_not() {
+    let few = (0..20_000).flat_map(|number| [word(number), word(number)]);
+    let many = (0..7).map(|_| "lost request".to_owned());
+    let texts: Vec<_> = few.chain(many).map(|text| block(32, &text)).collect();
+    let found = Found::new(&texts, By::All);
+    let first = word(0);
+    assert_eq!(found.rows(), [row(40_000, "", &first), row(7, "lost request", "lost request")]);
+    assert_eq!(found.groups.groups[0].texts, 20_000);
+    // Where all have as many blocks, none stands out.
+    assert_eq!(Found::new(&texts[..40_000], By::All).rows(), [row(40_000, "", &first)]);
+    // As many as are listed one by one.
+    assert_eq!(Found::new(&texts[..200], By::All).rows().len(), 100);
+}
+
 #[test]
 fn one_block_of_its_size_or_kind_keeps_its_text() {
     let other_kind = [&[1, 0, 0, 0, 0, 0, 0, 0][..], b"walks\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"].concat();
@@ -135,6 +156,25 @@ proptest! {
             prop_assert!(group.sample.is_sorted());
             prop_assert_eq!(group.sample.len() as u64, group.blocks.min(5));
         }
+    }
+
+    #[test]
+    fn of_one_size_and_kind_a_hundred_rows_are_the_largest(counts in proptest::collection::vec(1_usize..9, 1..400)) {
+        let texts = counts.iter().enumerate().flat_map(|(number, count)| vec![word(number); *count]);
+        let contents: Vec<_> = texts.map(|text| block(32, &text)).collect();
+        let found = Found::new(&contents, By::All);
+        let (folded, rows): (Vec<_>, Vec<_>) = found.groups.groups.iter().partition(|group| group.texts > 0);
+        prop_assert!(rows.len() <= 100 && folded.len() <= 1);
+        let least = rows.iter().map(|group| group.blocks).min().unwrap_or(u64::MAX) as usize;
+        let hidden: Vec<usize> = counts.iter().copied().filter(|count| *count < least).collect();
+        let put_together = folded.iter().map(|group| (group.texts, group.blocks)).next();
+        // One alone is a row of its own.
+        if hidden.len() > 1 {
+            prop_assert_eq!(put_together, Some((hidden.len() as u64, hidden.iter().sum::<usize>() as u64)));
+        }
+        // No more are put together than have to be.
+        let without_ones = counts.iter().filter(|count| **count > 1).count();
+        prop_assert!(without_ones > 100 || hidden.iter().all(|count| *count == 1));
     }
 
     #[test]
