@@ -40,7 +40,7 @@ pub fn write_range(
     let written = write_whole(path, replace, |file| {
         let mut pieces = Pieces { memory, range, at: range.start(), job, file, stopped: &mut stopped };
         let (mut even, mut odd) = (Buffer::default(), Buffer::default());
-        pieces.pass_zeros()?;
+        pieces.pass_zeros(pieces.zeros(range.start()))?;
         let mut fetched = pieces.next().map(|piece| fetch(memory, piece, &mut even));
         while let Some(ready) = fetched {
             let Some(ready) = pieces.write(&ready, &mut odd)? else { break };
@@ -88,9 +88,8 @@ impl<'a> Pieces<'a> {
         }
     }
 
-    /// Leaves a hole in the file where nothing but zeros comes next.
-    fn pass_zeros(&mut self) -> io::Result<()> {
-        let zeros = self.zeros(self.at);
+    /// Leaves a hole in the file for the next bytes, which were [`Pieces::zeros`].
+    fn pass_zeros(&mut self, zeros: u64) -> io::Result<()> {
         if zeros > 0 {
             self.file.seek(SeekFrom::Current(i64::try_from(zeros).unwrap_or(i64::MAX)))?;
             self.at = self.at.saturating_add(zeros);
@@ -111,6 +110,7 @@ impl<'a> Pieces<'a> {
         if self.stopped.is_some() {
             return Err(io::Error::other("stopped"));
         }
+        // Asked once: a process that runs may write there meanwhile, and what is fetched is after these.
         let zeros = self.zeros(self.at);
         let next = self.next_at(self.at.saturating_add(zeros));
         let (memory, file) = (self.memory, &mut *self.file);
@@ -118,7 +118,7 @@ impl<'a> Pieces<'a> {
             rayon::join(|| file.write_all(ready.bytes), || next.map(|piece| fetch(memory, piece, buffer)));
         written?;
         self.job.advance(ready.bytes.len() as u64, self.range.len());
-        self.pass_zeros()?;
+        self.pass_zeros(zeros)?;
         Ok(fetched)
     }
 }

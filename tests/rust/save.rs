@@ -8,12 +8,60 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use gdb_leak::save::{Place, find, remove, writable, write_text, write_whole};
+use gdb_leak::memory::{Buffer, Memory, Region, View};
+use gdb_leak::pass::Job;
+use gdb_leak::range::AddressRange;
+use gdb_leak::save::{Place, find, remove, writable, write_range, write_text, write_whole};
+use gdb_leak::source::captured::Captured;
+use gdb_leak::word::WordFormat;
 use nix::sys::signal::{Signal, raise};
 use nix::unistd::{Gid, Uid, chown, geteuid, mkfifo};
 use rustix::fs::OFlags;
 use tempfile::TempDir;
+
+/// Memory of a process that runs: a page that was never touched is by the time it is asked for again.
+struct Running {
+    memory: Captured,
+    blank: AddressRange,
+    asked: AtomicUsize,
+}
+
+impl Memory for Running {
+    fn word_format(&self) -> WordFormat {
+        self.memory.word_format()
+    }
+
+    fn regions(&self) -> &[Region] {
+        self.memory.regions()
+    }
+
+    fn view<'a>(&'a self, range: AddressRange, buffer: &'a mut Buffer) -> View<'a> {
+        self.memory.view(range, buffer)
+    }
+
+    fn zeros(&self, range: AddressRange) -> u64 {
+        if range.start() != self.blank.start() || self.asked.fetch_add(1, Ordering::Relaxed) > 0 {
+            return 0;
+        }
+        self.blank.len()
+    }
+}
+
+#[test]
+fn each_byte_is_in_its_place_also_where_a_page_is_touched_meanwhile() {
+    const START: u64 = 0x10_0000;
+    const PIECE: usize = 4 << 20;
+    let bytes = [vec![1; PIECE], vec![0; 1 << 20], vec![2; PIECE]].concat();
+    let blank = AddressRange::with_length(START + PIECE as u64, 1 << 20).unwrap();
+    let memory = Running { memory: Captured::new().with(START, &bytes), blank, asked: AtomicUsize::new(0) };
+    let folder = folder();
+    let path = folder.path().join("dump");
+    let range = AddressRange::with_length(START, bytes.len() as u64).unwrap();
+    write_range(&memory, range, &path, false, &Job::default()).unwrap();
+    assert!(fs::read(&path).unwrap() == bytes, "bytes are in other places");
+}
 
 fn folder() -> TempDir {
     tempfile::tempdir().unwrap()
