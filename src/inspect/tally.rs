@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 
 use indexmap::map::Entry;
+use twox_hash::xxhash3_128::Hasher;
 
 use crate::error::Error;
 use crate::inspect::by_hash::{ByHash, InOrder};
@@ -37,12 +38,20 @@ impl Choice<'_> {
         Self { kinds: Kinds { min, addresses: false }, part: None }
     }
 
-    /// The part of a string that counts.
-    fn part<'t>(&self, run: Run<'t>) -> Option<Run<'t>> {
+    /// The part of a string that counts; `room` is for its bytes.
+    fn part<'t>(&self, memory: &dyn Memory, run: Run<'t>, room: &'t mut Vec<u8>) -> Option<Run<'t>> {
         let Some(part) = self.part else { return Some(run) };
         let range = part(AddressRange::saturating(run.start, run.length))?;
         let text = match run.text {
-            Text::Hash(_) => run.text,
+            Text::Hash(_) if range.len() == run.length => run.text,
+            // Of the whole there is a hash alone, and equal parts of different texts are equal.
+            Text::Hash(_) => {
+                let text = text_of(memory, range, room)?;
+                if text.1 < self.kinds.min {
+                    return None;
+                }
+                text.0
+            }
             Text::Bytes(bytes) => {
                 let skip = usize::try_from(range.start().wrapping_sub(run.start)).ok()?;
                 let bytes = bytes.get(skip..)?;
@@ -56,6 +65,31 @@ impl Choice<'_> {
         };
         Some(Run { start: range.start(), length: range.len(), text })
     }
+}
+
+/// The bytes of a string, or their hash if it is long, and how many characters it has; `None` where some
+/// have gone missing.
+fn text_of<'t>(memory: &dyn Memory, range: AddressRange, room: &'t mut Vec<u8>) -> Option<(Text<'t>, usize)> {
+    room.clear();
+    let (mut hasher, mut buffer) = (Hasher::new(), Buffer::default());
+    let (mut at, mut characters) = (range.start(), 0_usize);
+    while at < range.end() {
+        let rest = AddressRange::saturating(at, range.end().saturating_sub(at));
+        let view = memory.view(rest, &mut buffer);
+        if view.bytes.is_empty() {
+            return None;
+        }
+        let continued = |byte: &&u8| **byte & 0xc0 == 0x80;
+        let more = view.bytes.len().saturating_sub(view.bytes.iter().filter(continued).count());
+        characters = characters.saturating_add(more);
+        hasher.write(view.bytes);
+        if range.len() <= SHOWN {
+            room.extend_from_slice(view.bytes);
+        }
+        at = at.saturating_add(view.bytes.len() as u64);
+    }
+    let text = if range.len() <= SHOWN { Text::Bytes(room) } else { Text::Hash(hasher.finish_128()) };
+    Some((text, characters))
 }
 
 /// How a pass over strings is cut and bounded.
@@ -317,8 +351,9 @@ fn each(
     buffer: &mut Buffer,
     mut take: impl FnMut(Run<'_>),
 ) -> Searched {
+    let mut room = Vec::new();
     runs(memory, chunk, choice.kinds, job, buffer, |run| {
-        if let Some(run) = choice.part(run) {
+        if let Some(run) = choice.part(memory, run, &mut room) {
             take(run);
         }
     })

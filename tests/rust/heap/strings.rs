@@ -54,3 +54,27 @@ fn a_string_is_of_the_block_in_which_it_starts_and_ends_with_it() {
     assert_eq!(found(ByteOrder::Little, None)[1], "abcdefghijklmnopqrstuvwx!");
     assert_eq!(found(ByteOrder::Big, None)[0], "!abcdefghfree memory");
 }
+
+#[test]
+fn long_texts_of_two_blocks_are_equal_whatever_follows_their_blocks() {
+    let text: Vec<u8> = (b'a'..=b'z').cycle().take(0x1318).collect();
+    // The size after a text is readable, and another one each time.
+    let bytes: Vec<u8> = [0x1321_u64, 0x1321, 0x1341]
+        .iter()
+        .flat_map(|size| [&size.to_le_bytes()[..], &text].concat())
+        .collect();
+    let memory = Captured::new().with(START, &[&[0; 8][..], &bytes, &[0; 64]].concat());
+    let mut chunks = Part::new(START, Shape { lead: 16, cost: 8 }, Some(0));
+    for end in [0x1320, 0x2640, 0x3980] {
+        chunks.push(START + end, State::Used);
+    }
+    let blocks = Blocks::new(vec![chunks]).0;
+    let used = |text| part(&blocks, text, false);
+    let choice = Choice { kinds: Kinds { min: 4, addresses: false }, part: Some(&used as &OfString<'_>) };
+    let ranges = [memory.regions()[0].range];
+    let found = strings(&memory, &ranges, choice, None, &Job::default()).unwrap();
+    let rows: Vec<_> = found.strings.iter().map(|row| (row.count, row.length)).collect();
+    assert_eq!(rows, [(3, text.len() as u64)]);
+    let least = Choice { kinds: Kinds { min: text.len() + 1, addresses: false }, ..choice };
+    assert_eq!(strings(&memory, &ranges, least, None, &Job::default()).unwrap().total, 0);
+}
