@@ -110,10 +110,29 @@ fn special(text: &str) -> Option<String> {
 ///
 /// Nothing is lost by leaving such types out: the pack is among the arguments of the template.
 fn expands_wrongly(name: &str) -> bool {
-    ["DpR", "DpK", "DpP", "DpV", "DpO"].iter().any(|pack| name.contains(pack))
+    let mut rest = name.as_bytes();
+    let mut before = b'_';
+    while let Some((first, after)) = rest.split_first() {
+        if let [b'D', b'p', b'R' | b'K' | b'P' | b'V' | b'O', ..] = rest {
+            return true;
+        }
+        let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        let number = name
+            .as_bytes()
+            .len()
+            .checked_sub(rest.len())
+            .and_then(|at| name.get(at..at.checked_add(digits)?));
+        // A number is the length of a name, unless it is that of a substitution or a parameter.
+        let length =
+            number.and_then(|number| number.parse::<usize>().ok()).filter(|_| !b"ST".contains(&before));
+        let skipped = length.map_or(1, |length| digits.saturating_add(length));
+        before = *first;
+        rest = rest.get(skipped..).unwrap_or(after);
+    }
+    false
 }
 
-/// How the kind of a number is written before it by the crate, and after it by gdb.
+/// How the crate writes the type of a number (before it), and how gdb does (after it).
 const KINDS: [(&str, &str); 5] = [
     ("(unsigned int)", "u"),
     ("(long)", "l"),
@@ -216,6 +235,8 @@ mod tests {
             ),
             // The crate would write `(int, double const&)`.
             ("_Z1fIJidEEvDpRKT_", "f<int, double>(…)"),
+            // A name, and no pack.
+            ("_Z7open_itP9UDpReader", "open_it(UDpReader*)"),
             ("_Z1fno types", "_Z1fno types"),
             ("_Z1fX?", "_Z1fX?"),
         ] {
