@@ -18,6 +18,7 @@ const MOST_NAMES: u32 = 100;
 /// The largest list and value of extended attributes (Linux, include/uapi/linux/limits.h, `XATTR_SIZE_MAX`).
 const MOST_ATTRIBUTES: usize = 64 << 10;
 const EXISTS: &str = "exists already; -force replaces it";
+const CHANGED: &str = "was changed by another program meanwhile, and is as that left it";
 const NOT_WHOLE: &str = "is not a regular file, and only those are written whole or not at all";
 
 /// What is written, by which a new file gets its permissions.
@@ -114,15 +115,15 @@ fn write_as(
         None => temporary.put(&entry.name),
         Some(old) if unchanged(&entry, old) => temporary.put_over(&entry.name),
         Some(_) => {
-            return Err(Error::file(
-                path,
-                "was changed by another program meanwhile, and is as that left it",
-            ));
+            return Err(Error::file(path, CHANGED));
         }
     }
-    .map_err(
-        |cause| if cause == Errno::EXIST { Error::file(path, EXISTS) } else { system_error(path, cause) },
-    )
+    .map_err(|cause| match (cause, content) {
+        (Errno::EXIST, Content::Memory) => Error::file(path, EXISTS),
+        // What is there may be replaced, and it was not there when this began.
+        (Errno::EXIST, Content::Text) => Error::file(path, CHANGED),
+        _ => system_error(path, cause),
+    })
 }
 
 /// An empty file, like the one that it will replace.
