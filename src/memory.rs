@@ -333,8 +333,8 @@ pub trait Memory: Send + Sync {
 
     /// Appends the bytes of `range` to `bytes` until it is whole or a gap begins.
     ///
-    /// Comes back with the gap. `bytes` grows by what was read only, but the
-    /// caller answers for the size of `range`.
+    /// Returns the gap. `bytes` grows by what was read only, but the caller answers for the size of
+    /// `range`.
     fn append(&self, range: AddressRange, bytes: &mut Vec<u8>) -> Option<Gap> {
         let mut buffer = Buffer::default();
         let mut at = range.start();

@@ -155,6 +155,9 @@ impl fmt::Display for Name {
         // A note names several; the end of a path tells more than its start.
         const MOST: usize = 256;
         let cut = self.0.len().saturating_sub(MOST);
+        // Not within a character.
+        let inside = self.0.iter().skip(cut).take_while(|byte| *byte & 0xc0 == 0x80).take(3).count();
+        let cut = if cut > 0 { cut.saturating_add(inside) } else { 0 };
         let shown = text::escaped(self.0.get(cut..).unwrap_or_default()).replace('\t', r"\x09");
         if cut > 0 { out.pad(&format!("…{shown}")) } else { out.pad(&shown) }
     }

@@ -279,8 +279,8 @@ fn words_into(
             let view = memory.view(range, &mut buffer);
             // A piece that ends within a chunk is followed by another.
             let length = (view.bytes.len() as u64) & !(format.size as u64).wrapping_sub(1);
-            let length = if length > 0 && view.gap.is_none() { length } else { range.len() };
-            at = at.saturating_add(length);
+            let after = at.saturating_add(if length > 0 { length } else { range.len() });
+            at = view.gap.as_ref().map_or(after, |gap| gap.range.end().max(at.saturating_add(1)));
             let words = view.bytes.chunks_exact(format.size).filter_map(|word| format.read(word));
             for word in words.filter(|word| *word != 0 && tables::inside(places, *word)) {
                 if !take(word) {

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use memmap2::{Mmap, MmapOptions};
 use nix::unistd::{Whence, lseek};
 
+use crate::pass;
 use crate::range::AddressRange;
 
 /// A hole that is smaller is read as it is: going around it costs more than it saves.
@@ -31,7 +32,8 @@ pub struct Holes {
 impl Holes {
     /// Asks where the holes are among the first `length` bytes of a file of this machine.
     ///
-    /// What a file system does not say, or not within a second, counts as bytes: answers are the same.
+    /// What a file system does not say, or not within a second or before work is to end, counts as bytes:
+    /// answers are the same.
     #[must_use]
     pub fn of(file: &File, length: u64) -> Self {
         const PATIENCE: Duration = Duration::from_secs(1);
@@ -40,7 +42,7 @@ impl Holes {
         let taken = file.metadata().map_or(u64::MAX, |metadata| metadata.blocks().saturating_mul(BLOCK));
         let asked = Instant::now();
         let mut at = 0;
-        while taken < length && at < length && asked.elapsed() < PATIENCE {
+        while taken < length && at < length && asked.elapsed() < PATIENCE && !pass::stopping() {
             let Some(start) = seek(file, at, Whence::SeekHole).filter(|start| *start < length) else { break };
             // After the last byte of data there is none: the hole goes on to the end.
             let end = seek(file, start, Whence::SeekData).unwrap_or(length).min(length);

@@ -4,6 +4,7 @@
 //! the file must agree. Only pages that cannot have changed: a writable page
 //! that is not in the core is missing, whatever the file holds.
 
+use std::cell::LazyCell;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -81,7 +82,7 @@ pub(super) fn attach(
             continue;
         }
         let module = base.is_some_and(|base| image_at(core, base).is_some());
-        if module || of_file.iter().any(|index| code(core, *index, &files.place(name.path()))) {
+        if module || code(core, of_file, &files.place(name.path())) {
             absent.push(name);
             missing = missing.saturating_add(lost);
         }
@@ -106,17 +107,19 @@ fn another(core: &Core, base: u64, path: &Path) -> bool {
     loaded(core, base).is_some_and(|(_, id)| file_of(path, &id).is_none())
 }
 
-/// Whether a region may hold code, so that the file at `path`, which it maps, is a program or library.
+/// Whether one of these regions may hold code, so that the file at `path`, which they map, is a program
+/// or library.
 ///
 /// Files of data have no build-id (locale archives, caches of gconv): that they are missing says nothing
 /// about `-exe` and `-sysroot`. Where gcore saved no byte of a mapping its permissions are unknown, and
 /// the first bytes of the file decide, if it is here.
-fn code(core: &Core, index: usize, path: &Path) -> bool {
-    core.regions.get(index).is_some_and(|region| match region.permissions {
+fn code(core: &Core, regions: &[usize], path: &Path) -> bool {
+    // Once: a file may be mapped ten thousands of times.
+    let elf =
+        LazyCell::new(|| FileView::open_named(path).map_or(true, |file| file.bytes(0, 4) == b"\x7fELF"));
+    regions.iter().filter_map(|index| core.regions.get(*index)).any(|region| match region.permissions {
         Permissions::Known { execute, .. } => execute,
-        Permissions::Unknown => {
-            FileView::open_named(path).map_or(true, |file| file.bytes(0, 4) == b"\x7fELF")
-        }
+        Permissions::Unknown => *elf,
     })
 }
 

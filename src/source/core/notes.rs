@@ -196,7 +196,7 @@ impl Notes {
             return Some(words);
         }
         let started = entry.and_then(|entry| self.files.iter().find(|file| file.range.contains(entry)));
-        let path = started.map(|file| file.path.to_string());
+        let path = started.map(|file| lossless(file.path.bytes()));
         Some(path.filter(|path| path.starts_with(&words)).unwrap_or_else(|| format!("{words}…")))
     }
 
