@@ -5,7 +5,6 @@
 //! `scripts/build-recorder` is run here, in a target folder of its own. Without a recorder the
 //! extension is built all the same, with a warning; the script leaves the reason in the package.
 
-use std::error::Error;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
@@ -17,12 +16,12 @@ const MISSING: &str = "python/gdb_leak/recorder/missing.txt";
 /// Set to anything where the recorder was built before, for other machines than this one.
 const BUILT: &str = "GDB_LEAK_RECORDER_BUILT";
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-env-changed={BUILT}");
     let for_python = env::var_os("CARGO_FEATURE_PYTHON").is_some();
     if !for_python || env::var_os(BUILT).is_some() {
-        return Ok(());
+        return;
     }
     for needed in [
         SCRIPT,
@@ -45,7 +44,6 @@ fn main() -> Result<(), Box<dyn Error>> {
             let _ = library.set_modified(before);
         }
     }
-    Ok(())
 }
 
 /// Runs the script. Returns the reason if there is no recorder afterwards.
