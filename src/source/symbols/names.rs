@@ -110,24 +110,21 @@ fn special(text: &str) -> Option<String> {
 ///
 /// Nothing is lost by leaving such types out: the pack is among the arguments of the template.
 fn expands_wrongly(name: &str) -> bool {
-    let mut rest = name.as_bytes();
-    let mut before = b'_';
-    while let Some((first, after)) = rest.split_first() {
-        if let [b'D', b'p', b'R' | b'K' | b'P' | b'V' | b'O', ..] = rest {
+    let mut rest = name;
+    let mut before = '_';
+    while let Some(first) = rest.chars().next() {
+        if ["DpR", "DpK", "DpP", "DpV", "DpO"].iter().any(|pack| rest.starts_with(pack)) {
             return true;
         }
-        let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
-        let number = name
-            .as_bytes()
-            .len()
-            .checked_sub(rest.len())
-            .and_then(|at| name.get(at..at.checked_add(digits)?));
-        // A number is the length of a name, unless it is that of a substitution or a parameter.
-        let length =
-            number.and_then(|number| number.parse::<usize>().ok()).filter(|_| !b"ST".contains(&before));
-        let skipped = length.map_or(1, |length| digits.saturating_add(length));
-        before = *first;
-        rest = rest.get(skipped..).unwrap_or(after);
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        let length = rest.get(..digits).and_then(|number| number.parse::<usize>().ok());
+        // A number is the length of a name, but not that of a substitution or a parameter.
+        let skipped = match length.filter(|_| !matches!(before, 'S' | 'T')) {
+            Some(length) => digits.saturating_add(length),
+            None => first.len_utf8(),
+        };
+        before = first;
+        rest = rest.get(skipped..).or(rest.get(first.len_utf8()..)).unwrap_or_default();
     }
     false
 }
