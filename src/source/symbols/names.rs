@@ -111,19 +111,19 @@ fn special(text: &str) -> Option<String> {
 /// Nothing is lost by leaving such types out: the pack is among the arguments of the template.
 fn expands_wrongly(name: &str) -> bool {
     let mut rest = name;
-    let mut before = '_';
+    let mut before = ['_'; 2];
     while let Some(first) = rest.chars().next() {
         if ["DpR", "DpK", "DpP", "DpV", "DpO"].iter().any(|pack| rest.starts_with(pack)) {
             return true;
         }
         let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
         let length = rest.get(..digits).and_then(|number| number.parse::<usize>().ok());
-        // A number is the length of a name, but not that of a substitution or a parameter.
-        let skipped = match length.filter(|_| !matches!(before, 'S' | 'T')) {
+        // A number is the length of a name, but not that of a substitution, a parameter or a literal.
+        let skipped = match length.filter(|_| !matches!(before, [_, 'S' | 'T'] | ['L', _])) {
             Some(length) => digits.saturating_add(length),
             None => first.len_utf8(),
         };
-        before = first;
+        before = [before[1], first];
         rest = rest.get(skipped..).or(rest.get(first.len_utf8()..)).unwrap_or_default();
     }
     false
@@ -232,6 +232,7 @@ mod tests {
             ),
             // The crate would write `(int, double const&)`.
             ("_Z1fIJidEEvDpRKT_", "f<int, double>(…)"),
+            ("_Z1fILi5EJidEEvDpRKT0_", "f<5, int, double>(…)"),
             // A name, and no pack.
             ("_Z7open_itP9UDpReader", "open_it(UDpReader*)"),
             ("_Z1fno types", "_Z1fno types"),

@@ -165,8 +165,8 @@ proptest! {
         let found = Found::new(&contents, By::All);
         let (folded, rows): (Vec<_>, Vec<_>) = found.groups.groups.iter().partition(|group| group.texts > 0);
         prop_assert!(rows.len() <= 100 && folded.len() <= 1);
-        let least = rows.iter().map(|group| group.blocks).min().unwrap_or(u64::MAX) as usize;
-        let hidden: Vec<usize> = counts.iter().copied().filter(|count| *count < least).collect();
+        let least = rows.iter().map(|group| group.blocks).min().unwrap_or(u64::MAX);
+        let hidden: Vec<usize> = counts.iter().copied().filter(|count| (*count as u64) < least).collect();
         let put_together = folded.iter().map(|group| (group.texts, group.blocks)).next();
         // One alone is a row of its own.
         if hidden.len() > 1 {
