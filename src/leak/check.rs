@@ -119,7 +119,7 @@ impl Check {
         let index = Index::new(blocks).bounded(recorded.as_deref());
         let heuristics = Heuristics::new(memory, options.heuristics);
         let roots = Roots::find(memory, heap, threads, options.choice, job)?;
-        let coverage = Coverage::new(memory, Some(heap), &roots, true, job)?;
+        let mut coverage = Coverage::new(memory, Some(heap), &roots, true, job)?;
         let graph = Graph::new(memory, &index, &heuristics, job)?;
         let mut tracer = Tracer::new(&graph, blocks).counting(recorded.as_deref());
         let mut late = Vec::new();
@@ -135,6 +135,10 @@ impl Check {
         let without = without.map(|without| without.finish(job)).transpose()?;
         let only_vector = without.map(|without| Held::between(blocks, recorded.as_deref(), &without, &marks));
         let missing = (lost, graph.missing());
+        // What of a process cannot be read is known once it was tried.
+        if coverage.resident.is_some() {
+            coverage.missing = lost.saturating_add(graph.missing());
+        }
         let own_bytes = graph.own_bytes().saturating_add(blocks.len()) as u64;
         let mut notes = notes(heap, &roots, &found, missing);
         notes.extend(unknown(threads));
@@ -324,10 +328,13 @@ fn notes(
     (lost_roots, lost_blocks): (u64, u64),
 ) -> Vec<String> {
     let mut notes = Vec::new();
-    if lost_roots > 0 || lost_blocks > 0 {
+    let lost = [(lost_roots, "roots"), (lost_blocks, "known blocks")];
+    let lost = lost.into_iter().filter(|(bytes, _)| *bytes > 0);
+    let lost: Vec<String> = lost.map(|(bytes, what)| format!("{bytes} bytes of {what}")).collect();
+    if !lost.is_empty() {
         notes.push(format!(
-            "{lost_roots} bytes of roots and {lost_blocks} bytes of the heap are missing: blocks that only pointers in \
-             them hold seem lost"
+            "{} are missing: blocks that only pointers in them hold seem lost",
+            lost.join(" and ")
         ));
     }
     if heap.damages() > 0 {

@@ -3,6 +3,7 @@
 use crate::error::Error;
 use crate::graph::{RootKind, Roots};
 use crate::heap::Allocator;
+use crate::heap::block::State;
 use crate::memory::{Memory, Region, RegionKind};
 use crate::pages::{self, PAGE};
 use crate::pass::Job;
@@ -16,7 +17,8 @@ use crate::source::kinds;
 const LOADERS: u64 = 64 << 10;
 
 /// Unknown memory must have more bytes than this, and more than a tenth of what could be heaps,
-/// before a verdict on the rest must not pass for one on the program.
+/// before a verdict on the rest must not pass for one on the program. Of what is in a heap, or may be
+/// in one and is not in the core, a tenth is enough: there was nothing else to find there.
 const MUCH: u64 = 1 << 20;
 
 /// A tenth of the whole is a ninth of the rest.
@@ -39,7 +41,7 @@ pub struct Coverage {
     pub unknown: Vec<(RegionKind, u64)>,
     /// What belongs to a heap and is damaged or cannot be read, so that its blocks are not known.
     pub broken: u64,
-    /// What else cannot be read: it was not saved in the core.
+    /// What else cannot be read.
     pub missing: u64,
     /// Whether memory of no known heap and of broken ones is too much for a verdict on the rest to pass
     /// for one on the program.
@@ -82,6 +84,7 @@ impl Coverage {
             AddressRange::merge(stretches.map(|stretch| stretch.range).collect())
         };
         let damaged = of_kind(&[RootKind::Damaged]);
+        let hidden = unreadable(heap);
         let foreign = of_kind(&[RootKind::Foreign]);
         let mut unknown = of_kind(&[RootKind::Anon, RootKind::File, RootKind::Foreign]);
         let not_heap = AddressRange::merge([&damaged[..], &foreign[..]].concat());
@@ -102,7 +105,7 @@ impl Coverage {
         let mut coverage = Self::default();
         let (mut all, mut by_kind) = (0_u64, [0_u64; RegionKind::ALL.len()]);
         let (mut lacked, mut heaps) = (Vec::new(), Vec::new());
-        let (mut heap_bytes, mut judged) = (0_u64, 0_u64);
+        let (mut heap_bytes, mut judged, mut absent) = (0_u64, 0_u64, 0_u64);
         for (index, region) in memory.regions().iter().enumerate() {
             if !region.mutable() {
                 continue;
@@ -130,7 +133,11 @@ impl Coverage {
             all = all.saturating_add(left);
             let unsaved = region.range.len().saturating_sub(region.saved);
             let missing = unsaved.min(left).saturating_sub(lacks.saturating_add(broken));
-            coverage.broken = coverage.broken.saturating_add(broken);
+            // Pages that a process has but cannot show are not resident.
+            coverage.broken = coverage.broken.saturating_add(broken.max(bytes(&within(&hidden))));
+            if matches!(region.kind, RegionKind::Heap | RegionKind::Arena | RegionKind::Anon) {
+                absent = absent.saturating_add(unsaved.min(lacks));
+            }
             coverage.missing = coverage.missing.saturating_add(missing);
             let others = lacks.saturating_add(broken).saturating_add(missing);
             judged = judged.saturating_add(left.saturating_sub(others));
@@ -155,9 +162,24 @@ impl Coverage {
         sum = sum.saturating_add(coverage.broken);
         // If unknown memory is more than a tenth of the whole, it is more than a ninth of the rest.
         coverage.lacking = sum > MUCH && sum > heap_bytes / REST;
+        let gone = coverage.broken.saturating_add(absent);
+        coverage.lacking |= gone > 0 && gone > used(heap) / REST;
         coverage.places = if coverage.unknown.is_empty() { Vec::new() } else { AddressRange::merge(lacked) };
         Ok(coverage)
     }
+}
+
+/// Where the blocks of a heap are not known because their headers cannot be read.
+fn unreadable(heap: Option<&dyn Allocator>) -> Vec<AddressRange> {
+    let found =
+        heap.into_iter().flat_map(|heap| heap.blocks().units_that(|state| state == State::Unreadable));
+    AddressRange::merge(found.map(|unit| unit.range).collect())
+}
+
+/// The bytes of blocks in use, with their headers.
+fn used(heap: Option<&dyn Allocator>) -> u64 {
+    let found = heap.into_iter().flat_map(|heap| heap.blocks().units_that(State::used));
+    found.map(|unit| unit.range.len()).fold(0, u64::saturating_add)
 }
 
 fn bytes(ranges: &[AddressRange]) -> u64 {

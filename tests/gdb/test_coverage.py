@@ -24,6 +24,7 @@ WAYS: dict[str, tuple[str, ...]] = {
     "own": (),
     "blank": (),
     "little": (),
+    "gone": (),
     "linked": TEXTS,
     "named": ("-DNAMED",),
     "text": WARNING,
@@ -408,20 +409,42 @@ class TestAHeapThatIsNotInTheCore:
     def test_a_part_of_it_is_not_all(self, start: Any, tmp_path: Path, part: float) -> None:
         core = Path(cores.gcore(start("lost").pid, tmp_path / "core"))
         whole = check(core)
-        data = bytearray(core.read_bytes())
-        (table,) = struct.unpack_from("<Q", data, 32)
-        (count,) = struct.unpack_from("<H", data, 56)
-        (heap,) = [
-            r for r in shell("regions", core, "-json").json()["regions"] if r["kind"] == "heap"
-        ]
-        for at in range(table, table + 56 * count, 56):
-            kind, _, _, address, _, size = struct.unpack_from("<IIQQQQ", data, at)
-            if kind == 1 and address == int(heap["start"], 16):
-                struct.pack_into("<Q", data, at + 32, int(size * part) & -4096)
-        cut = tmp_path / "cut"
-        cut.write_bytes(data)
-        found = check(cut)
+        found = check(without_end_of_heap(core, tmp_path / "cut", part))
         assert found["judged"] == "partly"
         assert found["coverage"]["judged"] < whole["coverage"]["judged"]
         (roots,) = [note for note in found["notes"] if "bytes of roots" in note] or ["0 bytes"]
         assert int(roots.split()[0]) == 0, "memory of the heap counts as roots"
+
+    # Of 200 KiB of blocks most, or the last few and what is free.
+    @pytest.mark.parametrize(("part", "status"), [(0.3, UNJUDGED), (0.8, 0)])
+    def test_a_tenth_of_a_small_heap_does_not_pass_either(
+        self, start: Any, tmp_path: Path, part: float, status: int
+    ) -> None:
+        core = Path(cores.gcore(start("plain").pid, tmp_path / "core"))
+        cut = without_end_of_heap(core, tmp_path / "cut", part)
+        assert shell("check", cut, "-error-exitcode", LOST).status == status
+
+    def test_blocks_of_pages_that_a_process_cannot_show_have_no_verdict(self, start: Any) -> None:
+        live = start("gone")
+        if "READY gone" not in live.lines:
+            pytest.skip("no userfaultfd here")
+        answer = shell("check", live.pid, "-json", "-error-exitcode", LOST)
+        found = answer.json()
+        assert (answer.status, found["judged"]) == (UNJUDGED, "partly")
+        # 160 blocks of 1008 bytes, less what is in the pages before and after.
+        (said,) = [note for note in found["notes"] if "of the heap cannot be judged" in note]
+        assert 130 < float(said.split()[0]) < 160
+
+
+def without_end_of_heap(core: Path, out: Path, part: float) -> Path:
+    """Return OUT: CORE with only the first PART of the bytes of its heap."""
+    data = bytearray(core.read_bytes())
+    (table,) = struct.unpack_from("<Q", data, 32)
+    (count,) = struct.unpack_from("<H", data, 56)
+    (heap,) = [r for r in shell("regions", core, "-json").json()["regions"] if r["kind"] == "heap"]
+    for at in range(table, table + 56 * count, 56):
+        kind, _, _, address, _, size = struct.unpack_from("<IIQQQQ", data, at)
+        if kind == 1 and address == int(heap["start"], 16):
+            struct.pack_into("<Q", data, at + 32, int(size * part) & -4096)
+    out.write_bytes(data)
+    return out

@@ -67,7 +67,8 @@ COMMAND = Command(
         Option(
             "error-exitcode",
             "End with status N if a block is definitely or possibly lost, else with 3 if no "
-            "verdict is possible or too much memory is in no heap that can be judged; in gdb as by quit N.",
+            "verdict is possible or too much memory is in no heap that can be judged; in gdb as by "
+            "quit N.",
             "number",
             "N",
         ),
@@ -87,7 +88,8 @@ COMMAND = Command(
         "the program mapped itself) "
         "is only searched for pointers. With -error-exitcode, status 3 means that more than 10% "
         "and more than 1 MiB of the resident writable memory outside modules' data and stacks "
-        "belongs to no known heap, or to one that is damaged or cannot be read."
+        "is in no heap that can be judged, or that more than 10% of the heap is damaged or cannot "
+        "be read."
     ),
     example=("leak-check -show all -top 20", "gdb-leak check core -error-exitcode 9"),
 )

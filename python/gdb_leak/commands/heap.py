@@ -122,7 +122,7 @@ def run(request: Request) -> Result:
     result = Result(COMMAND.name, target.describe(), values, notes, data, target.memory.word_size)
     result.heading = covered.line()
     typed = request.session.typed
-    if covered.lacking:
+    if covered.lacking and covered.found.unknown:
         regions = typed("regions", "-in", "writable", "-sort", "rss")
         result.steps.append(Step("where the memory is that belongs to no known heap", regions))
     else:
