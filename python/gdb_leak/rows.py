@@ -164,7 +164,8 @@ def text_span(group: "Union[Group, Record]") -> Span:
         return Span("")
     example = units.cut_text(group.example)
     if group.texts:
-        return Span(f"{group.texts:,} different texts, for example {example}", "match")
+        many = f"{'at least ' if group.more_texts else ''}{group.texts:,} different texts"
+        return Span(f"{many}, for example {example}", "match")
     if group.text is None:
         return Span(f"for example {example}", "match", short=example)
     text = units.cut_text(group.text)

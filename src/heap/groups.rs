@@ -21,11 +21,11 @@ use crate::inspect::template::absorbed;
 use crate::memory::Memory;
 use crate::pass::Job;
 
-/// The most groups that are distinguished by text; later ones are not.
+/// The most groups that are distinguished by text; of later ones only size and kind are.
 const MOST: usize = 1 << 20;
 
-/// The most groups of one size and kind that are distinguished after that.
-const MORE: usize = 1 << 16;
+/// Of so many groups by text there may be one more that only size and kind distinguish.
+const TEXTS_PER_KIND: usize = 16;
 
 /// The most groups of one size and kind that have a row of their own.
 const ROWS: usize = 100;
@@ -69,6 +69,22 @@ pub fn groups(
     wanted: &Wanted<'_>,
     job: &Job,
 ) -> Result<Groups, Error> {
+    groups_within(memory, blocks, by, wanted, MOST, job)
+}
+
+/// The same with at most so many groups that are distinguished by text.
+///
+/// # Errors
+///
+/// As [`groups`].
+pub fn groups_within(
+    memory: &dyn Memory,
+    blocks: &Blocks,
+    by: By,
+    wanted: &Wanted<'_>,
+    most: usize,
+    job: &Job,
+) -> Result<Groups, Error> {
     let contents = needs_contents(by, wanted);
     let mut all: HashMap<Key, Growing> = HashMap::new();
     let mut found = Groups::default();
@@ -90,7 +106,7 @@ pub fn groups(
         for table in tables {
             job.check()?;
             for (key, growing) in table.rows() {
-                merge(&mut all, &mut found, key, growing);
+                merge(&mut all, &mut found, most, key, growing);
             }
         }
     }
@@ -106,16 +122,18 @@ pub fn groups(
     Ok(found)
 }
 
-fn merge(all: &mut HashMap<Key, Growing>, found: &mut Groups, key: Key, growing: Growing) {
+fn merge(all: &mut HashMap<Key, Growing>, found: &mut Groups, most: usize, key: Key, growing: Growing) {
     found.blocks = found.blocks.saturating_add(growing.group.blocks);
     found.bytes = found.bytes.saturating_add(growing.group.bytes);
     let mut key = key;
     let mut growing = growing;
-    if all.len() >= MOST && !all.contains_key(&key) {
+    if all.len() >= most && !all.contains_key(&key) {
         found.untracked = found.untracked.saturating_add(growing.group.blocks);
         growing.group.alike = false;
+        growing.group.more_texts = true;
         key.3 = FOLDED;
-        if all.len() >= MOST.saturating_add(MORE) && !all.contains_key(&key) {
+        let kinds = most / TEXTS_PER_KIND;
+        if all.len() >= most.saturating_add(kinds) && !all.contains_key(&key) {
             growing.mixed = (true, true);
             growing.group = Group { size: None, kind: None, ..growing.group };
             key = (u64::MAX, u8::MAX, u32::MAX, FOLDED);

@@ -52,6 +52,8 @@ pub struct Group {
     pub numbers: Option<Numbers>,
     /// How many texts there are where the smallest groups were put together; else zero.
     pub texts: u64,
+    /// Whether there are more texts than that, which were not told apart.
+    pub more_texts: bool,
     /// Their arena, where they are grouped by it; none for mapped ones.
     pub arena: Option<u32>,
     /// How many.
@@ -138,6 +140,7 @@ impl Growing {
         own.blocks = own.blocks.saturating_add(other_group.blocks);
         own.bytes = own.bytes.saturating_add(other_group.bytes);
         own.behind.merge(other_group.behind);
+        own.more_texts |= other_group.more_texts;
         // Nearly always the others come later.
         if own.sample.len() < NAMED || other_group.sample.first() < own.sample.last() {
             own.sample.extend(other_group.sample);
@@ -161,6 +164,7 @@ impl Growing {
             alike: true,
             numbers: None,
             texts: 0,
+            more_texts: false,
             arena,
             blocks: 0,
             bytes: 0,

@@ -74,8 +74,10 @@ pub(super) struct Group {
     kind: Option<&'static str>,
     text: Option<String>,
     example: Option<String>,
-    /// How many texts there are where groups of one block were put together; else zero.
+    /// How many texts there are where the smallest groups were put together; else zero.
     texts: u64,
+    /// Whether there are more, which were not told apart.
+    more_texts: bool,
     arena: Option<u64>,
     blocks: u64,
     bytes: u64,
@@ -123,6 +125,7 @@ impl Groups {
                 text,
                 example,
                 texts: group.texts,
+                more_texts: group.more_texts,
                 arena: arena(self.heap.as_ref(), group.arena),
                 blocks: group.blocks,
                 bytes: group.bytes,

@@ -112,8 +112,10 @@ pub(super) struct Record {
     kind: Option<&'static str>,
     text: Option<String>,
     example: Option<String>,
-    /// How many texts there are where records of one block were put together; else zero.
+    /// How many texts there are where the smallest records were put together; else zero.
     texts: u64,
+    /// Whether there are more, which were not told apart.
+    more_texts: bool,
     sample: Vec<u64>,
     /// The number of the stack that allocated them; none where it is not known.
     stack: Option<u32>,
@@ -164,6 +166,7 @@ impl Records {
                 text,
                 example,
                 texts: record.group.texts,
+                more_texts: record.group.more_texts,
                 sample: record.group.sample.clone(),
                 stack: Some(record.group.stack).filter(|stack| *stack != 0),
                 estimate: record.estimate.map(estimated),

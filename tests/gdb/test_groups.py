@@ -158,6 +158,47 @@ def test_a_long_string_is_cut_in_text_and_whole_in_json(tmp_path: Path) -> None:
         program.end()
 
 
+#: Holds each of 2,000 texts without digits twice, and a block of each of thirty sizes.
+_TWICE = """
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+static char *held[4030];
+int main(void) {
+    for (int i = 0; i < 4000; i++) {
+        char *text = held[i] = calloc(1, 200);
+        for (int at = 0, rest = i / 2; at < 9; at++, rest /= 8) text[at] = 'g' + rest % 8;
+    }
+    for (int i = 0; i < 30; i++) held[4000 + i] = calloc(1, 20000 + 16 * i);
+    puts("READY"); fflush(stdout); getchar(); return held[9] == 0;
+}
+"""
+
+
+def test_many_texts_of_two_blocks_are_the_first_row(tmp_path: Path) -> None:
+    source = tmp_path / "twice.c"
+    source.write_text(_TWICE)
+    program = Program(compile_program("gcc", source, tmp_path / "twice", "-O0"))
+    try:
+        program.wait_for("READY")
+        core = gcore(program.pid, tmp_path / "core")
+    finally:
+        program.end()
+    answer = shell("blocks", core, "-json", "-limit", "unlimited").json()
+    first = answer["groups"][0]
+    assert (first["blocks"], first["texts"], first["text"]) == (4000, 2000, None)
+    assert (first["size"], first["example"]) == (200, "ggggggggg")
+    assert len(answer["groups"]) < 100
+    text = shell("blocks", core).stdout.splitlines()
+    assert text[1].endswith("2,000 different texts, for example ggggggggg")
+    # What the next steps name can be asked about.
+    block = shell("whatis", core, first["sample"][0], "-json").json()
+    assert block["block"]["size"] == 200
+    assert shell("refs", core, first["sample"][0], "-path", "-json").json()["verdict"]
+    records = shell("check", core, "-json", "-show", "all").json()["records"]
+    assert (records[-1]["blocks"], records[-1]["texts"]) == (4000, 2000)
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Have the core of server.cc after its first requests."""

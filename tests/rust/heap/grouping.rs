@@ -1,7 +1,7 @@
 //! Blocks in groups: texts that differ in numbers, and groups of one block.
 
 use gdb_leak::heap::block::{Blocks, Part, Shape, State};
-use gdb_leak::heap::groups::{By, Group, Groups, groups};
+use gdb_leak::heap::groups::{By, Group, Groups, groups, groups_within};
 use gdb_leak::heap::wanted::Wanted;
 use gdb_leak::pass::Job;
 use gdb_leak::source::captured::Captured;
@@ -104,6 +104,18 @@ fn many_texts_of_few_blocks_are_one_row_and_those_that_stand_out_are_not() {
     assert_eq!(Found::new(&texts[..40_000], By::All).rows(), [row(40_000, "", &first)]);
     // As many as are listed one by one.
     assert_eq!(Found::new(&texts[..200], By::All).rows().len(), 100);
+}
+
+#[test]
+fn texts_beyond_the_bound_are_known_to_be_more() {
+    let texts: Vec<_> = (0..400).map(|number| block(32, &word(number))).collect();
+    let (memory, blocks) = heap(&texts);
+    let found = groups_within(&memory, &blocks, By::All, &Wanted::default(), 300, &Job::default()).unwrap();
+    assert_eq!((found.untracked, found.blocks), (100, 400));
+    let [group] = &found.groups[..] else { panic!("{:?}", found.groups) };
+    // Those beyond the bound are at least one.
+    assert_eq!((group.blocks, group.texts, group.more_texts), (400, 301, true));
+    assert!(Found::new(&texts, By::All).groups.groups.iter().all(|group| !group.more_texts));
 }
 
 #[test]
