@@ -266,6 +266,8 @@ class Contents:
     """The strings in some ranges, most frequent first, with the distance at which each repeats."""
 
     rows: Final[list[tuple[str, str, int, int, int, Optional[int], int]]]
+    distinct: Final[int]
+    total: Final[int]
     untracked: Final[int]
     unreadable: Final[list[tuple[int, int]]]
 

@@ -118,6 +118,16 @@ impl Contents {
     }
 
     #[getter]
+    fn distinct(&self) -> u64 {
+        self.0.distinct
+    }
+
+    #[getter]
+    fn total(&self) -> u64 {
+        self.0.total
+    }
+
+    #[getter]
     fn untracked(&self) -> u64 {
         self.0.untracked
     }

@@ -241,3 +241,27 @@ def test_without_a_snapshot_before_is_asked_for(sample: Any) -> None:
     answer = gdb("leak-diff-region", program=sample.path, core=sample.after)
     assert answer.status == 1
     assert "leak-snapshot" in answer.error
+
+
+def test_how_many_there_are_is_said_where_not_all_are_listed(sample: Any, tmp_path: Path) -> None:
+    lines = sample.maps_after.read_text().splitlines(keepends=True)
+    before = tmp_path / "maps"
+    before.write_text("".join(line for line in lines if "[heap]" not in line))
+
+    def ask(*words: str) -> Answer:
+        return shell("diff-region", before, sample.after, "-top", *words)
+
+    whole = ask("unlimited", "-json").json()
+    assert whole["distinct"] == len(whole["contents"]) > 1
+    assert whole["total"] == sum(row["count"] for row in whole["contents"])
+    assert (whole["limited"], whole["groups"]) == (False, len(whole["blocks"]))
+    assert whole["groups"] > 1
+    some = ask("1", "-json").json()
+    assert (len(some["contents"]), len(some["blocks"]), some["limited"]) == (1, 1, True)
+    same = ("distinct", "total", "groups")
+    assert [some[key] for key in same] == [whole[key] for key in same]
+    text = ask("1").stdout
+    rest = "1 listed (-top unlimited lists all)"
+    assert f"{whole['total']} strings, {whole['distinct']} different, {rest}" in text
+    assert f"in {whole['groups']} groups, {rest}" in text
+    assert "listed" not in ask("unlimited").stdout

@@ -1,7 +1,7 @@
 """``leak-diff-region``: which regions grew, and what is in the new bytes."""
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Optional, Union
+from typing import TYPE_CHECKING, NamedTuple, Optional, Union
 
 from gdb_leak import _native, heaps, operands, rows, units
 from gdb_leak.errors import UsageError
@@ -11,7 +11,7 @@ from gdb_leak.target import Request, Result, Step, Target, Value
 from gdb_leak.words import Word
 
 if TYPE_CHECKING:
-    from gdb_leak._native import Change, Difference, Group
+    from gdb_leak._native import Change, Contents, Difference, Group, Groups
 
     Content = tuple[str, str, int, int, int, Optional[int], int]
 
@@ -71,7 +71,12 @@ COMMAND = Command(
             "number",
             "N",
         ),
-        Option("top", f"Show the COUNT most frequent strings (default {_TOP}).", "count", "COUNT"),
+        Option(
+            "top",
+            f"Show the COUNT most frequent strings, and so many groups of blocks (default {_TOP}).",
+            "count",
+            "COUNT",
+        ),
     ),
     description=(
         "Contents are shown of new bytes that are writable, and where AFTER has bytes: a "
@@ -87,6 +92,24 @@ COMMAND = Command(
 )
 
 
+class _Data(NamedTuple):
+    difference: "Difference"
+    # What is in the new bytes, None where no bytes are new or can be read.
+    found: "Optional[Contents]"
+    groups: "Optional[Groups]"
+    # Of the groups those that are listed.
+    shown: "Sequence[Group]"
+
+    @property
+    def contents(self) -> "Sequence[Content]":
+        return self.found.rows if self.found is not None else []
+
+    @property
+    def limited(self) -> bool:
+        more = self.found is not None and len(self.found.rows) < self.found.distinct
+        return more or (self.groups is not None and len(self.shown) < len(self.groups))
+
+
 def run(request: Request) -> Result:
     """Return the difference between two targets, and the contents of what is new."""
     before, after = _sides(request)
@@ -96,9 +119,11 @@ def run(request: Request) -> Result:
     notes.extend(difference.notes)
     notes.extend(f"BEFORE: {note}" for note in before.all_notes() if note not in both)
     notes.extend(f"BEFORE and AFTER: {note}" for note in both)
-    contents = _contents(request, difference, after, notes)
+    found = _contents(request, difference, after, notes)
     groups = _groups(request, difference, after)
-    sizes = _sizes(groups)
+    shown = groups.rows(request.parsed.count("top", _TOP)) if groups is not None else []
+    data = _Data(difference, found, groups, shown)
+    sizes = _sizes(shown)
     values: dict[str, Value] = {
         "grown": [_value(change) for change in difference.grown],
         "shrunk": [_value(change) for change in difference.shrunk],
@@ -107,10 +132,13 @@ def run(request: Request) -> Result:
         "growth": difference.growth,
         "reserved": difference.reserved,
         "same_program": difference.same_program,
-        "contents": [_content_value(content, sizes) for content in contents],
-        "blocks": [rows.group_value(group) for group in groups],
+        "contents": [_content_value(content, sizes) for content in data.contents],
+        "distinct": found.distinct if found is not None else 0,
+        "total": found.total if found is not None else 0,
+        "blocks": [rows.group_value(group) for group in shown],
+        "groups": len(groups) if groups is not None else 0,
+        "limited": data.limited,
     }
-    data = (difference, contents, groups)
     result = Result(
         COMMAND.name,
         after.describe(),
@@ -119,7 +147,7 @@ def run(request: Request) -> Result:
         data,
         after.memory.word_size,
     )
-    result.steps.extend(_next(request, after, difference, contents))
+    result.steps.extend(_next(request, after, difference, data.contents))
     return result
 
 
@@ -144,7 +172,8 @@ def _next(
 
 def text(result: Result) -> Iterator[Block]:
     """Yield the changed regions, the contents of the new bytes, and the net growth."""
-    difference, contents, groups = result.data
+    data: _Data = result.data
+    difference, contents, shown = data.difference, data.contents, data.shown
     listed = [
         *(("grew", change) for change in difference.grown),
         *(("new", change) for change in difference.new),
@@ -166,11 +195,18 @@ def text(result: Result) -> Iterator[Block]:
         yield line("")
         yield line("in the new bytes:")
         yield Columns(_CONTENTS, _content_rows(contents, result.word_size), batch=len(contents) + 1)
-    if groups:
+        if data.found is not None and len(contents) < data.found.distinct:
+            total = f"{units.counted(data.found.total, 'string')}, {data.found.distinct} different"
+            yield line(f"{total}, {_listed(len(contents))}")
+    if shown:
         yield line("")
         yield line("blocks in use in the new bytes:")
-        lines = rows.group_rows(groups, result.word_size)
-        yield Columns(rows.GROUPS, lines, batch=len(groups) + 1)
+        lines = rows.group_rows(shown, result.word_size)
+        yield Columns(rows.GROUPS, lines, batch=len(shown) + 1)
+        if data.groups is not None and len(shown) < len(data.groups):
+            total = units.counted(data.groups.blocks, "block")
+            of = units.counted(len(data.groups), "group")
+            yield line(f"{total} in {of}, {_listed(len(shown))}")
     if listed:
         yield line("")
     if difference.growth:
@@ -179,6 +215,10 @@ def text(result: Result) -> Iterator[Block]:
         yield line(f"{_no_growth(difference)}; blocks were not compared")
     if difference.reserved:
         yield line(f"reserves: {_more(difference.reserved)}")
+
+
+def _listed(count: int) -> str:
+    return f"{count} listed (-top unlimited lists all)"
 
 
 def _more(growth: int) -> str:
@@ -226,16 +266,15 @@ def _new_ranges(difference: "Difference") -> list[tuple[int, int]]:
 
 
 # The blocks in use that fill the new bytes, those with the most bytes first.
-def _groups(request: Request, difference: "Difference", after: Target) -> "list[Group]":
+def _groups(request: Request, difference: "Difference", after: Target) -> "Optional[Groups]":
     ranges = _new_ranges(difference)
     if not ranges or after.memory.source not in _WITH_BYTES:
-        return []
+        return None
     heap = heaps.covering(request, after, [start for start, _ in ranges])
     if heap is None:
-        return []
+        return None
     progress = request.session.progress("reading blocks")
-    found = heap.groups("all", free=False, within=ranges, progress=progress)
-    return found.rows(request.parsed.count("top", _TOP))
+    return heap.groups("all", free=False, within=ranges, progress=progress)
 
 
 # The size of the blocks that hold a text, where it is one size.
@@ -249,19 +288,19 @@ def _sizes(groups: "Sequence[Group]") -> dict[str, Optional[int]]:
 
 def _contents(
     request: Request, difference: "Difference", after: Target, notes: list[str]
-) -> "list[Content]":
+) -> "Optional[Contents]":
     minimum = request.parsed.count("min", _MINIMUM)
     if minimum is None or not 0 < minimum < 1 << 31:
         raise UsageError(f"-min {minimum}: not a number from 1 up")
     ranges = _new_ranges(difference)
     if not ranges:
-        return []
+        return None
     if after.memory.source not in _WITH_BYTES:
         notes.append(
             f"no contents: AFTER is {_WITHOUT_BYTES[after.memory.source]}, which has no bytes of "
             "memory"
         )
-        return []
+        return None
     if after.memory.source == "remote":
         for span in ranges:
             request.session.prepare(span)
@@ -274,7 +313,7 @@ def _contents(
         notes.append(f"{units.size_text(missing)} of the new bytes could not be read")
     if found.untracked:
         notes.append(f"{found.untracked} strings more than can be told apart were left out")
-    return found.rows
+    return found
 
 
 def _change_rows(
