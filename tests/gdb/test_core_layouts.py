@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import struct
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -301,3 +302,19 @@ class TestDumpsOfNoProcess:
         error = shell("find", path, "x").error
         assert named in error
         assert error.endswith("not a core of a process")
+
+
+def test_headers_of_no_memory_that_lead_beyond_the_end_lose_nothing(
+    sample: Any, tmp_path: Path
+) -> None:
+    data = bytearray(sample.after.read_bytes())
+    (table,) = struct.unpack_from("<Q", data, 32)
+    (count,) = struct.unpack_from("<H", data, 56)
+    # The last header is made one of another type than a segment's, whose bytes lead anywhere.
+    struct.pack_into("<I4xQ", data, table + 56 * (count - 1), 0x6474E551, 15 << 60)
+    core = tmp_path / "core"
+    core.write_bytes(data)
+    notes = shell("regions", core, "-json").json()["notes"]
+    assert not any("cut short at" in note for note in notes)
+    (note,) = [note for note in notes if "beyond the end" in note]
+    assert note.startswith("1 program header of the core leads beyond the end of the file, none of")

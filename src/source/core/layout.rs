@@ -3,7 +3,7 @@
 use crate::memory::{Permissions, Region, RegionKind};
 use crate::name::Name;
 use crate::range::AddressRange;
-use crate::source::elf::Image;
+use crate::source::elf::{Image, Segment};
 use crate::source::holes::Holes;
 use crate::source::kinds::Finding;
 
@@ -46,12 +46,22 @@ impl Layout {
             layout.join(part);
         }
         layout.parts = parts;
-        if length < layout.end {
+        if length < layout.end && cut.segments > 0 {
             layout.notes.push(format!(
                 "the core is cut short at {length} of {} bytes: {} bytes of {} are lost",
                 layout.end,
                 cut.bytes,
                 counted(cut.segments, "region")
+            ));
+        } else if length < layout.end {
+            // The sizes are whatever the headers hold, and no memory depends on them.
+            let beyond = |segment: &&Segment| segment.offset.saturating_add(segment.file_size) > length;
+            let count = image.segments.iter().filter(beyond).count() as u64;
+            let verb = if count == 1 { "leads" } else { "lead" };
+            layout.notes.push(format!(
+                "{} of the core {verb} beyond the end of the file, none of them to memory: its headers are damaged, \
+                 or it is cut short",
+                counted(count, "program header")
             ));
         }
         if dropped.segments > 0 {
