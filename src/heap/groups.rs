@@ -14,7 +14,7 @@ use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 
 use crate::error::Error;
 use crate::heap::block::Blocks;
-pub use crate::heap::growing::{By, Group};
+pub use crate::heap::group::{By, Group};
 use crate::heap::growing::{Growing, Key, Table, alike};
 use crate::heap::wanted::{Wanted, batch, each, slices};
 use crate::inspect::template::absorbed;

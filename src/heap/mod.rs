@@ -4,6 +4,7 @@ pub mod allocator;
 pub mod block;
 pub mod content;
 pub mod glibc;
+mod group;
 pub mod groups;
 mod growing;
 mod linked;
