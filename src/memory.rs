@@ -303,8 +303,8 @@ pub trait Memory: Send + Sync {
         true
     }
 
-    /// What was asked for and is missing, because reading it might not have returned: sentences,
-    /// and whether it is of memory that the process may write to.
+    /// Returns a note for each kind of memory that was not read because the read might never return,
+    /// and whether the process may write to that memory.
     fn unasked(&self) -> Vec<(String, bool)> {
         Vec::new()
     }
