@@ -325,7 +325,8 @@ pub(super) fn open_file(
     sysroot: Option<PathBuf>,
 ) -> PyResult<Memory> {
     let files = Files { executable: executable.as_deref(), sysroot: sysroot.as_deref() };
-    Ok(py.detach(|| source::open_file(&path, files))?.into())
+    // Asking where a sparse file has holes may take long.
+    Ok(call::run(py, None, |_| source::open_file(&path, files))?.into())
 }
 
 #[pyfunction]
