@@ -185,13 +185,13 @@ impl Memory {
 
     #[getter]
     fn complete(&self) -> bool {
-        self.target.origin.complete && !self.target.memory.unasked().iter().any(|(_, writable)| *writable)
+        self.target.origin.complete && !self.target.memory.unread().iter().any(|unread| unread.writable)
     }
 
     #[getter]
     fn notes(&self) -> Vec<String> {
-        let unasked = self.target.memory.unasked().into_iter().map(|(note, _)| note);
-        self.target.origin.notes.iter().cloned().chain(unasked).collect()
+        let unread = self.target.memory.unread().into_iter().map(|unread| unread.note);
+        self.target.origin.notes.iter().cloned().chain(unread).collect()
     }
 
     #[getter]
