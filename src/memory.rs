@@ -239,6 +239,15 @@ impl Region {
     }
 }
 
+/// Memory that was not read, because the read might never return.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Unread {
+    /// What is missing, and why: a sentence.
+    pub note: String,
+    /// Whether the process may write to some of it.
+    pub writable: bool,
+}
+
 /// A target's memory: a core, a process, whatever gdb reaches, or bytes in a test.
 ///
 /// What this layer does not do: it never joins pieces (see [`crate::pass`]),
@@ -303,9 +312,8 @@ pub trait Memory: Send + Sync {
         true
     }
 
-    /// What was asked for and is missing, because reading it might not have returned: sentences,
-    /// and whether it is of memory that the process may write to.
-    fn unasked(&self) -> Vec<(String, bool)> {
+    /// Returns each kind of memory that was not read because the read might never return.
+    fn unread(&self) -> Vec<Unread> {
         Vec::new()
     }
 

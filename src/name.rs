@@ -142,13 +142,15 @@ impl PartialEq<&str> for Name {
 }
 
 /// Escapes unprintable bytes as `\xHH`, tabs too: a name is one column of a table. Of one of more than
-/// 256 bytes the end is shown, after a `…`.
+/// 256 bytes the end is shown, after a `…`, from the border of a character on.
 ///
 /// ```
 /// use gdb_leak::name::Name;
 ///
 /// let name = Name::from("/a\tb\u{202e}".to_owned());
 /// assert_eq!(name.to_string(), r"/a\x09b\xe2\x80\xae");
+/// let name = Name::from("/".to_owned() + &"é".repeat(200) + "a");
+/// assert_eq!(name.to_string(), "…".to_owned() + &"é".repeat(127) + "a");
 /// ```
 impl fmt::Display for Name {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -54,7 +54,7 @@ impl Job {
         }
     }
 
-    /// Whether somebody asked the work to end.
+    /// Whether the work was asked to end.
     #[must_use]
     pub fn stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
@@ -72,7 +72,7 @@ impl Job {
         self.done.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// [`Error::Interrupted`] once somebody asked the work to end.
+    /// [`Error::Interrupted`] once the work was asked to end.
     ///
     /// # Errors
     ///
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_can_read_is_not_cut_into_chunks() {
+    fn what_cannot_be_read_is_not_cut_into_chunks() {
         let mut chunks = 0;
         let job = Job::default();
         in_order(

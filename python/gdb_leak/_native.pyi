@@ -30,6 +30,7 @@ __all__ = [
     "Matches",
     "Memory",
     "Needle",
+    "NotJoined",
     "Record",
     "Recording",
     "Records",
@@ -619,13 +620,23 @@ def frames(
     progress: _Progress = None,
 ) -> list[tuple[int, list[Frame], list[str]]]: ...
 
-# The function that they began with, threads, bytes of their stacks, and how many of these hold
-# anything.
+@final
+class NotJoined:
+    """Threads that ended, were not joined, and began with the same function.
+
+    ``size`` is the bytes of their stacks, ``held`` how many of these hold anything.
+    """
+
+    start: Final[Optional[int]]
+    threads: Final[int]
+    size: Final[int]
+    held: Final[Optional[int]]
+
 def unjoined_threads(
     memory: Memory,
     threads: Optional[Sequence[_ThreadRegisters]] = None,
     progress: _Progress = None,
-) -> list[tuple[Optional[int], int, int, Optional[int]]]: ...
+) -> list[NotJoined]: ...
 def check(
     memory: Memory,
     heap: Heap,

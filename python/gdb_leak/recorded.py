@@ -119,7 +119,7 @@ class Recorded:
         if frame.address not in self._lines:
             lines = self._session.lines(frame.address)
             if frame.function is not None:
-                # What stands in the recorder's own source is nobody's business.
+                # The lines of the recorder's own source say nothing about the program.
                 module = lines[-1].module if lines else None
                 lines = [Line(frame.function, module=module)]
             self._lines[frame.address] = lines

@@ -231,7 +231,7 @@ class Session(Protocol):
         """Return the registers of the target's threads, as far as they can be read.
 
         None where the door knows no more than the target's own memory
-        (``thread_registers``): of a core, and of a process that nobody holds.
+        (``thread_registers``): of a core, and of a process that is not held.
         What is left out becomes a note of the target.
 
         :param vector: whether vector registers are to be read, too.

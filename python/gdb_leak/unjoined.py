@@ -36,8 +36,8 @@ def found(
     progress = request.session.progress("looking at threads")
     groups = _native.unjoined_threads(target.memory, registers, progress)
     return [
-        Unjoined(start, _named(request, start), threads, size, held)
-        for start, threads, size, held in groups
+        Unjoined(one.start, _named(request, one.start), one.threads, one.size, one.held)
+        for one in groups
     ]
 
 

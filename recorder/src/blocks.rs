@@ -40,7 +40,7 @@ struct Shard {
     count: Cell<u32>,
     places: Cell<*mut Place>,
     size: Cell<u64>,
-    /// The first of the entries that nobody uses, counted from one.
+    /// The first of the entries that are not used, counted from one.
     free: Cell<u32>,
 }
 

@@ -87,7 +87,7 @@ fn gave(block: *mut c_void, size: usize, function: usize, sp: u64, bp: u64) -> *
     block
 }
 
-/// Makes sure that the functions behind are known, or that somebody looks for them just now.
+/// Makes sure that the functions behind are known, or that another thread looks for them just now.
 #[inline]
 fn ready() {
     let _ = recorder();

@@ -6,18 +6,18 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering, compiler_
 /// Turns of waiting before the processor is left to other threads.
 const TURNS: u32 = 100;
 
-/// Whether this is a child whose locks nobody leaves any more.
+/// Whether this is a child in which no thread is left to release the locks.
 static ABANDONED: AtomicBool = AtomicBool::new(false);
 
 /// Ends all waiting, now and later: a signal handler that interrupted the recorder has forked.
 ///
 /// The child goes on inside the recorder, alone. What other threads held stays held, and
-/// what they wrote is half done; it is bounded all the same, and nobody reads it any more.
+/// what they wrote is half done; it is bounded all the same, and is not read any more.
 pub(crate) fn abandon() {
     ABANDONED.store(true, Ordering::Relaxed);
 }
 
-/// A word that keeps its value: who waits for another waits until time is up.
+/// A word that never changes: a wait on it ends when its time is up.
 static NEVER: AtomicU32 = AtomicU32::new(0);
 
 /// Waits a little longer with each turn; whether there is something to wait for.
@@ -30,7 +30,7 @@ fn wait_on(turn: &mut u32) -> bool {
         core::hint::spin_loop();
         return true;
     }
-    // Folklore: sched_yield gives nothing to a thread of lower priority, which may be
+    // Observed: sched_yield gives nothing to a thread of lower priority, which may be
     // the one that holds. A sleep does. By futex, as malloc waits for its own locks: a filter
     // of system calls may forbid others.
     futex_wait((&raw const NEVER) as u64, 0, 50_000);
@@ -92,7 +92,7 @@ pub(crate) unsafe fn raw(number: libc::c_long, arguments: [u64; 4]) -> i64 {
     answer
 }
 
-/// Who holds what it guards: 0 nobody, else 1.
+/// A lock: 0 where no thread holds it, else 1.
 ///
 /// One way is a mutex of pthread's. It is larger than what it would guard, and
 /// what a child may do with it after a fork is not said. This one is held for some
@@ -146,21 +146,21 @@ impl Lock {
 /// An atomic instruction waits until all that the program wrote before is written, and so
 /// for each cache line that it does not have.
 /// Most tables are used by one thread. That one, the owner, only says that it is inside, and
-/// looks whether somebody else wants to come in. Whoever does says so and asks the kernel for
+/// looks whether another thread wants to come in. One that does says so and asks the kernel for
 /// a barrier on every processor that the process runs on (membarrier, Linux 4.14): after it
 /// either the owner sees the wish or the other sees that the owner is inside. A table that
 /// several threads want again and again has no owner any more, and a lock as above.
 ///
 /// An owner is known by the address of a word of its own, in which it says which lock it is
-/// inside of: a thread that does not know yet that it is no owner any more disturbs nobody.
+/// inside of: a thread that has lost ownership without noticing is harmless.
 ///
-/// Zero bytes are a lock that nobody took so far.
+/// Zero bytes are a lock that was not taken so far.
 #[repr(C)]
 pub(crate) struct Biased {
     owner: AtomicUsize,
-    /// Whether somebody else wants to come in.
+    /// Whether another thread wants to come in.
     wanted: AtomicU32,
-    /// Taken by whoever is not the owner.
+    /// Taken by a thread that is not the owner.
     others: Lock,
     /// How often the owner changed.
     changes: Cell<u32>,
@@ -211,7 +211,7 @@ impl Biased {
             if self.owner.load(Ordering::Relaxed) == own {
                 inside.store(address(self), Ordering::Relaxed);
                 compiler_fence(Ordering::SeqCst);
-                // Nobody wants in now that everybody can see who is in, and it is the owner still.
+                // No other wants in now that all can see who is in, and it is the owner still.
                 if self.wanted.load(Ordering::Acquire) == 0 && self.owner.load(Ordering::Relaxed) == own {
                     let result = work();
                     inside.store(0, Ordering::Release);
@@ -226,8 +226,8 @@ impl Biased {
         result
     }
 
-    /// Takes the lock as somebody who does not own it, and who owns it from then on where nobody
-    /// did, or not too many.
+    /// Takes the lock for a thread that does not own it, and that owns it from then on where no
+    /// thread did, or not too many.
     #[cold]
     #[inline(never)]
     fn enter(&self, inside: Option<&'static Inside>) {
@@ -245,7 +245,7 @@ impl Biased {
         let owners = BARRIERS.load(Ordering::Relaxed) != 0 && self.changes.get() <= MOST_CHANGES;
         let owner = inside.filter(|_| owners).map_or(EVERYBODY, address);
         self.owner.store(owner, Ordering::Relaxed);
-        // Whoever sees this sees the new owner as well.
+        // A thread that sees this sees the new owner as well.
         self.wanted.store(0, Ordering::Release);
     }
 

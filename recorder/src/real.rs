@@ -3,7 +3,8 @@
 use core::ffi::{CStr, c_char, c_int, c_long, c_void};
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-/// A function behind ours, once it is known: its address comes first, for those who jump there.
+/// The next function of that name, once it is found; its address is the first member, because
+/// assembly jumps through it.
 #[repr(C)]
 pub(crate) struct Next {
     at: AtomicUsize,
@@ -107,7 +108,7 @@ pub(crate) fn calloc(count: usize, size: usize) -> *mut c_void {
 
 /// # Safety
 ///
-/// `block` is null or one that these functions gave and nobody gave back.
+/// `block` is null or one that these functions gave and that was not given back.
 pub(crate) unsafe fn realloc(block: *mut c_void, size: usize) -> *mut c_void {
     match function!(REALLOC, Resize) {
         // SAFETY: by the caller's word.
@@ -268,7 +269,7 @@ fn early(size: usize, alignment: usize) -> *mut c_void {
     if at.saturating_add(room) > POOL_BYTES {
         return core::ptr::null_mut();
     }
-    // SAFETY: within the pool, and nobody else's.
+    // SAFETY: within the pool, and handed out once only.
     unsafe { POOL.0.get().cast::<u8>().add(at).cast() }
 }
 

@@ -72,7 +72,7 @@ pub(crate) fn recorder() -> Option<&'static Recorder> {
     begin()
 }
 
-/// Begins to record, where nobody did.
+/// Begins to record, where that has not begun.
 #[cold]
 #[inline(never)]
 fn begin() -> Option<&'static Recorder> {
@@ -189,7 +189,7 @@ impl Recorder {
         };
         let header = placed.header;
         let started = clock(libc::CLOCK_MONOTONIC_COARSE);
-        // SAFETY: the header's page is the recorder's own, and nobody else knows of it yet.
+        // SAFETY: the header's page is the recorder's own, and no other thread knows of it yet.
         unsafe {
             (*header).version = layout::VERSION;
             (*header).header_bytes = layout::PAGE as u32;
@@ -262,7 +262,7 @@ impl Recorder {
     }
 
     fn slot_at(&self, number: usize) -> &'static Slot {
-        // SAFETY: it was handed out; zero bytes are a slot that nobody has.
+        // SAFETY: it was handed out; zero bytes are a slot that no thread has.
         unsafe { &*self.threads.at::<Slot>(number) }
     }
 

@@ -19,7 +19,7 @@ use super::walk::{Visit, Walk};
 /// The references between the blocks of a heap.
 ///
 /// Memory: four bytes for each unit and four for each reference; growing takes up to twice
-/// that of address space, which nobody touches.
+/// that of address space, which is never touched.
 #[derive(Clone, Default, Debug)]
 pub struct Graph {
     /// Where the row of each unit starts; one more at the end.

@@ -41,7 +41,7 @@ pub enum RootKind {
     Anon,
     /// A writable mapping of a file.
     File,
-    /// What somebody else took from between the allocator's own.
+    /// What another allocator took from between the allocator's own.
     Foreign,
     /// Heap memory whose blocks are unknown: damaged, or headers missing.
     Damaged,

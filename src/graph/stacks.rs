@@ -33,7 +33,7 @@ pub(super) enum Part {
 pub(super) struct Stacks {
     /// Parts that belong to a thread, with its number; in address order.
     pub owned: Vec<(AddressRange, Part, i32)>,
-    /// Parts that nobody will read again; in address order.
+    /// Parts that will not be read again; in address order.
     pub dead: Vec<AddressRange>,
     /// How many stacks of ended threads are among these, and their bytes.
     pub ended: (u64, u64),
@@ -150,7 +150,7 @@ impl Known {
 
 /// Whether a signal's handler runs at `pointer` on a stack of its own (`sigaltstack`).
 ///
-/// Folklore: that stack may be an array in a frame of the very thread, so that what lies
+/// Observed: that stack may be an array in a frame of the very thread, so that what lies
 /// below the handler is alive. Seen: programs that give `sigaltstack` a local array. The
 /// kernel leaves a description of it in the signal's frame, above the handler (Linux,
 /// include/uapi/asm-generic/ucontext.h, `uc_stack`: where it starts, flags of four
@@ -299,7 +299,7 @@ impl Stacks {
 
     /// Says how many threads' memory is not what it was, where their control blocks show it.
     ///
-    /// Folklore: gcore stops saving a mapping at the first page that it cannot read, and
+    /// Observed: gcore stops saving a mapping at the first page that it cannot read, and
     /// the rest of it reads as zeros. Seen: gdb 13.1 on Linux 6.18 with glibc 2.42 and
     /// later, which make the guard of a thread's stack a page within its mapping
     /// (`MADV_GUARD_INSTALL`): all stacks but the main one are lost, static variables too.

@@ -255,6 +255,7 @@ fn words_into(
     take: &mut dyn FnMut(u64) -> bool,
 ) -> Result<(), Error> {
     let format = memory.word_format();
+    let size = format.size as u64;
     let mut touching = None;
     let mut left = MOST_DATA;
     let mut buffer = Buffer::default();
@@ -278,9 +279,13 @@ fn words_into(
             let range = AddressRange::saturating(at, rest.len().min(pass::CHUNK));
             let view = memory.view(range, &mut buffer);
             // A piece that ends within a chunk is followed by another.
-            let length = (view.bytes.len() as u64) & !(format.size as u64).wrapping_sub(1);
-            let after = at.saturating_add(if length > 0 { length } else { range.len() });
-            at = view.gap.as_ref().map_or(after, |gap| gap.range.end().max(at.saturating_add(1)));
+            let length = (view.bytes.len() as u64) & !size.wrapping_sub(1);
+            at = match view.gap {
+                Some(gap) => gap.range.end().checked_next_multiple_of(size).unwrap_or(end),
+                None if view.bytes.is_empty() => end,
+                None => at,
+            }
+            .max(at.saturating_add(length.max(size)));
             let words = view.bytes.chunks_exact(format.size).filter_map(|word| format.read(word));
             for word in words.filter(|word| *word != 0 && tables::inside(places, *word)) {
                 if !take(word) {

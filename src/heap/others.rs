@@ -1,4 +1,4 @@
-//! Allocators whose blocks are in no list here: told, so that nobody takes silence for an answer.
+//! Reports allocators whose blocks are in no list here, so that an empty answer is not read as "no blocks".
 
 use memchr::memmem;
 

@@ -152,8 +152,8 @@ impl Recorded {
         }
         if self.stale > 0 {
             notes.push(format!(
-                "{} records fit no block in use: these blocks came from somebody else than malloc, or their release \
-                 was not noted",
+                "{} records fit no block in use: these blocks came from another allocator, or their release was \
+                 not noted",
                 self.stale
             ));
         }

@@ -14,7 +14,7 @@ use crate::memory::{Buffer, Gap, Memory};
 use crate::pass::{self, Chunk, Job};
 use crate::range::AddressRange;
 
-/// Different distances that are told apart for one string.
+/// Different distances that are counted for one string.
 const DISTANCES: usize = 65_536;
 
 /// One string that repeats, or several that differ in numbers only.
@@ -33,7 +33,7 @@ pub struct Repeated {
     /// The most common distance from one to the next, in bytes; the smallest of several.
     ///
     /// `None` where no distance occurs twice. Distances span what lies between
-    /// two ranges. Told apart are the first 65,536 different ones.
+    /// two ranges. Only the first 65,536 different ones are counted.
     pub stride: Option<u64>,
     /// How many of the `count - 1` steps have exactly that distance.
     pub strided: u64,

@@ -155,7 +155,7 @@ struct Cut {
 
 struct Scanner<'m, F> {
     own: AddressRange,
-    /// None where they are strings as well.
+    /// `None` if bytes of addresses count as strings.
     addresses: Option<Addresses<'m>>,
     /// For words that lie in two slices.
     peek: Peek<'m>,
@@ -223,7 +223,7 @@ impl<'m, F: FnMut(Run<'_>)> Scanner<'m, F> {
         }
     }
 
-    /// Joins the cut character with the slice; comes back with what is left of the slice.
+    /// Joins the cut character with the slice; returns what is left of the slice.
     fn finish_cut<'b>(&mut self, bytes: &'b [u8]) -> &'b [u8] {
         let mut rest = bytes;
         while self.cut.length > 0 {
@@ -313,7 +313,7 @@ impl<'m, F: FnMut(Run<'_>)> Scanner<'m, F> {
 
 /// What is left of `bytes` from the first place on where `stretch` possible bytes follow each other.
 ///
-/// Comes back with less than eight bytes where there is no such place.
+/// Returns less than eight bytes where there is no such place.
 #[inline]
 fn next_start(mut bytes: &[u8], stretch: u32) -> &[u8] {
     while let Some(block) = bytes.first_chunk::<8>() {

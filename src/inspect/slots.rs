@@ -53,7 +53,7 @@ pub(super) enum Sort {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Slot {
     pub(super) start: usize,
-    /// Where what is surely a number starts: behind the letters of a word.
+    /// Where what is surely a number starts: after the letters of a word.
     pub(super) number: usize,
     pub(super) end: usize,
     pub(super) sort: Sort,
@@ -98,7 +98,7 @@ impl Slots {
     }
 }
 
-/// The first piece that starts at `at` or behind it.
+/// The first piece that starts at or after `at`.
 #[inline]
 fn next_piece(text: &[u8], at: usize) -> Option<Piece> {
     let mut start = at;

@@ -32,7 +32,7 @@ pub struct Choice<'p> {
 }
 
 impl Choice<'_> {
-    /// Strings of at least `min` characters that are no bytes of addresses, wherever they are.
+    /// Strings of at least `min` characters, wherever they are, without those that are bytes of addresses.
     #[must_use]
     pub const fn least(min: usize) -> Self {
         Self { kinds: Kinds { min, addresses: false }, part: None }

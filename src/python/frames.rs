@@ -2,7 +2,7 @@
 
 use pyo3::prelude::*;
 
-use crate::source::unjoined;
+use crate::source::unjoined::{self, Group};
 use crate::unwind::{Frame as Unwound, Unwinder};
 
 use super::call;
@@ -47,8 +47,16 @@ pub(super) fn frames(
     })
 }
 
-/// Threads that were not joined: the function that they began with, how many, their stacks' bytes, and those held.
-type NotJoined = (Option<u64>, u64, u64, Option<u64>);
+/// Threads that ended, were not joined, and began with the same function.
+#[pyclass(frozen, get_all, module = "gdb_leak._native")]
+pub(super) struct NotJoined {
+    start: Option<u64>,
+    threads: u64,
+    /// The bytes of their stacks.
+    size: u64,
+    /// How many of these hold anything, if that is known.
+    held: Option<u64>,
+}
 
 /// The threads that ended and were not joined, by the functions that they began with.
 #[pyfunction]
@@ -61,7 +69,8 @@ pub(super) fn unjoined_threads(
 ) -> PyResult<Vec<NotJoined>> {
     let threads = memory.threads_or(threads);
     let groups = call::run(py, progress, |job| unjoined::groups(&memory.target, &threads, job))?;
-    Ok(groups.iter().map(|group| (group.start, group.threads, group.size, group.held)).collect())
+    let not_joined = |&Group { start, threads, size, held }: &Group| NotJoined { start, threads, size, held };
+    Ok(groups.iter().map(not_joined).collect())
 }
 
 fn frame(frame: Unwound) -> Frame {

@@ -185,13 +185,13 @@ impl Memory {
 
     #[getter]
     fn complete(&self) -> bool {
-        self.target.origin.complete && !self.target.memory.unasked().iter().any(|(_, writable)| *writable)
+        self.target.origin.complete && !self.target.memory.unread().iter().any(|unread| unread.writable)
     }
 
     #[getter]
     fn notes(&self) -> Vec<String> {
-        let unasked = self.target.memory.unasked().into_iter().map(|(note, _)| note);
-        self.target.origin.notes.iter().cloned().chain(unasked).collect()
+        let unread = self.target.memory.unread().into_iter().map(|unread| unread.note);
+        self.target.origin.notes.iter().cloned().chain(unread).collect()
     }
 
     #[getter]
@@ -325,7 +325,8 @@ pub(super) fn open_file(
     sysroot: Option<PathBuf>,
 ) -> PyResult<Memory> {
     let files = Files { executable: executable.as_deref(), sysroot: sysroot.as_deref() };
-    Ok(py.detach(|| source::open_file(&path, files))?.into())
+    // Asking where a sparse file has holes may take long.
+    Ok(call::run(py, None, |_| source::open_file(&path, files))?.into())
 }
 
 #[pyfunction]

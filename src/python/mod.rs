@@ -30,7 +30,7 @@ mod _native {
     #[pymodule_export]
     use super::files::{output_place, remove_file, write_text};
     #[pymodule_export]
-    use super::frames::{Frame, frames, unjoined_threads};
+    use super::frames::{Frame, NotJoined, frames, unjoined_threads};
     #[pymodule_export]
     use super::heap::{
         Arena, Heap, HeapSummary, heap_kept, heap_summary, linked_allocators, may_hold_blocks, open_heap,

@@ -27,7 +27,7 @@ use header::{Area, Header, Place};
 use modules::Modules;
 use united::United;
 
-/// How many entries are gone over before somebody may ask to stop.
+/// How many entries are gone over between two looks at whether to stop.
 const ASK: usize = 1 << 8;
 
 /// How many recordings that cannot be read are named.

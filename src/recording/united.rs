@@ -32,7 +32,7 @@ pub(super) struct United<'m> {
     modules: &'m Modules,
     /// Of each node as a caller, what it and all that is further out have in common with others.
     callers: HashMap<u32, Known>,
-    /// The number of each list of callers; 0 is the empty one.
+    /// The number of each list of callers; the empty list has 1.
     lists: HashMap<Key, u32>,
     /// The first node of each stack.
     first: HashMap<Key, u32>,

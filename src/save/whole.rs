@@ -19,6 +19,7 @@ const MOST_NAMES: u32 = 100;
 const MOST_ATTRIBUTES: usize = 64 << 10;
 const EXISTS: &str = "exists already; -force replaces it";
 const CHANGED: &str = "was changed by another program meanwhile, and is as that left it";
+const MADE: &str = "was made by another program meanwhile, and is as that left it";
 const NOT_WHOLE: &str = "is not a regular file, and only those are written whole or not at all";
 
 /// What is written, by which a new file gets its permissions.
@@ -112,18 +113,17 @@ fn write_as(
     });
     written.map_err(|cause| Error::file(path, reason(&cause)))?;
     match &entry.old {
-        None => temporary.put(&entry.name),
-        Some(old) if unchanged(&entry, old) => temporary.put_over(&entry.name),
-        Some(_) => {
-            return Err(Error::file(path, CHANGED));
+        // There was none when it was looked for.
+        None => temporary.put(&entry.name).map_err(|cause| match cause {
+            Errno::EXIST if replace => Error::file(path, MADE),
+            Errno::EXIST => Error::file(path, EXISTS),
+            cause => system_error(path, cause),
+        }),
+        Some(old) if unchanged(&entry, old) => {
+            temporary.put_over(&entry.name).map_err(|cause| system_error(path, cause))
         }
+        Some(_) => Err(Error::file(path, CHANGED)),
     }
-    .map_err(|cause| match (cause, content) {
-        (Errno::EXIST, Content::Memory) => Error::file(path, EXISTS),
-        // What is there may be replaced, and it was not there when this began.
-        (Errno::EXIST, Content::Text) => Error::file(path, CHANGED),
-        _ => system_error(path, cause),
-    })
 }
 
 /// An empty file, like the one that it will replace.

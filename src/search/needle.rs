@@ -28,7 +28,7 @@ impl Needle {
     ///
     /// `ignore_case` makes the letters A to Z match in either case. Letters
     /// beyond ASCII match as they are: which bytes they are in memory depends
-    /// on an encoding that nobody knows.
+    /// on an encoding that is not known.
     ///
     /// # Errors
     ///

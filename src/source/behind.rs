@@ -18,7 +18,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::fstat;
 
 use crate::error::reason;
-use crate::memory::{Missing, Region};
+use crate::memory::{Missing, Region, Unread};
 use crate::name::Name;
 use crate::source::aside::{self, Identity, Way, device_of};
 use crate::source::file;
@@ -322,8 +322,8 @@ impl Missed {
         }
     }
 
-    /// All of them, of these regions, in sentences, and whether the process may write there.
-    pub(super) fn all(&self, regions: &[Region]) -> Vec<(String, bool)> {
+    /// All of them, of these regions.
+    pub(super) fn all(&self, regions: &[Region]) -> Vec<Unread> {
         const NAMED: usize = 3;
         let missed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let sentence = |(cause, numbers): (&String, &BTreeSet<usize>)| {
@@ -334,7 +334,7 @@ impl Missed {
             let more = if more > 0 { format!(" and {more} more") } else { String::new() };
             let list = list.join(", ");
             let note = format!("pages that are not in memory are missing, because {cause}: {list}{more}");
-            (note, missed().any(Region::mutable))
+            Unread { note, writable: missed().any(Region::mutable) }
         };
         missed.iter().map(sentence).collect()
     }

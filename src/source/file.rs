@@ -74,7 +74,7 @@ impl FileView {
     ///
     /// [`Error::File`] when it cannot be opened or is no regular file.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        // A FIFO would block in open(2) until somebody writes to it: look first.
+        // A FIFO would block in open(2) until another process writes to it: look first.
         let refuse = |cause: io::Error| Error::file(path, reason(&cause));
         let metadata = std::fs::metadata(path).map_err(refuse)?;
         let kind = metadata.file_type();

@@ -103,7 +103,7 @@ fn seek(file: &File, offset: u64, whence: Whence) -> Option<u64> {
 
 /// Lends at most `length` zeros; none where the system has no room for them.
 ///
-/// They take no memory: the kernel maps one page of zeros everywhere for who only reads.
+/// They take no memory: the kernel maps one page of zeros for every page that is only read.
 #[must_use]
 pub fn lend(length: u64) -> &'static [u8] {
     const LENT: usize = 16 << 20;

@@ -1,7 +1,7 @@
 //! What regions are for, told from names where there are some, else from what lies in them.
 //!
 //! A live process names its heap and its stack; a core names neither, and
-//! nobody names arenas and the stacks of threads. The rules here work on any
+//! arenas and the stacks of threads are named by neither. The rules here work on any
 //! memory; where bytes are missing (saved text of `pmap`), those that need
 //! them do nothing.
 
@@ -33,7 +33,7 @@ pub struct Finding {
     pub kind: RegionKind,
     /// The kernel's name for it, where the source has none.
     pub name: Option<&'static str>,
-    /// Whether structures in memory show that nobody may read or write it.
+    /// Whether structures in memory show that it may be neither read nor written.
     pub inaccessible: bool,
 }
 
@@ -228,7 +228,7 @@ fn heap(memory: &dyn Memory, program: Option<&Name>, found: &mut [Finding]) {
     let regions = memory.regions();
     let Some(program) = program else { return };
     let end = module_end(memory, program).map(|end| end.checked_next_multiple_of(4096).unwrap_or(end));
-    // Folklore: a program may map its own file once more, far from where it
+    // Observed: a program may map its own file once more, far from where it
     // was loaded. Seen: backtraces that read their own symbols.
     let loaded =
         |region: &Region| region.name == *program && end.is_none_or(|end| region.range.start() < end);
@@ -241,7 +241,7 @@ fn heap(memory: &dyn Memory, program: Option<&Name>, found: &mut [Finding]) {
     let is_heap = |index: usize, region: &Region| {
         let kind = found.get(index).map(|finding| finding.kind);
         match kind {
-            // Folklore: without address randomisation the heap touches the bss and
+            // Observed: without address randomisation the heap touches the bss and
             // the two are one mapping. Seen: setarch -R, and every process that gdb starts.
             Some(RegionKind::Data) => end.is_some_and(|end| region.range.end() > end),
             Some(RegionKind::Anon) => anonymous_data(region),
@@ -249,7 +249,7 @@ fn heap(memory: &dyn Memory, program: Option<&Name>, found: &mut [Finding]) {
         }
     };
     let mut index = near.clone().find(|(index, region)| is_heap(*index, region)).map(|(index, _)| index);
-    // Folklore: a program that was started through its loader (ld.so PROGRAM)
+    // Observed: a program that was started through its loader (ld.so PROGRAM)
     // has its heap where programs usually lie, below everything else.
     // Seen: Linux 5.18 and later, fs/binfmt_elf.c, `brk_moved`.
     // On 64-bit machines that is two thirds of the address space: what lies in
@@ -298,7 +298,7 @@ fn arenas(memory: &dyn Memory, found: &mut [Finding]) {
         }
         let mut at = region.range.start().checked_next_multiple_of(step);
         let mut misses = 0_usize;
-        // Folklore: a region of terabytes is reserved, not used. Seen: the shadow of
+        // Observed: a region of terabytes is reserved, not used. Seen: the shadow of
         // AddressSanitizer. Heaps of arenas that are full touch each other, so that
         // what follows one may be another, however large the region is.
         while let Some(start) = at.filter(|start| region.range.contains(*start) && misses < MOST_MISSES) {
@@ -334,7 +334,7 @@ fn arena_heap(memory: &dyn Memory, start: u64, largest: u64) -> Option<u64> {
 /// The stacks of threads, each with its guard.
 fn thread_stacks(memory: &dyn Memory, threads: &[Thread], found: &mut [Finding]) {
     let regions = memory.regions();
-    // A stack that nobody's registers point at: of a thread that is running,
+    // A stack that no thread's registers point at: of a thread that is running,
     // or that ended and whose stack is kept for the next one.
     let unseen = regions.windows(2).filter_map(|pair| match pair {
         [guard, region] => {

@@ -25,7 +25,7 @@ pub struct ControlBlock {
 pub struct Stack {
     /// All of it, guard, static variables and control block included.
     pub range: AddressRange,
-    /// How many bytes at its start nobody may use.
+    /// How many bytes at its start may not be used.
     pub guard: u64,
 }
 

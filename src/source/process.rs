@@ -22,7 +22,7 @@ use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
 
 use crate::error::Error;
-use crate::memory::{Buffer, Gap, Memory, Missing, Region, View, gap_before_next_region};
+use crate::memory::{Buffer, Gap, Memory, Missing, Region, Unread, View, gap_before_next_region};
 use crate::pages;
 use crate::pass;
 use crate::range::AddressRange;
@@ -421,7 +421,7 @@ impl Memory for Process {
         self.backing.any_slow()
     }
 
-    fn unasked(&self) -> Vec<(String, bool)> {
+    fn unread(&self) -> Vec<Unread> {
         self.missed.all(&self.regions)
     }
 

@@ -1,4 +1,4 @@
-//! Holding a process: all its threads stopped by ptrace while somebody reads, then let go.
+//! Holds a process: stops all its threads by ptrace while its memory is read, then lets them go.
 //!
 //! All threads are seized and interrupted before any is waited for, and are let go at once by the
 //! end of the thread that holds them. One after the other would take as long as there are threads
@@ -89,7 +89,7 @@ impl Stop {
         let (answers, answer) = channel();
         let (let_go, waiting) = channel();
         let (id, unwanted) = (Arc::new(AtomicI32::new(0)), Arc::new(AtomicBool::new(false)));
-        // Folklore: ptrace answers only the thread that holds, and lets go of all
+        // Observed: ptrace answers only the thread that holds, and lets go of all
         // that a thread holds when it ends. So a thread of its own holds them.
         let (own, give_up) = (Arc::clone(&id), Arc::clone(&unwanted));
         let thread = std::thread::spawn(move || {

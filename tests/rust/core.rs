@@ -409,3 +409,24 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_command_that_the_core_cuts_is_completed_by_the_path_of_the_file_that_it_starts() {
+    const START: u64 = 0x5555_5555_4000;
+    let command = |arguments: &[u8], path: &str| {
+        let mut note = vec![0; 136];
+        note[136 - 80..][..arguments.len()].copy_from_slice(arguments);
+        let core = Builder::new(X86_64)
+            .load(START, 5, &[], 0x1000)
+            .files(&[(START, START + 0x1000, 0, path)])
+            .auxiliary(&[(9, START + 0x10)])
+            .note("CORE", 3, &note);
+        open(&core.build()).unwrap().origin.program.unwrap()
+    };
+    // Longer than names in notes, and than what is kept; the 79th byte is the first of two.
+    let path = "/".to_owned() + &"a".repeat(77) + &"é".repeat(200) + "/sample";
+    assert_eq!(command(&path.as_bytes()[..79], &path), path);
+    let other = "/".to_owned() + &"b".repeat(400);
+    assert_eq!(command(&other.as_bytes()[..79], &path), other[..79].to_owned() + "…");
+    assert_eq!(command(b"./sample \xff one ", &path), "./sample \\xff one");
+}

@@ -210,7 +210,7 @@ def _account(data: _Data) -> "Iterator[Sequence[Union[Span, str]]]":
         yield _row(arenas.of("top").bytes, None, "free, not cut yet (top)")
         for name, told in (
             ("overhead", "headers of malloc's own"),
-            ("foreign", "taken by somebody else's sbrk"),
+            ("foreign", "taken by other callers of sbrk"),
             ("damaged", "damaged, cannot be told"),
             ("unreadable", "not judged: headers cannot be read"),
         ):

@@ -75,7 +75,7 @@ class _Prepared(NamedTuple):
     environment: dict[str, str]
 
     def execute(self) -> NoReturn:
-        """Run the program in place of this process, as if nobody had been there.
+        """Run the program in place of this process, as if it had been started directly.
 
         :raises OSError: where the system refuses.
         """
@@ -115,7 +115,7 @@ def _prepared(launch: Launch) -> _Prepared:
     return _Prepared(program, [*(words or [name]), *launch.words[1:]], environment)
 
 
-# As gdb-leak got it. Folklore: in the C locale Python sets LC_CTYPE for itself and for
+# As gdb-leak got it. Observed: in the C locale Python sets LC_CTYPE for itself and for
 # whatever it starts (PEP 538), where it was not set.
 def _environment() -> dict[str, str]:
     found = dict(os.environ)
@@ -144,7 +144,7 @@ def _without_blanks(library: str) -> str:
         raise FileError(f"{library}: LD_PRELOAD takes no path with blanks, colons or $")
     folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()
-    # Others may write to the folder above: what is preloaded must come from nobody else.
+    # Others may write to the folder above: what is preloaded must come from this user only.
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
         raise FileError(f"{folder}: is not a folder of this user's alone")
     link.parent.mkdir(exist_ok=True)

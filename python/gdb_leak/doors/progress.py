@@ -23,7 +23,7 @@ class ProgressLine:
         self._shown = False
 
     def function(self, verb: str) -> Optional[Progress]:
-        """Return what shows VERB with the bytes done, None where nobody would see it."""
+        """Return what shows VERB with the bytes done, None where it would not be seen."""
         if not os.isatty(_ERROR):
             return None
 

@@ -328,8 +328,8 @@ def _run(entry: Entry, session: ShellSession, parsed: Parsed) -> int:
     # Here, because it would cost every other answer 2 ms.
     import tempfile
 
-    # The process is held while the answer is made, and no longer: somebody who
-    # pages through the answer does not hold it.
+    # The process is held while the answer is made, and no longer: paging
+    # through the answer does not hold it.
     with tempfile.TemporaryFile(
         "w+", encoding="utf-8", errors="surrogateescape", newline=""
     ) as made:

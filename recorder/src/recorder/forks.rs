@@ -49,7 +49,7 @@ pub(super) unsafe extern "C" fn in_child() {
     let own = slot::own();
     if own.is_none_or(|own| own.forking.get() == 0) && FORKER.load(Ordering::Relaxed) == 0 {
         // A signal handler forked that interrupted the recorder. Locks are taken that
-        // nobody will leave. What is there is kept as it is.
+        // no thread will leave. What is there is kept as it is.
         header.state.store(layout::STOPPED, Ordering::Relaxed);
         STATE.store(OFF, Ordering::Release);
         crate::lock::abandon();

@@ -287,7 +287,7 @@ fn loaded<'m>(address: u64) -> Option<Option<Loaded<'m>>> {
         let file = &*(object.start as *const libc::Elf64_Ehdr);
         let size = usize::from(file.e_phnum) * size_of::<libc::Elf64_Phdr>();
         let at = file.e_phoff as usize;
-        // The first page has the program headers, but where somebody links in a way of his own.
+        // The first page has the program headers, except in files that are linked in an unusual way.
         let usual = file.e_ident.starts_with(b"\x7fELF")
             && usize::from(file.e_phentsize) == size_of::<libc::Elf64_Phdr>()
             && at.checked_add(size).is_some_and(|end| end <= PAGE);

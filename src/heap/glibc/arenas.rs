@@ -35,7 +35,7 @@ pub(super) struct ArenaState {
     pub main: bool,
     pub top: u64,
     pub system: u64,
-    /// Whether its lock is taken: somebody was at work in it.
+    /// Whether its lock is taken: a thread was at work in it.
     pub locked: bool,
     /// Whether `attached_threads` is there: since 2.23.
     pub attached: bool,
@@ -104,7 +104,7 @@ impl Ground<'_> {
         let mut part = Part::new(start, self.shape(), Some(arena));
         let first = start.saturating_add(overhead);
         part.push(first, State::Overhead);
-        // Folklore: the heap may start at any byte, where a program called sbrk before
+        // Observed: the heap may start at any byte, where a program called sbrk before
         // its first malloc; units are counted from a place where a chunk may start.
         if overhead % STEP != 0 {
             self.parts.push(std::mem::replace(&mut part, Part::new(first, self.shape(), Some(arena))));
@@ -159,7 +159,7 @@ impl Ground<'_> {
         Ok(())
     }
 
-    /// Goes over the memory that `brk` gave, over what somebody else took between.
+    /// Goes over the memory that `brk` gave, over what others took between.
     fn brk(&mut self, base: u64, state: ArenaState, arena: u32) -> Result<bool, Error> {
         let told = (!state.scattered).then_some(state.system);
         let Some(run) = extent::of_main(self.memory, base, state.top, told) else {
@@ -179,7 +179,7 @@ impl Ground<'_> {
             if end != End::Fence || !brk {
                 return Ok(end == End::Top);
             }
-            // Folklore: a program that calls sbrk itself takes what lies behind the
+            // Observed: a program that calls sbrk itself takes what lies behind the
             // marks; malloc goes on behind that, at the next aligned place, and counts
             // all of it as its own (malloc/malloc.c, sysmalloc: "Count foreign sbrk as
             // system_mem"). Seen: tests/fixtures/heap_foreign.c.

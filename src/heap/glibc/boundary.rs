@@ -100,7 +100,7 @@ impl Seek<'_> {
         let mut at = start;
         let mut last = None;
         let mut length = 0_usize;
-        // Folklore: what a block holds may look like chunks to its very end. Of a chain that
+        // Observed: what a block holds may look like chunks to its very end. Of a chain that
         // starts inside of it only what lies behind the place where no chunk is counts.
         let mut counted = 0_usize;
         while counted < CHAIN {

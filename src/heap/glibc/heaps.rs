@@ -30,7 +30,7 @@ impl Heaps {
                     at = heap.checked_add(blank);
                     continue;
                 }
-                // A word that is zero names nobody.
+                // A word that is zero names no arena.
                 if let Some(state) = peek.word(heap).filter(|state| *state != 0) {
                     heaps.0.entry(state).or_default().push(heap);
                 }

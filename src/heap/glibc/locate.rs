@@ -86,7 +86,7 @@ fn main_first(peek: &mut Peek<'_>, mut ring: Ring) -> Ring {
 
 /// All writable memory of a target that names no file at all.
 ///
-/// Folklore: such a core cannot tell data from the rest. Seen: qemu-user 10.0,
+/// Observed: such a core cannot tell data from the rest. Seen: qemu-user 10.0,
 /// which writes no `NT_FILE`.
 fn unnamed(regions: &[Region]) -> Data {
     let writable = regions.iter().filter(|region| region.mutable());
@@ -117,7 +117,7 @@ fn module_data(regions: &[Region]) -> Vec<Data> {
     found
 }
 
-// Folklore: without address randomisation the bss and the heap may be one region,
+// Observed: without address randomisation the bss and the heap may be one region,
 // which is then called the heap. Seen: setarch -R, and every process that gdb starts.
 // The data of a program that was linked statically may end in it.
 fn holds_data(region: &Region) -> bool {
@@ -219,7 +219,7 @@ fn ring_at(peek: &mut Peek<'_>, empty: &[u64], data: &Data) -> Option<Ring> {
             if closed {
                 return Some(ring);
             }
-            // Folklore: damage to `next` must not cost the whole heap. Of the layouts
+            // Observed: damage to `next` must not cost the whole heap. Of the layouts
             // that are left, one whose arena has sizes that can be, and of these the one
             // that finds most lists in the arenas that it leads to.
             let plausible = plausible_sizes(peek, *layout, state);
@@ -239,7 +239,7 @@ fn ring_at(peek: &mut Peek<'_>, empty: &[u64], data: &Data) -> Option<Ring> {
 
 /// The layout that only chunks tell from this one.
 ///
-/// Folklore: on 32-bit machines an arena of i386 in 2.26 and one of arm since 2.27 have their
+/// Observed: on 32-bit machines an arena of i386 in 2.26 and one of arm since 2.27 have their
 /// parts at the same places, and so have both in 2.43.
 fn looser(layouts: &[StateLayout], layout: StateLayout) -> Option<StateLayout> {
     let alike = |other: &&StateLayout| {

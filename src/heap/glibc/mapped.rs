@@ -172,7 +172,7 @@ fn chunk_at(
         mapped.range.len() <= room && end <= mapped.range.end()
     };
     let plain = read(base.saturating_add(padding(machine)))?;
-    // Folklore: an aligned block leaves the header that its mapping had before at
+    // Observed: an aligned block leaves the header that its mapping had before at
     // the start, a ghost whose size is of long ago: realloc moves the true one, and
     // the mapping may be a page by now. Seen: tests/fixtures/heap_traffic.c, glibc 2.36.
     let near = near_places(machine, base).filter(|place| *place != plain.chunk);
@@ -199,13 +199,13 @@ pub(super) fn find(
     if count.is_none_or(|(chunks, _)| found.len() as u64 >= chunks) {
         return Ok(found);
     }
-    // Folklore: a mapping may touch the bss of a library and be one region with it.
+    // Observed: a mapping may touch the bss of a library and be one region with it.
     let more = find_in(memory, machine, taken, |kind| kind != RegionKind::Stack, job)?;
     let bytes = more.iter().map(|mapped| mapped.range.len()).fold(0, u64::saturating_add);
     Ok(if count == Some((more.len() as u64, bytes)) { more } else { found })
 }
 
-// Folklore: any anonymous mapping beside a chunk's is one region with it: the heap of an
+// Observed: any anonymous mapping beside a chunk's is one region with it: the heap of an
 // arena, a thread's stack. Seen: tests/fixtures/heap_traffic.c, glibc 2.41.
 fn find_in(
     memory: &dyn Memory,
@@ -220,7 +220,7 @@ fn find_in(
     for region in anonymous {
         ranges.extend(region.range.without(region.range.among(taken)));
     }
-    // Folklore: a mapping of one chunk is several regions where the program changed a part
+    // Observed: a mapping of one chunk is several regions where the program changed a part
     // of it. Seen: numpy, which asks for huge pages inside of large arrays (madvise).
     let ranges = AddressRange::merge(ranges);
     in_ranges(memory, machine, &ranges, &ranges, job)

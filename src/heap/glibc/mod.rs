@@ -254,9 +254,9 @@ fn arenas_of(
 
 /// Where each arena's `struct malloc_state` lies, and what heaps of threads have beyond their blocks.
 ///
-/// Folklore: what a heap gave back stays mapped and keeps its bytes. Seen: glibc 2.17 to
+/// Observed: what a heap gave back stays mapped and keeps its bytes. Seen: glibc 2.17 to
 /// 2.43, malloc/arena.c, `heap_info`: the heap may be written to up to `mprotect_size`, its
-/// fourth word. What lies behind that, in the same mapping, is somebody else's.
+/// fourth word. What lies behind that, in the same mapping, belongs to others.
 fn structures_of(
     memory: &dyn Memory,
     states: &[(StateLayout, ArenaState)],

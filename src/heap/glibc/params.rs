@@ -163,7 +163,7 @@ fn read(
     let agree = (in_order || !at_rest)
         && mapped <= most.saturating_add(1)
         && mapped <= 1 << 24
-        // Folklore: whole pages up to 2.42. In 2.43 each realloc of a mapped chunk adds two
+        // Observed: whole pages up to 2.42. In 2.43 each realloc of a mapped chunk adds two
         // words too many (malloc/malloc.c, mremap_chunk: `new_size - size - offset`), which
         // stay when the chunk goes.
         && (mapped_bytes | most_bytes) & size.saturating_mul(2).wrapping_sub(1) == 0

@@ -27,7 +27,7 @@ use super::tcache_table::{Bytes, said, table};
 /// How many blocks are looked at for the count that empty lists have.
 const COUNTED: usize = 1000;
 
-/// How many blocks are gone over before somebody may ask to stop.
+/// How many blocks are gone over between two looks at whether to stop.
 const ASK: usize = 1 << 12;
 
 /// The most blocks in one list (`MAX_TCACHE_COUNT`).
@@ -108,7 +108,7 @@ fn look(
     match (good, bad) {
         (0, 0) => Some(Look::Blank),
         (_, 0) => Some(Look::Full),
-        // Folklore: of a cache that had one list, damage to it leaves nothing that
+        // Observed: of a cache that had one list, damage to it leaves nothing that
         // fits; and what overruns its block hits the last list. Only a thread's
         // variable tells that it is one.
         _ => Some(Look::Damaged),
@@ -396,7 +396,7 @@ impl Follow<'_, '_> {
             let seen = keys.entry(key).or_default();
             *seen = seen.saturating_add(1);
         }
-        // Folklore: before 2.29 there is no key, and what stands there is the program's, be it
+        // Observed: before 2.29 there is no key, and what stands there is the program's, be it
         // the same in all of them: only where links are masked there may be a random one.
         let nearly_all = |seen: usize| seen.saturating_mul(10) >= followed.held.len().saturating_mul(9);
         let random = keys.into_iter().filter(|(key, seen)| {

@@ -29,7 +29,8 @@ pub(super) fn modules(core: &Core, notes: &Notes, machine: u16) -> Vec<FileMappi
     let images = images(core, vdso, machine);
     let names = names(core, &images);
     let executed = notes.auxiliary(notes::AT_EXECFN).and_then(|at| text(core, at));
-    let typed = || notes.program.as_ref()?.split(' ').next().map(Name::from);
+    let typed =
+        || notes.program.as_ref()?.split(|byte| *byte == b' ').next().map(|word| word.to_vec().into());
     let program = executed.or_else(typed);
     let mut files: Vec<FileMapping> = Vec::new();
     let mut end = 0;

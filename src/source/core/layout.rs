@@ -30,7 +30,7 @@ impl Layout {
     pub(super) fn new(image: &Image, length: u64, holes: &Holes) -> Self {
         let loads: Vec<_> = image.segments.iter().filter(|segment| segment.loaded()).copied().collect();
         let end = image.segments.iter().map(|segment| segment.offset.saturating_add(segment.file_size)).max();
-        // Folklore: gcore aligns its segments to one byte, the kernel to a page.
+        // Observed: gcore aligns its segments to one byte, the kernel to a page.
         // Seen: gdb 10.1 to 18.1. What follows from it is in `apply`.
         let by_gcore = !loads.is_empty() && loads.iter().all(|segment| segment.align <= 1);
         let Merged { parts, dropped, absurd, cut, shared } = merge(&loads, length, holes);
@@ -200,7 +200,7 @@ pub(super) fn apply(regions: &mut [Region], findings: &[Finding], by_gcore: bool
         if !by_gcore {
             continue;
         }
-        // Folklore: gcore writes mappings that nobody may read (guards, the
+        // Observed: gcore writes mappings without permissions (guards, the
         // reserve of an arena) as readable zeros. Seen: gdb 13.1, where three
         // threads made 201 MB of them. An arena's heap header and a thread's
         // control block tell which they are; of the others nothing does.

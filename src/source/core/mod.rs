@@ -156,7 +156,7 @@ fn headers(view: &FileView) -> Result<Image, Error> {
     Err(Error::file(view.path(), problem))
 }
 
-/// Refuses a core that somebody is still writing: what is missing now will be there soon.
+/// Refuses a core that is still being written: what is missing now will be there soon.
 fn refuse_growing(view: &FileView, end: u64) -> Result<(), Error> {
     const RECENT: Duration = Duration::from_secs(10);
     const WATCHED: Duration = Duration::from_millis(250);

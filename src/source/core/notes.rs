@@ -47,7 +47,8 @@ pub(super) struct Notes {
     pub files: Vec<FileMapping>,
     /// Pairs of `AT_` number and value.
     pub auxiliary: Vec<(u64, u64)>,
-    pub program: Option<String>,
+    /// The words that started the program, as they are in the core.
+    pub program: Option<Vec<u8>>,
     pub pid: Option<i32>,
     /// Whether gdb left a note of its own, as gcore does.
     pub by_gdb: bool,
@@ -191,13 +192,13 @@ impl Notes {
     /// A path that is cut by that is taken from the file in which the program starts, at `entry`.
     pub(super) fn command(&self, entry: Option<u64>) -> Option<String> {
         const KEPT: usize = 79;
-        let words = self.program.clone()?;
+        let words = self.program.as_ref()?;
         if words.len() < KEPT {
-            return Some(words);
+            return Some(lossless(words));
         }
         let started = entry.and_then(|entry| self.files.iter().find(|file| file.range.contains(entry)));
-        let path = started.map(|file| lossless(file.path.bytes()));
-        Some(path.filter(|path| path.starts_with(&words)).unwrap_or_else(|| format!("{words}…")))
+        let path = started.map(|file| file.path.bytes()).filter(|path| path.starts_with(words));
+        Some(path.map_or_else(|| format!("{}…", lossless(words)), lossless))
     }
 
     /// `struct elf_prpsinfo` (Linux, include/linux/elfcore.h): the pid, then the
@@ -208,7 +209,7 @@ impl Notes {
         self.pid = pid.map(|pid| signed(format, pid));
         let arguments = bytes.len().checked_sub(80).and_then(|start| bytes.get(start..));
         let arguments = arguments.and_then(|text| text.split(|byte| *byte == 0).next());
-        let arguments = arguments.map(|text| lossless(text).trim_end().to_owned());
+        let arguments = arguments.map(|text| text.trim_ascii_end().to_owned());
         self.program = arguments.filter(|text| !text.is_empty());
     }
 }

@@ -110,7 +110,7 @@ impl Sought {
 
 /// Whether both were linked to the same addresses.
 ///
-/// Folklore: prelink moved libraries in place and left their build-ids as they were,
+/// Observed: prelink moved libraries in place and left their build-ids as they were,
 /// and their debug files where they had been.
 fn same_addresses(one: &Image, other: &Image) -> bool {
     let loads = |image: &Image| -> Vec<(u64, u64)> {

@@ -1,6 +1,8 @@
 //! The names of symbols as people write them.
 
+use std::collections::BTreeSet;
 use std::fmt::{self, Write};
+use std::ops::Range;
 
 use cpp_demangle::{BorrowedSymbol, DemangleOptions};
 
@@ -45,10 +47,12 @@ pub(super) fn readable(symbol: &str) -> String {
 /// newer compilers write for `std::make_shared`, for one (`srSt8is_array`, `cpp_demangle` 0.5.1).
 fn cpp(name: &str, text: &mut Bounded) -> Option<fmt::Result> {
     let (symbol, rest) = BorrowedSymbol::with_tail(name.as_bytes()).ok()?;
-    if rest.is_empty() && !expands_wrongly(name) {
+    if rest.is_empty() {
         let mut plain = Bounded(String::new());
         let written = symbol.structured_demangle(&mut plain, &DemangleOptions::default());
-        return Some(written.and_then(|()| as_gdb(&plain.0, text)));
+        if !expands_wrongly(name, &plain.0) {
+            return Some(written.and_then(|()| as_gdb(&plain.0, text)));
+        }
     }
     // Otherwise it is not a C++ name, whatever its prefix.
     if !rest.iter().all(|byte| byte.is_ascii_alphanumeric() || b"_.$".contains(byte)) {
@@ -109,24 +113,46 @@ fn special(text: &str) -> Option<String> {
 /// `const Types &...` for `int` and `char` it makes `(int, char const&)` (`cpp_demangle` 0.5.1).
 ///
 /// Nothing is lost by leaving such types out: the pack is among the arguments of the template.
-fn expands_wrongly(name: &str) -> bool {
-    let mut rest = name;
-    let mut before = ['_'; 2];
-    while let Some(first) = rest.chars().next() {
-        if ["DpR", "DpK", "DpP", "DpV", "DpO"].iter().any(|pack| rest.starts_with(pack)) {
-            return true;
-        }
-        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-        let length = rest.get(..digits).and_then(|number| number.parse::<usize>().ok());
-        // A number is the length of a name, but not that of a substitution, a parameter or a literal.
-        let skipped = match length.filter(|_| !matches!(before, [_, 'S' | 'T'] | ['L', _])) {
-            Some(length) => digits.saturating_add(length),
-            None => first.len_utf8(),
-        };
-        before = [before[1], first];
-        rest = rest.get(skipped..).or(rest.get(first.len_utf8()..)).unwrap_or_default();
+/// `plain` is what the crate makes of the name.
+fn expands_wrongly(name: &str, plain: &str) -> bool {
+    let mut packs: Vec<usize> = ["DpR", "DpK", "DpP", "DpV", "DpO"]
+        .iter()
+        .flat_map(|pack| name.match_indices(pack).map(|(at, _)| at))
+        .collect();
+    if packs.is_empty() {
+        return false;
     }
-    false
+    let words: BTreeSet<&str> = plain.split(|letter| !in_identifier(letter)).collect();
+    for identifier in identifiers(name).filter(|identifier| {
+        name.get(identifier.clone()).is_some_and(|identifier| words.contains(identifier))
+    }) {
+        packs.retain(|at| !identifier.contains(at));
+    }
+    !packs.is_empty()
+}
+
+/// Where the name may have identifiers, each after its length: `9UDpReader`.
+///
+/// Other numbers look like lengths, too: values (`Li4E`), sizes (`A3_`), substitutions (`S1_`). Those that
+/// are lengths have words of the readable name after them.
+fn identifiers(name: &str) -> impl Iterator<Item = Range<usize>> {
+    let digit = |at: usize| name.as_bytes().get(at).is_some_and(u8::is_ascii_digit);
+    (0..name.len()).filter(move |at| digit(*at)).filter_map(move |first| {
+        // A number may follow another: in `_13foo` there is the length 3 after `_1`.
+        let last = (first..).take(LONGEST_LENGTH).take_while(|at| digit(*at)).last().unwrap_or(first);
+        let start = last.saturating_add(1);
+        let length = name.get(first..start).and_then(|digits| digits.parse().ok()).unwrap_or(0);
+        let ends = !digit(start) && length > 0;
+        ends.then(|| start..start.saturating_add(length))
+    })
+}
+
+/// Digits of the length of an identifier in a name of at most [`LONGEST`] bytes.
+const LONGEST_LENGTH: usize = 4;
+
+/// Whether identifiers of C++ may have the letter.
+fn in_identifier(letter: char) -> bool {
+    letter.is_ascii_alphanumeric() || letter == '_' || letter == '$' || !letter.is_ascii()
 }
 
 /// How the crate writes the type of a number (before it), and how gdb does (after it).
@@ -233,8 +259,15 @@ mod tests {
             // The crate would write `(int, double const&)`.
             ("_Z1fIJidEEvDpRKT_", "f<int, double>(…)"),
             ("_Z1fILi5EJidEEvDpRKT0_", "f<5, int, double>(…)"),
-            // A name, and no pack.
+            // Values, substitutions and sizes are no lengths.
+            ("_Z1fIJidEL4Kind4EEvDpRKT_", "f<int, double, (Kind)4>(…)"),
+            ("_Z1fIJidELi12EEvDpRKT_", "f<int, double, 12>(…)"),
+            ("_Z1fIJidEEvPA3_iDpRKT_", "f<int, double>(…)"),
+            ("_Z1fILi4EJ2EDEEvDpRKT0_", "f<4, ED>(…)"),
+            ("_Z1fIJ9UDpReaderiEEvDpRKT_", "f<UDpReader, int>(…)"),
+            // Names, and no packs.
             ("_Z7open_itP9UDpReader", "open_it(UDpReader*)"),
+            ("_Z7open_itRK5EndDpR1x", "open_it(EndDp const&, x&)"),
             ("_Z1fno types", "_Z1fno types"),
             ("_Z1fX?", "_Z1fX?"),
         ] {

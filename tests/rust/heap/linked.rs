@@ -1,12 +1,13 @@
 //! Allocators that are part of a module, by their texts: which module has a text.
 
 use gdb_leak::heap::linked;
-use gdb_leak::memory::{Permissions, RegionKind};
+use gdb_leak::memory::{Buffer, Gap, Memory, Missing, Permissions, Region, RegionKind, View};
 use gdb_leak::pass::Job;
 use gdb_leak::range::AddressRange;
 use gdb_leak::source::captured::Captured;
 use gdb_leak::source::symbols::Symbols;
 use gdb_leak::source::{Origin, SourceKind, Target};
+use gdb_leak::word::WordFormat;
 
 const POOL: u64 = 0x7000_0000;
 const TEXTS: &[u8] = b"mimalloc: warning: \0mimalloc: error: \0";
@@ -72,6 +73,42 @@ fn a_text_across_two_pieces_of_one_module_is_found() {
     let rest = [second, &[0; 3000]].concat();
     let whole = world().constant(0x10000, "/one", &start, 4096).constant(0x11000, "/one", &rest, 0x1000);
     assert_eq!(whole.data(0x14000, "/one", POOL).named(), ["mimalloc"]);
+}
+
+/// Memory with a page that cannot be read.
+struct Torn(Captured, AddressRange);
+
+impl Memory for Torn {
+    fn word_format(&self) -> WordFormat {
+        self.0.word_format()
+    }
+
+    fn regions(&self) -> &[Region] {
+        self.0.regions()
+    }
+
+    fn view<'a>(&'a self, range: AddressRange, buffer: &'a mut Buffer) -> View<'a> {
+        if self.1.contains(range.start()) {
+            let gap = self.1.intersection(range).unwrap();
+            return View { bytes: &[], gap: Some(Gap { range: gap, missing: Missing::NotSaved("core") }) };
+        }
+        let before = self.1.start().saturating_sub(range.start());
+        let length = if before > 0 { before.min(range.len()) } else { range.len() };
+        self.0.view(AddressRange::with_length(range.start(), length).unwrap(), buffer)
+    }
+}
+
+#[test]
+fn data_after_a_page_that_cannot_be_read_leads_to_the_pool() {
+    let page = [TEXTS, &[0; 4096]].concat();
+    let words = [&[0; 0x2ff8][..], &POOL.to_le_bytes()].concat();
+    let memory = world().constant(0x10000, "/one", &page[..4096], 4096).0;
+    let memory = memory.with_region(0x12000, &words, 0x3000, RegionKind::Data, "/one").with(POOL, &[1; 4096]);
+    let memory = Torn(memory, AddressRange::with_length(0x13000, 0x1000).unwrap());
+    let origin = Origin::new(SourceKind::Maps);
+    let symbols = Symbols::new(&Target { memory: std::sync::Arc::new(Captured::new()), origin });
+    let pool = AddressRange::with_length(POOL, 4096).unwrap();
+    assert_eq!(linked(&memory, &symbols, &[pool], &Job::default()).unwrap(), ["mimalloc"]);
 }
 
 #[test]
