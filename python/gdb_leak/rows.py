@@ -13,30 +13,33 @@ if TYPE_CHECKING:
     from gdb_leak._native import Change, Group, Heap, Memory, Record, Region
 
 __all__ = [
-    "GROUPS",
     "MANY",
     "Fold",
     "empty_place",
     "folded",
+    "group_columns",
     "group_rows",
     "group_value",
     "known_sum",
     "range_values",
     "region_value",
+    "spelled_span",
     "text_span",
     "unreadable_lines",
 ]
 
 
-#: The columns of :func:`group_rows`.
-GROUPS = (
-    Column(">"),
-    Column(">"),
-    Column(">"),
-    Column("<", rank=2),
-    Column("<", rank=1),
-    Column("<", least=16),
-)
+def group_columns(by: str = "all") -> Sequence[Column]:
+    """Return the columns of :func:`group_rows`; that of the key BY is never left out."""
+    key = by == "kind"
+    return (
+        Column(">"),
+        Column(">"),
+        Column(">", rank=3 if key else 0),
+        Column("<", rank=0 if key else 2),
+        Column("<", rank=1),
+        Column("<", least=12 if key else 16),
+    )
 
 
 def region_value(region: "Optional[Region]") -> Value:
@@ -164,16 +167,31 @@ def text_span(group: "Union[Group, Record]") -> Span:
         return Span("")
     example = units.cut_text(group.example)
     if group.texts:
-        many = f"{'at least ' if group.more_texts else ''}{group.texts:,} different texts"
-        return Span(f"{many}, for example {example}", "match")
+        least = "at least " if group.more_texts else ""
+        several = f"{least}{group.texts:,} different texts, for example {example}"
+        short = f"{'>' if group.more_texts else ''}{group.texts:,} texts: {example}"
+        return Span(several, "match", short=short)
     if group.text is None:
         return Span(f"for example {example}", "match", short=example)
     text = units.cut_text(group.text)
     if group.text == group.example:
         return Span(text, "match")
-    # Where all that texts have in common are numbers and marks, one of them says more.
-    short = text if any(letter.isalpha() for letter in group.text) else example
+    short = text if _says(group.text) else example
     return Span(f"{text}, for example {example}", "match", short=short)
+
+
+def spelled_span(text: str, example: str) -> Span:
+    """Return TEXT, with the EXAMPLE of it where it has no letter."""
+    shown = units.cut_text(text)
+    if text == example or _says(text):
+        return Span(shown, "match")
+    example = units.cut_text(example)
+    return Span(f"{shown}, for example {example}", "match", short=example)
+
+
+# Where all that texts have in common are numbers and marks, one of them says more.
+def _says(text: str) -> bool:
+    return any(letter.isalpha() for letter in text)
 
 
 def group_rows(

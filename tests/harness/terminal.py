@@ -10,6 +10,7 @@ import struct
 import subprocess
 import termios
 import time
+import unicodedata
 from pathlib import Path
 from typing import Optional
 
@@ -19,6 +20,13 @@ from harness.debuggers import environment
 PROMPT = "(gdb) "
 #: gdb's own setting, the environment, and whether answers in a terminal are coloured then.
 COLOURED = (("on", {}, True), ("off", {}, False), ("on", {"NO_COLOR": "1"}, False))
+
+
+def columns_of(text: str) -> int:
+    """Return how many columns a terminal shows TEXT in."""
+    wide = sum(unicodedata.east_asian_width(one) in ("W", "F") for one in text)
+    none = sum(unicodedata.category(one) in ("Mn", "Me", "Cf") for one in text)
+    return len(text) + wide - none
 
 
 class Terminal:

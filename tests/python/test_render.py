@@ -148,6 +148,65 @@ def test_columns_are_left_out_by_rank_and_the_empty_ones_first() -> None:
     assert shown(table, style=at(4)) == "AAAA\na\n"
 
 
+def test_an_empty_column_is_left_out_before_any_text_is_cut() -> None:
+    table = Columns(
+        [Column("<"), Column("<", rank=1), Column("<", least=4)],
+        [["AAAA", "BBBB", "CCCC"], ["a", "", "a long text"]],
+    )
+    assert shown(table, style=at(17)) == "AAAA  CCCC\na     a long text\n"
+    assert shown(table, style=at(14)) == "AAAA  CCCC\na     a long …\n"
+
+
+def test_columns_of_equal_width_are_cut_by_the_same() -> None:
+    table = Columns([Column("<", least=1), Column("<", least=1)], [["a" * 20, "b" * 20]])
+    assert shown(table, style=at(32)) == f"{'a' * 14}…  {'b' * 14}…\n"
+
+
+def test_a_wide_character_is_two_columns_and_an_accent_none() -> None:
+    rows = [["日本", "x"], ["abcd", "y"], ["e\u0301", "z"]]
+    assert shown(Columns(columns("<<"), rows)) == "日本  x\nabcd  y\ne\u0301     z\n"
+
+
+@pytest.mark.parametrize(
+    ("tail", "width", "cut"),
+    [
+        (False, 7, "日本語…"),
+        (False, 6, "日本…"),
+        (True, 7, "…語日本"),
+        (True, 6, "…日本"),
+    ],
+)
+def test_no_wide_character_is_cut_in_two(tail: bool, width: int, cut: str) -> None:
+    table = Columns([Column("<", least=2, tail=tail)], [["日本語日本語日本"]])
+    assert shown(table, style=at(width)) == f"{cut}\n"
+
+
+def test_one_text_that_is_too_wide_is_in_short_form_beside_others_that_have_none() -> None:
+    rows = [[Span("a long text to cut", short="short text")], [Span("without a short form")]]
+    table = Columns([Column("<", least=4)], rows)
+    assert shown(table, style=at(10)) == "short text\nwithout a…\n"
+
+
+def test_an_address_without_zeros_keeps_no_other_long() -> None:
+    rows = [
+        ["START", "SIZE", "NAME"],
+        [Span("0x0000000000001000", "address"), "8 KiB", "a long name"],
+        [Span("0xffffffffff600000", "address"), "4", "vsyscall"],
+    ]
+    table = Columns([Column("<"), Column(">"), Column("<", least=4)], rows)
+    assert shown(table, style=at(28)).splitlines() == [
+        "START    SIZE  NAME",
+        "0x1000  8 KiB  a long name",
+        "0xffffffffff600000  4  vsys…",
+    ]
+
+
+def test_a_line_of_wide_characters_is_broken_by_its_columns() -> None:
+    lines = shown(line("日本語 " * 12), style=at(30)).splitlines()
+    assert len(lines) > 2
+    assert all(len(one.replace(" ", "")) * 2 + one.count(" ") <= 30 for one in lines)
+
+
 def test_what_has_to_be_shown_is_shown_where_it_is_wider() -> None:
     assert shown(Columns(columns("<<"), [["aaaa", "bbbb"]]), style=at(5)) == "aaaa  bbbb\n"
 

@@ -167,7 +167,7 @@ def text(result: Result) -> Iterator[Block]:
             yield from _by_stack(shown, known, result.word_size)
         elif shown:
             lines = rows.group_rows(shown, result.word_size, by)
-            yield Columns(rows.GROUPS, lines, batch=_PIECE)
+            yield Columns(rows.group_columns(by), lines, batch=_PIECE)
         told = units.counted(len(groups), "group")
         total = f"{units.counted(groups.blocks, 'block')} in {told}, "
         total += units.size_text(groups.bytes)

@@ -202,7 +202,7 @@ def text(result: Result) -> Iterator[Block]:
         yield line("")
         yield line("blocks in use in the new bytes:")
         lines = rows.group_rows(shown, result.word_size)
-        yield Columns(rows.GROUPS, lines, batch=len(shown) + 1)
+        yield Columns(rows.group_columns(), lines, batch=len(shown) + 1)
         if data.groups is not None and len(shown) < len(data.groups):
             total = units.counted(data.groups.blocks, "block")
             of = units.counted(len(data.groups), "group")
@@ -352,7 +352,7 @@ def _content_rows(
     contents: "Sequence[Content]", word_size: int
 ) -> Iterator[Sequence[Union[Span, str]]]:
     yield ["FIRST AT", "COUNT", "BYTES", "REPEATS", "TEXT"]
-    for spelled, _, count, size, first, stride, strided in contents:
+    for spelled, example, count, size, first, stride, strided in contents:
         repeats = Span("")
         if stride:
             every = f"every {stride:#x}"
@@ -362,7 +362,7 @@ def _content_rows(
             str(count),
             units.size_text(size),
             repeats,
-            Span(units.cut_text(spelled), "match"),
+            rows.spelled_span(spelled, example),
         ]
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _RANGE = (Column("<"), Column("<", rank=5))
 _SIZE_RANKS = (1, 4)
-_NAMED = (Column("<", rank=3), Column("<"), Column("<", rank=2, least=12, tail=True))
+_NAMED = (Column("<", rank=3), Column("<"), Column("<", rank=2, least=8, tail=True))
 
 COMMAND = Command(
     name="regions",

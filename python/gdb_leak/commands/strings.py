@@ -118,12 +118,12 @@ def text(result: Result) -> Iterator[Block]:
 
     def lines() -> Iterator[Sequence[Union[Span, str]]]:
         yield ["FIRST AT", "COUNT", "BYTES", "TEXT"]
-        for spelled, _, count, size, first in listed:
+        for spelled, example, count, size, first in listed:
             yield [
                 Span(units.address_text(first, result.word_size), "address"),
                 str(count),
                 units.size_text(size),
-                Span(units.cut_text(spelled), "match"),
+                rows.spelled_span(spelled, example),
             ]
 
     if listed:

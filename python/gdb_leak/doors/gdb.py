@@ -24,7 +24,6 @@ from gdb_leak.doors import (
     mappings,
     probed,
     registers,
-    terminal,
 )
 from gdb_leak.doors.progress import ProgressLine
 from gdb_leak.errors import Error, RequestError, UsageError
@@ -302,7 +301,7 @@ class LeakCommand(gdb.Command):
             with gdb_terminal.unpaged(gdb):
                 self._write(as_json.pieces(result))
         else:
-            width = terminal.width(1, gdb.parameter("width")) if os.isatty(1) else None
+            width = gdb_terminal.width(gdb)
             style = Style(gdb_terminal.colour(gdb), gdb_terminal.charset(_charset()), width)
             self._write(as_text.pieces(result, self._entry.text(result), style))
         if result.status is not None:

@@ -1,8 +1,9 @@
 """How text is shown: which characters, colours and widths a terminal or file takes."""
 
+from functools import lru_cache
 from typing import Optional
 
-__all__ = ["Style", "escape", "escape_lines"]
+__all__ = ["Style", "columns_of", "escape", "escape_lines"]
 
 #: SGR codes by role: gdb's own styles for addresses, and light ones.
 _COLOURS = {"address": "34", "kind": "36", "match": "1", "note": "33", "command": "1"}
@@ -30,19 +31,50 @@ class Style:
         return f"\033[{code}m{text}\033[m" if self.colour and code and text else text
 
     def cut(self, text: str, width: int, tail: bool = False) -> str:
-        """Return TEXT, printable already, cut to WIDTH characters where it is longer.
+        """Return TEXT, printable already, cut to WIDTH columns where it is wider.
 
         :param tail: whether its end is kept and not its beginning.
 
         >>> Style(encoding="utf-8").cut("/usr/lib/libc.so.6", 10, tail=True)
         '…libc.so.6'
         """
-        if len(text) <= width:
+        if columns_of(text) <= width:
             return text
         kept = max(0, width - len(self.mark))
         if tail:
-            return self.mark + text[len(text) - kept :]
-        return text[:kept] + self.mark
+            return self.mark + text[len(text) - _fitting(text[::-1], kept) :]
+        return text[: _fitting(text, kept)] + self.mark
+
+
+def columns_of(text: str) -> int:
+    """Return how many columns of a terminal TEXT takes, which is printable.
+
+    >>> columns_of("abc"), columns_of("\u65e5\u672c"), columns_of("e\u0301")
+    (3, 4, 1)
+    """
+    return len(text) if text.isascii() else sum(map(_columns_of_one, text))
+
+
+# How many characters of TEXT, from its first one on, take COLUMNS at most.
+def _fitting(text: str, columns: int) -> int:
+    if text.isascii():
+        return columns
+    for count, character in enumerate(text):
+        columns -= _columns_of_one(character)
+        if columns < 0:
+            return count
+    return len(text)
+
+
+# As Unicode Standard Annex 11 has it; those that are narrow in some fonts count as narrow.
+@lru_cache(maxsize=4096)
+def _columns_of_one(character: str) -> int:
+    # Here, because answers in ASCII do not need its tables.
+    import unicodedata
+
+    if unicodedata.category(character) in ("Mn", "Me", "Cf"):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
 def escape(text: str, encoding: str = "utf-8") -> str:

@@ -6,7 +6,7 @@ from itertools import islice
 from typing import NamedTuple, Optional, Union
 
 from gdb_leak.layout import Column, Columns, Span
-from gdb_leak.render.style import Style, escape
+from gdb_leak.render.style import Style, columns_of, escape
 
 __all__ = ["Size", "fitted", "lines"]
 
@@ -41,25 +41,32 @@ def lines(table: Columns, style: Style) -> Iterator[str]:
         if not batch:
             return
         if shown is None:
-            widest = [max(len(cell.text) for cell in cells) for cells in zip(*batch)]
+            widest = [max(columns_of(cell.text) for cell in cells) for cells in zip(*batch)]
             if style.width is None:
                 shown = [Size(at, min(width, _WIDEST)) for at, width in enumerate(widest)]
             else:
-                short = [max(len(cell.short) for cell in cells) for cells in zip(*batch)]
-                shown = fitted(widest, short, _ranked(table.columns, batch), style.width)
+                absorbs = table.columns[-1].least is not None
+                short = [_short(cells, absorbs) for cells in zip(*batch)]
+                shown = fitted(widest, short, table.columns, style.width, _empty(batch))
         yield "".join(_row(row, shown, table.columns, style) for row in batch)
 
 
 def fitted(
-    widest: Sequence[int], short: Sequence[int], columns: Sequence[Column], width: int
+    widest: Sequence[int],
+    short: Sequence[int],
+    columns: Sequence[Column],
+    width: int,
+    empty: Sequence[int] = (),
 ) -> list[Size]:
-    """Return which columns are shown on WIDTH characters, and how wide.
+    """Return which columns are shown on WIDTH columns of a terminal, and how wide.
 
     Where there is not enough room, texts are shown in their short form, the columns that save
-    most first; then texts that may be cut are cut, the widest first; then columns are left out
-    in the order of their rank. What has to be shown is shown, even where it is wider.
+    most first; then EMPTY columns are left out; then texts that may be cut are cut, the widest
+    first; then columns are left out in the order of their rank. What has to be shown is shown,
+    even where it is wider.
 
-    :param widest: of each column, the length of its longest text; SHORT likewise in short form.
+    :param widest: of each column, the width of its widest text; SHORT likewise in short form.
+    :param empty: the numbers of columns that hold nothing below their heads.
 
     >>> fitted([18, 30], [14, 30], [Column("<"), Column("<", least=8)], 32)
     [Size(column=0, width=14, short=True), Size(column=1, width=16, short=False)]
@@ -67,6 +74,7 @@ def fitted(
     [Size(column=0, width=9, short=False), Size(column=2, width=21, short=False)]
     """
     shown = list(range(len(widest)))
+    spare = [at for at in empty if columns[at].rank]
     while True:
         sizes = {at: Size(at, widest[at]) for at in shown}
         excess = sum(size.width for size in sizes.values()) + _GAP * (len(shown) - 1) - width
@@ -74,6 +82,9 @@ def fitted(
             if excess > 0 and short[at] < widest[at]:
                 sizes[at] = Size(at, short[at], True)
                 excess -= widest[at] - short[at]
+        if excess > 0 and spare:
+            shown.remove(spare.pop())
+            continue
         excess = _cut(sizes, columns, excess)
         rank = max((columns[at].rank for at in shown), default=0)
         if excess <= 0 or rank == 0:
@@ -81,17 +92,23 @@ def fitted(
         shown.remove(next(at for at in reversed(shown) if columns[at].rank == rank))
 
 
-# A column that is empty below its head, and may be left out, is the first to go.
-def _ranked(columns: Sequence[Column], batch: Sequence[Sequence[_Cell]]) -> list[Column]:
-    first = 1 + max(column.rank for column in columns)
-    empty = [not any(cell.text for cell in cells[1:]) for cells in zip(*batch)]
-    return [
-        column._replace(rank=first) if column.rank and empty[at] else column
-        for at, column in enumerate(columns)
-    ]
+# The width of CELLS in short form. One address that has none, as that of the page vsyscall, does
+# not keep all others long where a later column gives way to it.
+def _short(cells: Sequence[_Cell], absorbs: bool) -> int:
+    widths = [columns_of(cell.short) for cell in cells]
+    if absorbs and any(cell.role == "address" and cell.short != cell.text for cell in cells):
+        pairs = zip(cells, widths)
+        return max(width for cell, width in pairs if cell.role == "" or cell.short != cell.text)
+    return max(widths)
 
 
-# Takes EXCESS characters from SIZES where texts may be cut, and returns how many are left.
+# The columns that hold nothing below their heads.
+def _empty(batch: Sequence[Sequence[_Cell]]) -> list[int]:
+    columns = enumerate(zip(*batch))
+    return [at for at, cells in columns if not any(cell.text for cell in cells[1:])]
+
+
+# Takes EXCESS columns from SIZES where texts may be cut, and returns how many are left.
 def _cut(sizes: dict[int, Size], columns: Sequence[Column], excess: int) -> int:
     while excess > 0:
         room = {
@@ -103,7 +120,7 @@ def _cut(sizes: dict[int, Size], columns: Sequence[Column], excess: int) -> int:
             break
         at = max(room, key=lambda at: sizes[at].width)
         width = sizes[at].width
-        others = [sizes[other].width for other in room if sizes[other].width < width]
+        others = [sizes[other].width for other in room if other != at]
         step = min(excess, room[at], max(1, width - max(others, default=0)))
         sizes[at] = sizes[at]._replace(width=width - step)
         excess -= step
@@ -114,7 +131,7 @@ def _cells(row: Sequence[Union[Span, str]], style: Style) -> list[_Cell]:
     return [_cell(cell if isinstance(cell, Span) else Span(cell), style) for cell in row]
 
 
-# Without the zeros that all addresses of programs begin with, an address is as good.
+# The short form of an address has no leading zeros.
 def _cell(span: Span, style: Style) -> _Cell:
     text = escape(span.text, style.encoding)
     if style.width is None:
@@ -130,16 +147,22 @@ def _row(
     cells: list[str] = []
     last = max((size.column for size in shown if row[size.column].text), default=0)
     used = 0
+    # By how much this row is ahead of its columns.
+    over = 0
     for size in shown:
         cell, column = row[size.column], columns[size.column]
-        text = cell.short if size.short else cell.text
+        room = size.width - over
+        if over and size is shown[-1] and style.width is not None:
+            room = max(room, style.width - used - over)
+        text = cell.short if size.short or columns_of(cell.text) > room else cell.text
         if style.width is not None and column.wrap:
-            made = _wrapped(text, size.width, used)
+            made = _wrapped(text, room, used + over)
         elif style.width is not None and column.least is not None:
-            made = style.cut(text, size.width, column.tail)
+            made = style.cut(text, room, column.tail)
         else:
             made = text
-        padding = " " * (size.width - len(made))
+        padding = " " * (room - columns_of(made))
+        over = 0 if style.width is None else max(0, columns_of(made) - room)
         coloured = style.show(made, cell.role)
         if column.align == ">":
             cells.append(padding + coloured)
@@ -151,16 +174,16 @@ def _row(
     return (" " * _GAP).join(cells) + "\n"
 
 
-# TEXT on lines of WIDTH characters, the further ones indented by INDENT. No word is broken.
+# TEXT on lines of WIDTH columns, the further ones indented by INDENT. No word is broken.
 def _wrapped(text: str, width: int, indent: int) -> str:
     made: list[str] = []
     used = 0
     for found in _WORD.finditer(text):
         word = found.group()
-        if used and used + len(word) > width:
+        if used and used + columns_of(word) > width:
             word = word.lstrip(" ")
             made.append("\n" + " " * indent)
             used = 0
         made.append(word)
-        used += len(word)
+        used += columns_of(word)
     return "".join(made)

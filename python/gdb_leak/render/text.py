@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from gdb_leak.layout import Block, Columns, Made, Span, line, notes
 from gdb_leak.render import table
-from gdb_leak.render.style import Style, escape, escape_lines
+from gdb_leak.render.style import Style, columns_of, escape, escape_lines
 from gdb_leak.target import Result
 
 __all__ = ["pieces"]
@@ -59,18 +59,19 @@ def _lines(lines: Iterable[Sequence[Span]], style: Style) -> Iterator[str]:
 # a path, or an address, is to be copied.
 def _broken(shown: "list[tuple[str, str]]", width: int) -> "list[tuple[str, str]]":
     whole = "".join(text for text, _ in shown)
-    if len(whole) <= width or width < _NARROWEST:
+    if columns_of(whole) <= width or width < _NARROWEST:
         return shown
     indent = len(whole) - len(whole.lstrip(" ")) + _HANG
     cuts: dict[int, int] = {}
     used = 0
     for word in _WORD.finditer(whole):
         blanks = len(word.group()) - len(word.group().lstrip(" "))
-        if used and used + len(word.group()) > width:
+        taken = columns_of(word.group())
+        if used and used + taken > width:
             cuts[word.start()] = blanks
-            used = indent + len(word.group()) - blanks
+            used = indent + taken - blanks
         else:
-            used += len(word.group())
+            used += taken
     broken: list[tuple[str, str]] = []
     at = 0
     skip = 0
