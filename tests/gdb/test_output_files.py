@@ -100,6 +100,14 @@ def test_a_report_goes_through_a_pipe_that_is_read_and_no_other(runs: Path, tmp_
     assert (answer.status, answer.stderr, pipe.is_fifo()) == (4, "", True)
 
 
+def test_a_report_that_a_device_has_no_room_for_goes_to_standard_error(runs: Path) -> None:
+    answer = shell("run", "-log-file", "/dev/full", runs, "status", 4)
+    assert "definitely lost" in answer.stderr
+    last = answer.stderr.splitlines()[-1]
+    assert last.endswith("-log-file /dev/full: No space left on device")
+    assert answer.stderr.count("No space left") == 1
+
+
 def test_a_report_that_its_file_has_no_room_for_goes_to_standard_error(
     runs: Path, tmp_path: Path
 ) -> None:

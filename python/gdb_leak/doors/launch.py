@@ -65,8 +65,8 @@ class Report(NamedTuple):
         return f"{self.pid}: {name} ends with status {os.WEXITSTATUS(self.status)}"
 
 
-#: Writes the report on a process, and returns the status that it asks for.
-Judge = Callable[[Report, TextIO], Optional[int]]
+#: Makes the report on a process for a stream, and the status that it asks for.
+Judge = Callable[[Report, TextIO], tuple[str, Optional[int]]]
 
 
 class _Prepared(NamedTuple):

@@ -12,12 +12,14 @@ from typing import Callable, Optional, TextIO
 
 from gdb_leak import _native, operands
 from gdb_leak.errors import Error, FileError
+from gdb_leak.render.style import escape_lines
 from gdb_leak.words import Word
 
 __all__ = ["Log"]
 
-#: Writes a report to the stream, and returns the status that it asks for.
-Write = Callable[[TextIO], Optional[int]]
+#: Makes a report for the stream, and the status that it asks for.
+Make = Callable[[TextIO], tuple[str, Optional[int]]]
+_ENCODING = "utf-8"
 
 
 class Log:
@@ -44,34 +46,45 @@ class Log:
             if "%p" not in name.replace("%%", ""):
                 self._stream = opened
 
-    def report(self, pid: int, write: Write) -> Optional[int]:
-        """Have WRITE write the report on process PID, and return the status that it asks for.
+    def report(self, pid: int, make: Make) -> Optional[int]:
+        """Write what MAKE makes, the report on process PID, and return the status it asks for.
 
         :raises FileError: where the file cannot be written; the report is on standard error then.
         """
         if self._name is None:
             _begin_line()
-            return _written(sys.stderr, write)
+            made, status = make(sys.stderr)
+            _write(made)
+            return status
         path = _path(self._name, pid)
         stream = self._stream or _opened(path)
-        if stream is not None:
-            return _written(stream, write)
-        kept = io.BytesIO()
-        text = io.TextIOWrapper(kept, encoding="utf-8", errors="surrogateescape")
-        status = _written(text, write)
+        made, status = make(stream or io.TextIOWrapper(io.BytesIO(), encoding=_ENCODING))
+        whole = made.encode(_ENCODING, "surrogateescape")
         try:
-            _native.write_text(path, kept.getvalue())
-        except Error as error:
+            if stream is None:
+                _native.write_text(path, whole)
+            else:
+                _write_through(stream.fileno(), whole)
+        except (Error, OSError) as error:
             _begin_line()
-            sys.stderr.write(kept.getvalue().decode("utf-8", "surrogateescape"))
-            raise FileError(f"-log-file {error}") from None
+            _write(made)
+            reason = f"{path}: {error.strerror}" if isinstance(error, OSError) else str(error)
+            raise FileError(f"-log-file {reason}") from None
         return status
 
 
-def _written(stream: TextIO, write: Write) -> Optional[int]:
-    status = write(stream)
-    stream.flush()
-    return status
+# Nothing is left in a buffer, to be tried again when this process ends.
+def _write_through(descriptor: int, content: bytes) -> None:
+    while content:
+        content = content[os.write(descriptor, content) :]
+
+
+def _write(text: str) -> None:
+    try:
+        sys.stderr.write(text)
+    except UnicodeEncodeError:
+        sys.stderr.write(escape_lines(text, sys.stderr.encoding))
+    sys.stderr.flush()
 
 
 # As valgrind has it: %p is the process, %% a percent sign.
@@ -80,7 +93,7 @@ def _path(name: str, pid: int) -> str:
     return operands.file_path(Word("%".join(parts)))
 
 
-# None of what is written whole.
+# Returns None for a file that is written whole.
 def _opened(path: str) -> Optional[TextIO]:
     kind, number = _native.output_place(path)
     try:
@@ -104,7 +117,7 @@ def _opened(path: str) -> Optional[TextIO]:
         unread = error.errno == errno.ENXIO
         reason = "no process reads this pipe" if unread else error.strerror
         raise FileError(f"{path}: {reason}") from None
-    return os.fdopen(opened, "w", encoding="utf-8", errors="surrogateescape")
+    return os.fdopen(opened, "w", encoding=_ENCODING)
 
 
 # The program may have left a line unfinished; of a file that can be seen.

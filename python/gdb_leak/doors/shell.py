@@ -353,7 +353,7 @@ def _launch(launch: Launch, parsed: Parsed) -> int:
     # Here, because it would cost every other command 5 ms.
     from gdb_leak.doors.launch import Report, run
 
-    def judged(ended: Report, stream: TextIO) -> Optional[int]:
+    def judged(ended: Report, stream: TextIO) -> tuple[str, Optional[int]]:
         session = ShellSession(str(ended.pid), parsed, ended.stop)
         try:
             result = CHECK.answer(Request(parsed, session))
@@ -368,8 +368,7 @@ def _launch(launch: Launch, parsed: Parsed) -> int:
         finally:
             session.clear_progress()
             session.release()
-        _write(stream, made)
-        return result.status
+        return made, result.status
 
     return run(launch, judged)
 
