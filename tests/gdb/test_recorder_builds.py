@@ -1,5 +1,6 @@
 """The recorder built with flags that distributions and people set."""
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -62,21 +63,25 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     "build", USUAL + OTHERS if SOAK else USUAL, ids=lambda build: f"{build.flags} {build.profile}"
 )
 def test_a_recorder_built_with_any_flags_records_every_block(
-    programs: tuple[Path, Path], build: Build
+    programs: tuple[Path, Path], build: Build, tmp_path: Path
 ) -> None:
     target = ROOT / "target" / "recorder-flags"
-    subprocess.run(
-        [
-            *("sh", "scripts/with-rust", "cargo", "build", "--locked", "--quiet"),
-            *("--manifest-path", "recorder/Cargo.toml", "--target-dir", target),
-            *([] if build.debug else ["--release"]),
-        ],
-        cwd=ROOT,
-        env=rust.environment(RUSTFLAGS=build.flags, RUST_MINOR="88", **dict(build.profile)),
-        check=True,
-    )
-    kind = "debug" if build.debug else "release"
-    ours = target / kind / "libgdb_leak_recorder.so"
+    target.mkdir(parents=True, exist_ok=True)
+    name, kind = "libgdb_leak_recorder.so", "debug" if build.debug else "release"
+    # Tests that run at the same time build in the same folder.
+    with (target / "tests.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        subprocess.run(
+            [
+                *("sh", "scripts/with-rust", "cargo", "build", "--locked", "--quiet"),
+                *("--manifest-path", "recorder/Cargo.toml", "--target-dir", target),
+                *([] if build.debug else ["--release"]),
+            ],
+            cwd=ROOT,
+            env=rust.environment(RUSTFLAGS=build.flags, RUST_MINOR="88", **dict(build.profile)),
+            check=True,
+        )
+        ours = Path(shutil.copy(target / kind / name, tmp_path / name))
     for path, arguments in ((programs[0], []), (programs[1], ["3", "100000", "1"])):
         program = Program(path, *arguments, environment=recorder.settings(ours=ours))
         try:
@@ -116,6 +121,17 @@ def said(sources: Path, **variables: str) -> tuple[int, str]:
     line = done.stderr.splitlines()[-1]
     assert line == f"build-recorder: no recorder: {reason.strip()}"
     return done.returncode, reason
+
+
+def test_a_library_that_cargo_puts_elsewhere_is_missed_in_one_line(sources: Path) -> None:
+    (sources / ".cargo").mkdir()
+    (sources / ".cargo" / "config.toml").write_text(
+        '[build]\ntarget = "x86_64-unknown-linux-gnu"\n'
+    )
+    status, reason = said(sources)
+    assert status == 1
+    assert reason.startswith("cargo made no ")
+    assert "build.target" in reason
 
 
 @pytest.mark.parametrize(
