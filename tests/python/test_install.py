@@ -192,7 +192,7 @@ def test_a_configured_file_needs_no_home(tmp_path: Path) -> None:
 
 def test_a_folder_in_the_files_place_is_an_error_in_one_line(file: Path) -> None:
     file.mkdir()
-    with pytest.raises(FileError, match="Is a directory"):
+    with pytest.raises(FileError, match="is a directory"):
         install(file)
 
 

@@ -74,7 +74,7 @@ def gdbinit_path(
     recent = version is None or version >= (11, 0)
     configuration = environ.get("XDG_CONFIG_HOME") or (f"{home}/.config" if home else "")
     configured = Path(configuration, "gdb", "gdbinit")
-    if recent and configuration and configured.exists():
+    if recent and configuration and os.path.exists(configured):  # noqa: PTH110, also in a closed folder
         return configured
     if not home.startswith("/"):
         state = f"is {home}, which is not an absolute path" if home else "is not set"
@@ -190,11 +190,10 @@ def _read(path: Path) -> bytes:
 
 def _check_kind(path: Path, status: os.stat_result) -> None:
     if stat.S_ISDIR(status.st_mode):
-        raise FileError(f"{path}: Is a directory")
+        raise FileError(f"{path}: is a directory")
     if not stat.S_ISREG(status.st_mode):
-        leads = f"leads to {os.path.realpath(path)}, which" if path.is_symlink() else "is"
-        also = " is" if path.is_symlink() else ""
-        raise FileError(f"{path}: {leads}{also} not a regular file")
+        linked = f"is a link to {os.path.realpath(path)}, which " if path.is_symlink() else ""
+        raise FileError(f"{path}: {linked}is not a regular file")
 
 
 def _write(path: Path, content: bytes) -> None:

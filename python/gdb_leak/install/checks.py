@@ -69,7 +69,7 @@ def doctor(environ: Optional[Mapping[str, str]] = None, proc: Path = Path("/proc
     if gdb is not None:
         checks.append(_check_tracing(gdb, proc))
     checks.append(_check_core(proc))
-    checks.append(_check_recorder())
+    checks.append(_check_recorder(environ))
     return checks
 
 
@@ -263,7 +263,7 @@ def _check_core(proc: Path) -> Check:
     return Check("core", True, f"a core is written to {where}, ulimit -c is {limit}")
 
 
-def _check_recorder() -> Check:
+def _check_recorder(environ: Mapping[str, str]) -> Check:
     """Say whether programs start with the recorder (`record`, `run`)."""
     found = recorder.installed()
     if found.missing:
@@ -272,8 +272,8 @@ def _check_recorder() -> Check:
         version = found.version
         # All of its names are looked up at once: a missing one does not wait for its first call.
         done = subprocess.run(
-            [sys.executable, "-S", "-c", ""],
-            env={**os.environ, "LD_PRELOAD": str(found.path), "LD_BIND_NOW": "1"},
+            [sys.executable, "-I", "-S", "-c", ""],
+            env={**environ, "LD_PRELOAD": str(found.path), "LD_BIND_NOW": "1"},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=_PATIENCE,
