@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ALL",
     "LOST",
+    "SHORT",
     "VERDICTS",
     "Owner",
     "Pointers",

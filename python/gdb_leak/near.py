@@ -5,7 +5,7 @@ from typing import Optional
 
 __all__ = ["meant"]
 
-#: How alike two names must be, from 0 to 1: `chek` and `check` are to 0.89.
+#: How alike two names must be, from 0 to 1: `chek` and `check` score 0.89.
 _ALIKE = 0.6
 
 

@@ -31,6 +31,8 @@ _CLOSING = ")]}"
 _PLAIN = re.compile(r"[A-Za-z0-9_/.][A-Za-z0-9 _./:=,@+-]*")
 #: Shorter texts are in too many places to be worth a search.
 _SHORTEST = 4
+#: More of a text hardly says more, and the line is to be read.
+_LONGEST = 48
 
 
 def address(request: Request, expression: str) -> int:
@@ -163,7 +165,7 @@ def typed_needle(request: Request, text: str) -> Optional[str]:
 
     :param text: as answers show it; ``#`` may be any number.
     """
-    part = max(_PLAIN.findall(text), key=len, default="").strip()
+    part = max(_PLAIN.findall(text), key=len, default="")[:_LONGEST].strip()
     if len(part) < _SHORTEST:
         return None
     return shlex.quote(part) if request.session.shell else f'"{part}"'

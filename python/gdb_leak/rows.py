@@ -1,7 +1,7 @@
 """The shapes that recur in answers, from the native module's objects."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Optional
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Optional
 
 from gdb_leak import units
 from gdb_leak.layout import Column, Line, Span, line
@@ -13,14 +13,10 @@ if TYPE_CHECKING:
     from gdb_leak._native import Change, Group, Heap, Memory, Record, Region
 
 __all__ = [
-    "MANY",
-    "Fold",
     "empty_place",
-    "folded",
     "group_columns",
     "group_rows",
     "group_value",
-    "known_sum",
     "range_values",
     "region_value",
     "spelled_span",
@@ -66,66 +62,6 @@ def empty_place(memory: "Memory", place: Place, heap: "Optional[Heap]") -> list[
     named = place if isinstance(place, str) else f"{place[0]:#x},{place[1]:#x}"
     lacking = "no memory of the target is there (a reserve holds no byte), so nothing was read"
     return [f"-in {named}: {lacking}"]
-
-
-class Fold(NamedTuple):
-    """One region, or many mappings of one file: the first, how many, and their sums."""
-
-    first: "Region"
-    regions: int
-    size: int
-    saved: int
-    rss: Optional[int]
-    dirty: Optional[int]
-
-    @staticmethod
-    def of(regions: "Sequence[Region]") -> "Fold":
-        """Return REGIONS together; there is one at least."""
-        return Fold(
-            regions[0],
-            len(regions),
-            sum(region.size for region in regions),
-            sum(region.saved for region in regions),
-            known_sum(region.rss for region in regions),
-            known_sum(region.dirty for region in regions),
-        )
-
-    @property
-    def held(self) -> int:
-        """The resident bytes, or the bytes that can be read where those are not known."""
-        return self.saved if self.rss is None else self.rss
-
-
-#: Mappings of one file from which on they are shown together.
-MANY = 8
-
-
-def folded(regions: "Sequence[Region]", whole: bool = False) -> list[Fold]:
-    """Return REGIONS with those together that map one file with the same permissions, if many.
-
-    :param whole: whether each is to be one row all the same.
-    """
-    alike: dict[tuple[str, str, str], list[Region]] = {}
-    made: list[list[Region]] = []
-    for region in regions:
-        key = (region.name, region.permissions, region.kind)
-        if whole or not region.name or key not in alike:
-            made.append([region])
-            if region.name:
-                alike[key] = made[-1]
-        else:
-            alike[key].append(region)
-    listed: list[Fold] = []
-    for some in made:
-        few = len(some) < MANY
-        listed.extend([Fold.of([one]) for one in some] if few else [Fold.of(some)])
-    return listed
-
-
-def known_sum(sizes: Iterable[Optional[int]]) -> Optional[int]:
-    """Return the sum of those SIZES that are known, None where none is."""
-    known = [size for size in sizes if size is not None]
-    return sum(known) if known else None
 
 
 def region_label(region: "Union[Region, Change]", word_size: int) -> str:

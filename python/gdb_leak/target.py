@@ -80,7 +80,8 @@ class Target:
 
     def late_notes(self, result: "Result") -> list[str]:
         """Return the notes that RESULT lacks: what is missing is known once it was asked for."""
-        return [note for note in self.memory.notes if note not in result.notes]
+        said = {*result.notes, *result.reworded}
+        return [note for note in self.memory.notes if note not in said]
 
 
 # In the form that all texts have: in a Latin-1 locale, names of files have another.
@@ -338,6 +339,8 @@ class Result:
         self.target = target
         self.values = values
         self.notes = list(notes)
+        #: Notes of the target that ``notes`` have in other words.
+        self.reworded: Sequence[str] = ()
         self.data = data
         self.word_size = word_size
         self.later: list[Callable[[], Optional[Sequence[str]]]] = []

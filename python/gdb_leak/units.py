@@ -15,6 +15,7 @@ __all__ = [
     "parse_count",
     "parse_number",
     "size_text",
+    "symbol_text",
 ]
 
 #: No terminal is as wide; most paths are far shorter.
@@ -29,7 +30,13 @@ _DECIMAL = re.compile(r"(-?)([0-9]+)([KMG]?)\Z", re.IGNORECASE | re.ASCII)
 
 def name_text(name: str) -> str:
     """Return the NAME of a file as tables show it: the end of a very long one, after a mark."""
-    return name if len(name) <= _LONGEST_NAME else "…" + name[1 - _LONGEST_NAME :]
+    return name if len(name) <= _LONGEST_NAME else "..." + name[3 - _LONGEST_NAME :]
+
+
+def symbol_text(symbol: str) -> str:
+    """Return a SYMBOL as lines show it: the ends of a very long one, with a mark between."""
+    half = _LONGEST_NAME // 2
+    return symbol if len(symbol) <= _LONGEST_NAME else f"{symbol[: half - 3]}...{symbol[-half:]}"
 
 
 def size_text(size: int) -> str:

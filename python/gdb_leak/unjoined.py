@@ -10,6 +10,10 @@ from gdb_leak.target import Request, Target, ThreadRegisters, Value
 __all__ = ["Unjoined", "found", "lines", "value"]
 
 
+#: How many functions a text names.
+_LISTED = 3
+
+
 class Unjoined(NamedTuple):
     """Threads that ended, were neither joined nor detached, and began with the same function."""
 
@@ -56,14 +60,19 @@ def value(some: Sequence[Unjoined]) -> Value:
 
 
 def lines(some: Sequence[Unjoined]) -> Iterator[Line]:
-    """Yield what a text says of SOME, nothing where there is none."""
-    for one in some:
+    """Yield what a text says of SOME, which have the most bytes first; nothing without any."""
+    for one in some[:_LISTED]:
         ended = f"{units.counted(one.threads, 'thread')} ended and"
         never = "was never joined" if one.threads == 1 else "were never joined"
         size = units.size_text(one.size if one.held is None else one.held)
         mapped = "" if one.held is None else f" of {units.size_text(one.size)} mapped"
         begun = f"; begun in {one.function}" if one.function else ""
         yield line(Span(f"{ended} {never}: stacks hold {size}{mapped}{begun}", "note"))
+    rest = some[_LISTED:]
+    if rest:
+        threads = units.counted(sum(one.threads for one in rest), "thread")
+        others = units.counted(len(rest), "other function")
+        yield line(Span(f"and {threads} that began in {others} (-json lists all)", "note"))
 
 
 def _named(request: Request, start: Optional[int]) -> Optional[str]:

@@ -1,4 +1,4 @@
-"""Names of files and functions that are no text in the locale, in gdb and from a shell."""
+"""Names of files and functions that are not text in the locale, in gdb and from a shell."""
 
 import os
 import shutil

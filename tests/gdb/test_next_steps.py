@@ -2,11 +2,13 @@
 
 import shlex
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from harness import cores
 from harness.debuggers import DOOR, environment, gdb, gdb_line, shell
+from harness.mangler import Core, Segment
 from harness.processes import Program, compile_fixture
 from harness.terminal import PROMPT, Terminal
 
@@ -45,6 +47,10 @@ COMMANDS = (
     "check {pid}",
     "blocks {core}",
     "blocks {core} -state lost",
+    "blocks {core} -by text",
+    "blocks {core} -by arena",
+    "check {core} -show all -top 1",
+    "check {core} -show reachable",
     "strings {core} -in stack",
     "strings {core} -in all",
     "diff-region {snapshot} {pid}",
@@ -77,6 +83,43 @@ def test_the_last_line_is_a_command_that_works(targets: dict[str, str], command:
     answer = shell(*shlex.split(proposed)[1:])
     assert answer.status == 0, answer.stderr
     assert answer.stdout
+    # A search that is proposed has something to find.
+    assert not answer.stdout.splitlines()[-1].startswith("0 matches")
+
+
+@pytest.mark.parametrize("options", ["-show all -top 1", "-show reachable"])
+def test_what_is_lost_comes_next_even_where_other_records_hide_it(
+    targets: dict[str, str], options: str
+) -> None:
+    (proposed,) = typed(on_terminal(f"check {targets['core']} {options}")[-1:])
+    assert proposed.split()[1] in ("check", "whatis", "refs")
+
+
+def test_the_needle_is_of_the_first_row_and_short(targets: dict[str, str]) -> None:
+    core = shlex.split(targets["core"])[0]
+    (first, *_) = shell("strings", core, "-json").json()["strings"]
+    (proposed,) = typed(on_terminal(f"strings {targets['core']}")[-1:])
+    words = shlex.split(proposed)
+    assert words[1] == "whatis" or words[-1] in first["text"]
+    assert len(words[-1]) <= 48
+
+
+def test_of_a_core_without_its_heap_nothing_of_the_heap_is_dumped(
+    targets: dict[str, str], tmp_path: Path
+) -> None:
+    source = Path(shlex.split(targets["core"])[0])
+    (heap,) = shell("regions", source, "-in", "brk", "-json").json()["regions"]
+
+    def unsaved(segment: Segment) -> list[Segment]:
+        own = segment.address == int(heap["start"], 16)
+        return [replace(segment, data=b"") if own else segment]
+
+    core = Core.read(source).each(unsaved).write(tmp_path / "core")
+    for line in typed(on_terminal(f"overview {shlex.quote(str(core))}")):
+        words = shlex.split(line.split("  ")[0])[1:]
+        if words[0] == "dump":
+            answer = shell(*words)
+            assert answer.status == 0, answer.stderr
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -114,6 +157,11 @@ def test_at_gdbs_prompt_it_is_a_command_of_gdb(targets: dict[str, str]) -> None:
         said = terminal.command("leak-heap").replace("\r", "").rstrip()
         assert said.splitlines()[-1] == "  leak-check"
         assert "definitely lost:" in terminal.command("leak-check")
+        for asked in ("leak-strings -in stack", "leak-blocks -by text", "leak-check -show all"):
+            said = terminal.command(asked).replace("\r", "").rstrip()
+            answer = terminal.command(said.splitlines()[-1].strip()).replace("\r", "").strip()
+            assert not answer.startswith(("leak-", "0 matches"))
+            assert "next, to see" in said
     finally:
         terminal.end()
     assert "next, to see" not in gdb("leak-heap", core=Path(core)).stdout

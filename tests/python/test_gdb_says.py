@@ -1,5 +1,6 @@
 """Reading what gdb's own commands print."""
 
+import pytest
 from gdb_leak.doors import gdb_says
 
 INFO_FILES = """Symbols from "/tmp/leaky".
@@ -46,6 +47,17 @@ def test_sections_in_memory_have_permissions_and_names() -> None:
 def test_answer_without_mappings_is_none() -> None:
     assert gdb_says.mappings("process 1\n") is None
     assert gdb_says.mappings("  0x1000  0x2000 0x1000 0x0 rw-p\n")
+
+
+@pytest.mark.parametrize(
+    ("said", "setting"),
+    [
+        ('The host character set is "auto; currently ANSI_X3.4-1968".\n', "auto"),
+        ('The host character set is "ISO-8859-1".\n', "ISO-8859-1"),
+    ],
+)
+def test_charset_that_gdb_chose_is_set_back_to_its_choice(said: str, setting: str) -> None:
+    assert gdb_says.charset_setting(said) == setting
 
 
 def test_charset_is_read_from_both_forms() -> None:

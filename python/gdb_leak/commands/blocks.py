@@ -12,7 +12,7 @@ from gdb_leak.recorded import AGE, Recorded
 from gdb_leak.target import Pieces, Request, Result, Step, Value
 
 if TYPE_CHECKING:
-    from gdb_leak._native import Check, Group, Groups, Listed
+    from gdb_leak._native import Check, Group, Groups, Heap, Listed
 
 _LISTED = 200
 _GROUPS = 50
@@ -125,26 +125,42 @@ def run(request: Request) -> Result:
         }
         if groups is not None and groups.untracked:
             notes.append(
-                f"too many texts differ: those of {units.counted(groups.untracked, 'block')} were "
-                "not compared"
+                "more than 1,048,576 distinct texts: "
+                f"{units.counted(groups.untracked, 'block')} are grouped by size and kind only"
             )
     data = (heap, listed, groups, shown, by, known)
     result = Result(COMMAND.name, target.describe(), values, notes, data, target.memory.word_size)
-    result.steps.extend(_next(request, state, shown))
+    if heap is not None:
+        result.steps.extend(_next(request, state, heap, shown))
+    if listed is not None:
+        # Of the process nothing more is read: however long the list is, it runs on.
+        released = request.session.let_go()
+        result.later.append(lambda: released)
     return result
 
 
 # Of the largest group whose blocks the program has: why it is alive, or what was lost.
-def _next(request: Request, state: str, shown: "Sequence[Group]") -> Iterator[Step]:
-    own = (group for group in shown if group.kind != "allocator" and group.sample)
-    for group in islice(own if state in ("used", "lost") else (), 1):
-        first = hex(group.sample[0])
+def _next(request: Request, state: str, heap: "Heap", shown: "Sequence[Group]") -> Iterator[Step]:
+    if state not in ("used", "lost"):
+        return
+    samples = (_own(heap, group) for group in shown)
+    for address in islice((sample for sample in samples if sample is not None), 1):
+        first = hex(address)
         if state == "lost":
             purpose, typed = "what was lost", request.session.typed("whatis", first)
         else:
             typed = request.session.typed("refs", first, "-path")
             purpose = "what holds one of the largest group"
         yield Step(purpose, typed)
+
+
+# Groups by text or arena hold blocks of malloc's own beside the program's.
+def _own(heap: "Heap", group: "Group") -> Optional[int]:
+    for address in group.sample:
+        block = heap.block_at(address)
+        if block is not None and block.list == "used":
+            return address
+    return None
 
 
 def _reason(notes: Sequence[str]) -> str:

@@ -143,8 +143,8 @@ def run(request: Request) -> Result:
         rows = records.rows(first, len(records))
         if records.untracked:
             lacks.append(
-                f"too many texts differ: those of {units.counted(records.untracked, 'block')} were "
-                "not compared"
+                "more than 1,048,576 distinct texts: "
+                f"{units.counted(records.untracked, 'block')} are grouped by size and kind only"
             )
     covered = coverage.of_check(request, target, check, heap)
     ended = unjoined.found(request, target, None if roots is None else roots.threads)
@@ -178,6 +178,10 @@ def run(request: Request) -> Result:
     result = Result(COMMAND.name, target.describe(), values, notes, data, target.memory.word_size)
     result.heading = covered.line()
     result.steps.append(_next(request, data))
+    if parsed.flag("list"):
+        # Of the process nothing more is read: however long the list is, it runs on.
+        released = request.session.let_go()
+        result.later.append(lambda: released)
     if check is not None and any(_count(account, verdict) for verdict in _FAILING):
         result.status = status
     elif status is not None and covered.lacking:
@@ -226,6 +230,8 @@ def _next(request: Request, data: _Data) -> Step:
     if data.check is None:
         return Step("where the memory is", typed("heap"))
     lost = [record for record in data.shown if record.verdict in _FAILING and record.sample]
+    if not lost and any(_count(data.account, verdict) for verdict in _FAILING):
+        return Step("which blocks are lost", typed("check"))
     if not lost:
         return Step("what is in use, largest first", typed("blocks"))
     first = hex(lost[-1].sample[0])

@@ -147,6 +147,7 @@ def run(request: Request) -> Result:
         data,
         after.memory.word_size,
     )
+    result.reworded = both
     result.steps.extend(_next(request, after, difference, data.contents))
     return result
 
@@ -160,10 +161,11 @@ def _next(
         return
     target = [operands.typed_word(request, words[1])] if request.session.shell else []
     typed = request.session.typed
-    needles = (operands.typed_needle(request, content[0]) for content in contents)
-    needle = next(filter(None, needles), None)
+    needle = operands.typed_needle(request, contents[0][0]) if contents else None
     if needle is not None:
-        yield Step("which of these are lost", typed("find", *target, "-verdict", needle))
+        yield Step(
+            "which of the first of these are lost", typed("find", *target, "-verdict", needle)
+        )
     elif difference.growth > 0:
         yield Step("which blocks are lost", typed("check", *target))
     else:
@@ -312,7 +314,8 @@ def _contents(
         missing = sum(end - start for start, end in found.unreadable)
         notes.append(f"{units.size_text(missing)} of the new bytes could not be read")
     if found.untracked:
-        notes.append(f"{found.untracked} strings more than can be told apart were left out")
+        lost = units.counted(found.untracked, "string")
+        notes.append(f"{lost} exceed the limit of distinct strings and are in no row")
     return found
 
 

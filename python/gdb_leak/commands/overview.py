@@ -4,10 +4,10 @@ import shlex
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Optional, Union
 
-from gdb_leak import recorded, rows, units, unjoined
+from gdb_leak import folds, recorded, units, unjoined
+from gdb_leak.folds import Fold
 from gdb_leak.layout import Block, Column, Columns, Span, line
 from gdb_leak.options import Command
-from gdb_leak.rows import Fold
 from gdb_leak.target import Request, Result, Target, Value
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ _RECORDER = "recorder"
 #: Libraries by which valgrind's tools take the place of malloc.
 _VALGRIND = "vgpreload_"
 _VALGRIND_CORE = "vgpreload_core"
+#: That of the tool which looks for leaks, and can be asked through its server for gdb.
+_MEMCHECK = "vgpreload_memcheck"
 _KINDS = (Column("<"), Column(">", rank=1), Column(">"), Column(">"), Column(">"))
 _REGIONS = (Column("<"), *(Column(">"),) * 2, Column("<"), Column("<", least=12, tail=True))
 _NEXT = (Column("<"), Column("<", rank=1, least=20, wrap=True))
@@ -44,6 +46,8 @@ class _Data(NamedTuple):
     largest: list[Fold]
     named: "Callable[[Region], str]"
     recorded: bool
+    #: How leak-check is typed.
+    check: str
     unjoined: list[unjoined.Unjoined]
     writable: int
     resident: Optional[int]
@@ -59,8 +63,8 @@ def run(request: Request) -> Result:
     writable = [region for region in memory.regions("writable") if not region.reserve]
     own = recorded.own_ranges(request, target)
     kinds = _kinds(regions, own)
-    resident = rows.known_sum(region.rss for region in writable)
-    largest = sorted(rows.folded(writable), key=lambda fold: -fold.held)[:_LARGEST]
+    resident = folds.known_sum(region.rss for region in writable)
+    largest = sorted(folds.folded(writable), key=lambda fold: -fold.held)[:_LARGEST]
     single = sorted(writable, key=lambda region: -Fold.of([region]).held)[:_LARGEST]
     data = _Data(
         memory.source,
@@ -68,6 +72,7 @@ def run(request: Request) -> Result:
         largest,
         recorded.region_names(own),
         bool(own),
+        request.session.typed("check"),
         unjoined.found(request, target) if memory.source != "remote" else [],
         sum(region.size for region in writable),
         resident,
@@ -109,7 +114,7 @@ def text(result: Result) -> Iterator[Block]:
         counted = f", {units.counted(int(str(threads)), 'thread')}" if threads else ""
         yield line(f"program {result.values['program']}{counted}")
     if data.recorded:
-        yield line("a recording is in it: leak-check names the code that allocated each lost block")
+        yield line(f"a recording is in it: {data.check} names the code that allocated lost blocks")
     yield line("")
     yield Columns(_KINDS, _kind_rows(data), batch=len(data.kinds) + 1)
     if data.largest:
@@ -196,8 +201,9 @@ def _next(
     lines: list[tuple[str, str]] = []
     if not session.shell and not session.at_rest(target):
         lines.append(("interrupt -a", "stop all threads: a heap is read at rest"))
-    elif _valgrind(target):
-        lines.append(("monitor leak_check", "valgrind has its own malloc: ask it"))
+    elif tools := _valgrind(target):
+        if source == "remote" and any(name.startswith(_MEMCHECK) for name in tools):
+            lines.append(("monitor leak_check", "valgrind has its own malloc: ask it"))
     else:
         lines = [
             (typed("heap"), "is it a leak at all"),
@@ -211,7 +217,9 @@ def _next(
     needle = "'TEXT'" if session.shell else '"TEXT"'
     lines.append((typed("strings", *place), "the texts in it"))
     lines.append((typed("find", *place, needle), "every place that holds TEXT"))
-    shown = max(heap or writable, key=lambda region: region.saved, default=None)
+    # A core may hold no byte of the heap (its coredump_filter).
+    held = [region for region in heap if region.saved] or [one for one in writable if one.saved]
+    shown = max(held, key=lambda region: region.saved, default=None)
     if shown is not None:
         start = f"{shown.start:#x}"
         lines.append((typed("dump", start, "+256"), "its first bytes"))
@@ -226,9 +234,11 @@ def _next(
     return lines
 
 
-def _valgrind(target: Target) -> bool:
+# The libraries by which tools of valgrind take the place of malloc.
+def _valgrind(target: Target) -> set[str]:
     names = (region.name.rsplit("/", 1)[-1] for region in target.memory.regions("all"))
-    return any(name.startswith(_VALGRIND) and not name.startswith(_VALGRIND_CORE) for name in names)
+    listed = {name for name in names if name.startswith(_VALGRIND)}
+    return {name for name in listed if not name.startswith(_VALGRIND_CORE)}
 
 
 def _value(region: "Region", name: str) -> Value:

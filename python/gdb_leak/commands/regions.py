@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Optional, Union
 
-from gdb_leak import heaps, operands, recorded, rows, units
+from gdb_leak import folds, heaps, operands, recorded, rows, units
+from gdb_leak.folds import Fold
 from gdb_leak.layout import Block, Column, Columns, Span, line
 from gdb_leak.options import Command, Option
-from gdb_leak.rows import Fold
 from gdb_leak.target import Place, Request, Result, Target, Value
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ COMMAND = Command(
         "anonymous region. SAVED are the bytes that a core holds; RSS and DIRTY are those of a "
         "running process. Permissions `???` are not known. A reserve (`---`, no byte of it saved "
         "or resident) is address space and not memory: it is listed, and no total counts it. "
-        f"{rows.MANY} or more mappings of one file with the same permissions share a row, at the "
+        f"{folds.MANY} or more mappings of one file with the same permissions share a row, at the "
         "address of the first."
     ),
     options=(
@@ -43,7 +43,7 @@ COMMAND = Command(
             choices=("address", "size", "rss"),
         ),
         Option(
-            "all", f"Show each region, also of files that are mapped {rows.MANY} times or more."
+            "all", f"Show each region, also of files that are mapped {folds.MANY} times or more."
         ),
     ),
     example=(
@@ -60,10 +60,10 @@ def run(request: Request) -> Result:
     regions = target.memory.regions(place, heap)
     notes.extend(rows.empty_place(target.memory, place, heap))
     order = request.parsed.choice("sort", "address")
-    if order == "rss" and not any(region.rss is not None for region in regions):
-        known = "saved bytes" if target.memory.source == "core" else "bytes that can be read"
-        notes.append(f"the resident bytes are not known: ordered by {known}")
-    listed = _ordered(rows.folded(regions, request.parsed.flag("all")), order)
+    unknown = not any(region.rss is not None for region in regions)
+    if order == "rss" and unknown and target.memory.source != "core":
+        notes.append("the resident bytes are not known: ordered by bytes that can be read")
+    listed = _ordered(folds.folded(regions, request.parsed.flag("all")), order)
     if order != "address":
         regions = sorted(regions, key=lambda region: -_weight(Fold.of([region]), order))
     total: dict[str, Value] = {
@@ -96,7 +96,7 @@ def text(result: Result) -> Iterator[Block]:
         yield ["START", "END", *(["COUNT"] if many else []), "SIZE", *heads, "PERM", "KIND", "NAME"]
         for row in listed:
             region = row.first
-            end = units.address_text(region.end, result.word_size) if row.regions == 1 else "…"
+            end = units.address_text(region.end, result.word_size) if row.regions == 1 else ""
             yield [
                 Span(units.address_text(region.start, result.word_size), "address"),
                 Span(end, "address"),
@@ -123,7 +123,7 @@ def text(result: Result) -> Iterator[Block]:
         total += f"; {units.size_text(_reserved(regions))} more are reserves"
     yield line(total)
     if many:
-        yield line("mappings of one file are one row where they are many (-all lists them)")
+        yield line(f"{folds.MANY} or more mappings of one file share a row (-all lists each)")
 
 
 # What allocators own has to be asked of them, where there are bytes to ask.

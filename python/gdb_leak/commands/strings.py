@@ -1,7 +1,6 @@
 """``leak-strings``: the printable strings, most frequent first."""
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from typing import TYPE_CHECKING, Union
 
 from gdb_leak import _native, heaps, operands, rows, units
@@ -42,14 +41,14 @@ COMMAND = Command(
             "N",
         ),
         Option("top", f"Show the COUNT most frequent (default {_TOP}).", "count", "COUNT"),
-        Option("all", "Count bytes of addresses that can be read by chance, too."),
+        Option("all", "Also count pointers whose bytes happen to be printable."),
     ),
     description=(
         "Strings that differ only in digits, hex or UUIDs are one row, with # for each number that "
-        "differs; the first of them is at the address shown. Bytes of an aligned word that is an "
-        "address in the target are no string, even if they can be read (fsEV, of 0x564573661000). "
-        "With -state a string belongs to the block in which it starts, and ends with it; places "
-        "outside of the heap are used memory."
+        "differs; the first of them is at the address shown. Pointers whose bytes happen to be "
+        "printable (fsEV, of 0x564573661000) are not strings. "
+        "With -state a string belongs to the block in which it starts, and ends with it; memory "
+        "outside the heap counts as used."
     ),
     example=("leak-strings -in heap -top 10", "gdb-leak strings core -in heap -top 10"),
 )
@@ -69,11 +68,11 @@ def run(request: Request) -> Result:
     heap = None
     if state:
         heap = heaps.opened(request, target, notes)
+        if heap is None:
+            raise RequestError(f"-state {state}: {notes[-1]}")
     elif operands.of_heap(request):
         heap = heaps.in_place(request, target, notes)
     notes.extend(rows.empty_place(target.memory, place, heap))
-    if state and heap is None:
-        raise RequestError(f"-state {state}: {notes[-1]}")
     free = {"free": True, "used": False}.get(state)
     progress = session.progress("reading")
     everything = request.parsed.flag("all")
@@ -99,15 +98,18 @@ def run(request: Request) -> Result:
     if found.untracked:
         lost = units.counted(found.untracked, "string")
         notes.append(
-            f"{lost} exceed the limit of distinct strings and were not counted by themselves"
+            f"{lost} exceed the limit of distinct strings and are in no row; the total counts them"
         )
     result = Result(COMMAND.name, target.describe(), values, notes, found, target.memory.word_size)
-    needles = (operands.typed_needle(request, spelled) for spelled, *_ in found.rows)
+    needle = operands.typed_needle(request, found.rows[0][0]) if found.rows else None
     where = request.parsed.word("in")
     place_words = ["-in", operands.typed_word(request, where)] if where is not None else []
-    for needle in islice(filter(None, needles), 1):
+    if needle is not None:
         typed = session.typed("find", *place_words, needle)
         result.steps.append(Step("in which blocks the first one is", typed))
+    elif found.rows:
+        first = hex(found.rows[0][-1])
+        result.steps.append(Step("where the first one is", session.typed("whatis", first)))
     return result
 
 
@@ -135,5 +137,6 @@ def text(result: Result) -> Iterator[Block]:
         total += f", {len(listed)} listed (-top unlimited lists all)"
     yield line(total)
     if found.addresses:
-        what = units.counted(found.addresses, "string")
-        yield line(f"{what} left out: bytes of addresses, readable by chance (-all counts them)")
+        what = f"{found.addresses:,} string{'' if found.addresses == 1 else 's'}"
+        why = "pointers whose bytes happen to be printable"
+        yield line(f"{what} left out: {why} (-all counts them)")

@@ -134,7 +134,7 @@ def _facts(known: _Known, word_size: int) -> "Iterator[Sequence[Union[Span, str]
         label = f"{start}-{end}  {region.permissions}  {region.kind}  {name}"
         yield ["region", label.rstrip()]
     if known.symbol:
-        yield ["symbol", known.symbol]
+        yield ["symbol", units.symbol_text(known.symbol)]
     unit, heap = known.unit, known.heap
     if unit is None or heap is None:
         return

@@ -6,11 +6,13 @@ gdb's module comes from ``gdb.py``, which alone imports it.
 import re
 from typing import Any
 
+from gdb_leak import units
 from gdb_leak.doors import gdb_says, gdb_text
 from gdb_leak.errors import RequestError, UsageError
 
 __all__ = ["integer"]
 
+_LONGEST_TYPE = 60
 #: Names, members and elements: what `&` may precede without brackets.
 _SIMPLE = re.compile(r"[\w$:]+(?:(?:\.|->)\w+|\[\w+\])*")
 
@@ -61,11 +63,9 @@ def _integer_of(gdb: Any, value: Any, expression: str) -> int:
         gdb.TYPE_CODE_FUNC,
     ):
         return int(value)
-    named = gdb_text.shown(
-        gdb_text.of_member(
-            lambda command: str(gdb.execute(command, to_string=True)), lambda: str(value.type)
-        )
-    )
+    member = gdb_text.of_member(gdb_text.executing(gdb), lambda: str(value.type))
+    # That of a template may be several lines.
+    named = units.cut_text(gdb_text.shown(member) or "", _LONGEST_TYPE)
     what = "an object" if kind in (gdb.TYPE_CODE_STRUCT, gdb.TYPE_CODE_UNION) else "a value"
     raise UsageError(
         f"{expression} is {what} of type {named}, not an address{_advice(value, expression)}"

@@ -47,6 +47,7 @@ _MOVING = (
     "threads are running, and gdb reads this target only while it is stopped: interrupt -a first"
 )
 _T = TypeVar("_T")
+_execute = gdb_text.executing(gdb)
 
 
 class GdbSession(lines.Lines):
@@ -423,10 +424,6 @@ def _open_remote(inferior: gdb.Inferior) -> Target:
         _read,
     )
     return Target(memory, pid=pid, notes=notes)
-
-
-def _execute(command: str) -> str:
-    return gdb.execute(command, to_string=True)
 
 
 def _printed(command: str) -> bytes:

@@ -14,6 +14,7 @@ from gdb_leak.errors import UsageError
 __all__ = [
     "architecture",
     "charset",
+    "charset_setting",
     "connection",
     "core_path",
     "mappings",
@@ -101,6 +102,11 @@ def charset(show_host_charset: str) -> str:
     """Return the name of the character set from ``show host-charset``."""
     match = re.search(r'"(?:auto; currently )?([^"]+)"', show_host_charset)
     return match.group(1) if match else "ascii"
+
+
+def charset_setting(show_host_charset: str) -> str:
+    """Return what ``set host-charset`` takes for what it is set to now."""
+    return "auto" if '"auto;' in show_host_charset else charset(show_host_charset)
 
 
 def symbol(said: str) -> Optional[str]:

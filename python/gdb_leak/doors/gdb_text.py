@@ -11,11 +11,16 @@ from typing import Any, Callable, Optional
 
 from gdb_leak.doors import gdb_says
 
-__all__ = ["of_member", "path", "printed", "shown"]
+__all__ = ["executing", "of_member", "path", "printed", "shown"]
 
 #: Has gdb execute a command, and returns what that prints.
 Execute = Callable[[str], str]
 _COMMON = "UTF-8"
+
+
+def executing(gdb: Any) -> Execute:
+    """Return what has GDB execute a command, and returns what that prints."""
+    return lambda command: str(gdb.execute(command, to_string=True))
 
 
 def printed(execute: Execute, command: str) -> bytes:
@@ -35,7 +40,7 @@ def of_member(execute: Execute, ask: Callable[[], Any]) -> Optional[bytes]:
         # Python has no codec of that name: not even ASCII is decoded.
         if type(error) is not LookupError:
             raise
-    setting = charset()
+    setting = gdb_says.charset_setting(execute("show host-charset"))
     execute(f"set host-charset {_COMMON}")
     try:
         return _bytes(ask, lambda: _COMMON)

@@ -71,7 +71,7 @@ def _functions(gdb: Any, address: int) -> list[tuple[Optional[str], Optional[str
 
 def _symbol(gdb: Any, address: int) -> list[tuple[Optional[str], Optional[str]]]:
     try:
-        said = gdb_text.printed(_execute(gdb), f"info symbol {address:#x}")
+        said = gdb_text.printed(gdb_text.executing(gdb), f"info symbol {address:#x}")
     except _UNKNOWN:
         return []
     name = gdb_says.symbol_name(gdb_text.shown(said) or "")
@@ -101,9 +101,5 @@ def _module(gdb: Any, address: int) -> Optional[str]:
         return None
 
 
-def _execute(gdb: Any) -> gdb_text.Execute:
-    return lambda command: str(gdb.execute(command, to_string=True))
-
-
 def _member(gdb: Any, ask: Callable[[], Any]) -> Optional[str]:
-    return gdb_text.shown(gdb_text.of_member(_execute(gdb), ask))
+    return gdb_text.shown(gdb_text.of_member(gdb_text.executing(gdb), ask))

@@ -11,7 +11,7 @@ __all__ = ["ProgressLine"]
 _ERROR = 2
 
 
-def _far(done: int, total: int) -> str:
+def _progress_text(done: int, total: int) -> str:
     return f"{units.size_text(done)} of {units.size_text(total)} {100 * done // total} %"
 
 
@@ -29,7 +29,7 @@ class ProgressLine:
 
         def show(done: int, total: int) -> None:
             # Of work that is not counted in bytes, only what it is.
-            share = f": {_far(done, total)}" if total else ""
+            share = f": {_progress_text(done, total)}" if total else ""
             self._write(f"\r{verb}{share}\033[K")
             self._shown = True
 

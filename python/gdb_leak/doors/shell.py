@@ -59,6 +59,8 @@ class ShellSession:
         self._line = ProgressLine()
         self.current: Optional[Target] = None
         self._stop = stop
+        # Who gave it has to let the process go.
+        self._given = stop is not None
         # The processes that the answer is made from.
         self._read: list[_native.Memory] = []
 
@@ -117,6 +119,8 @@ class ShellSession:
 
     def let_go(self) -> Sequence[str]:
         """Let the process run on, as :meth:`release` does, once it is seen to be the same."""
+        if self._given:
+            return []
         self.verify()
         self._read.clear()
         return self.release()
@@ -248,9 +252,6 @@ def _unknown(typed: list[str], meant: Optional[list[str]]) -> int:
 
 # As a shell reads it, unless it has what no terminal should get.
 def _spelled(word: str) -> str:
-    # Here, because it would cost every other command 2 ms.
-    import shlex
-
     return escape(shlex.quote(word), sys.stderr.encoding)
 
 
@@ -258,9 +259,11 @@ def _spelled(word: str) -> str:
 def _meant(typed: list[str]) -> Optional[list[str]]:
     first, *rest = typed
     if first.isdigit() or os.path.isfile(first):  # noqa: PTH113, without the 3 ms of pathlib
-        if rest and _entry(rest[0]) is not None:
-            return [rest[0], first, *rest[1:]]
-        return ["overview", *typed]
+        asked = bool(rest) and not rest[0].startswith("-")
+        name = _command_meant(rest[0]) if asked else None
+        if name is not None:
+            return [name, first, *rest[1:]]
+        return ["overview", first, *(word for word in rest if word.startswith("-"))]
     name = _command_meant(first)
     return None if name is None else [name, *rest]
 
@@ -328,8 +331,8 @@ def _run(entry: Entry, session: ShellSession, parsed: Parsed) -> int:
     # Here, because it would cost every other answer 2 ms.
     import tempfile
 
-    # The process is held while the answer is made, and no longer: paging
-    # through the answer does not hold it.
+    # The process is held while the answer is made, and no longer: a reader who pages through the
+    # answer does not hold it.
     with tempfile.TemporaryFile(
         "w+", encoding="utf-8", errors="surrogateescape", newline=""
     ) as made:

@@ -9,7 +9,7 @@ _USUAL = 80
 
 
 def width(descriptor: int, chosen: object = None) -> int:
-    """Return how many characters a line has on the terminal behind DESCRIPTOR.
+    """Return how many characters a line has on the terminal of DESCRIPTOR.
 
     A width that was CHOSEN (gdb's ``set width``, None or 0 for none) counts first, then the
     variable ``COLUMNS``, as it does for ``ls`` and ``ps``.
