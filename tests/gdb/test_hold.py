@@ -1,6 +1,7 @@
 """Holding a process from a shell: it is left as it was found."""
 
 import contextlib
+import os
 import signal
 import subprocess
 import time
@@ -9,10 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gdb_leak import _native
-from gdb_leak.doors.shell import main
+from gdb_leak import _native, manual, options
+from gdb_leak.commands import CHECK, TABLE, Entry
+from gdb_leak.doors.shell import ShellSession, main
+from gdb_leak.render import text as as_text
+from gdb_leak.render.style import Style
+from gdb_leak.target import Request
+from gdb_leak.words import Word
 from harness.debuggers import DOOR, shell
 from harness.processes import compile_fixture
+
+BLOCKS = next(entry for entry in TABLE if entry.command.name == "blocks")
+REGIONS = next(entry for entry in TABLE if entry.command.name == "regions")
+_STOP = manual.options_of(REGIONS.command, from_shell=True)
 
 
 def state(pid: int) -> str:
@@ -143,3 +153,58 @@ def test_a_snapshot_is_written_in_pieces_that_hold_many_regions(start: Any, tmp_
     before = writes()
     _native.save_snapshot(snapshot, str(tmp_path / "one.snapshot"))
     assert writes() - before < len(snapshot.regions("all"))
+
+
+@pytest.mark.parametrize("command", [CHECK, BLOCKS])
+def test_a_process_goes_on_before_the_rows_of_its_list_are_made(start: Any, command: Entry) -> None:
+    program = start("sample")
+    taken = manual.options_of(command.command, from_shell=True)
+    parsed = options.parse(taken, (), [Word("-list")])
+    session = ShellSession(str(program.pid), parsed)
+    try:
+        result = command.answer(Request(parsed, session))
+        assert not session.holds
+        assert state(program.pid) not in "tT"
+    finally:
+        session.release()
+    said = "".join(as_text.pieces(result, command.text(result), Style()))
+    assert "0x" in said
+    assert "stopped for" in said
+
+
+def test_ctrl_z_waits_until_the_process_was_let_go(start: Any) -> None:
+    program = start("sample")
+    asked = []
+    before = signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+    try:
+        session = ShellSession(str(program.pid), options.parse(_STOP, (), [Word("-stop")]))
+        session.target()
+        assert session.holds
+        # Python calls it before the next statement.
+        signal.raise_signal(signal.SIGTSTP)
+        kill = pytest.MonkeyPatch()
+        kill.setattr(os, "kill", lambda pid, number: asked.append((pid, number, session.holds)))
+        session.release()
+        kill.undo()
+        assert signal.getsignal(signal.SIGTSTP) == signal.SIG_DFL
+        assert state(program.pid) not in "tT"
+    finally:
+        signal.signal(signal.SIGTSTP, before)
+    assert [(pid, number) for pid, number, _ in asked] == [(os.getpid(), signal.SIGTSTP)]
+
+
+def test_ctrl_c_while_modules_are_loaded_is_no_traceback() -> None:
+    # The import that is interrupted is the first of all.
+    script = (
+        "import os, signal, sys, importlib.abc\n"
+        "class Interrupts(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name == 'gdb_leak.doors':\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupts())\n"
+        "from gdb_leak.__main__ import main\n"
+        "main()\n"
+    )
+    python = DOOR.parent / "python"
+    done = subprocess.run([python, "-c", script], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, b"")

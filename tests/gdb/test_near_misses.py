@@ -25,6 +25,9 @@ WRONG_USAGE = 2
         ("1234 -json", "overview 1234 -json"),
         ("1234 check", "check 1234"),
         ("1234 find text", "find 1234 text"),
+        ("1234 chek", "check 1234"),
+        ("1234 leak-check -show all", "check 1234 -show all"),
+        ("1234 zzz -json", "overview 1234 -json"),
         ("README.md", "overview README.md"),
         ("help chek", "help check"),
         ("help leak-find", "help find"),
@@ -148,3 +151,19 @@ def test_the_package_is_a_program(sample: Any) -> None:
         check=False,
     )
     assert done.returncode == WRONG_USAGE
+
+
+def test_a_file_of_proc_is_not_called_empty(start: Any) -> None:
+    program = start("sample")
+    path = f"/proc/{program.pid}/maps"
+    said = shell("check", path).error
+    assert (
+        said == f"gdb-leak: check: {path}: is made while it is read: give the pid, or a copy of it"
+    )
+
+
+def test_a_thread_is_taken_for_its_process(start: Any) -> None:
+    program = start("threads", "2")
+    threads = [int(path.name) for path in Path(f"/proc/{program.pid}/task").iterdir()]
+    for thread in threads:
+        assert shell("overview", thread, "-json").json()["target"]["pid"] == program.pid

@@ -1,5 +1,6 @@
 """The shell's door: ``gdb-leak COMMAND TARGET …``, without gdb."""
 
+import contextlib
 import os
 import re
 import shlex
@@ -12,6 +13,7 @@ from gdb_leak import _native, manual, near, operands, options, units
 from gdb_leak.commands import CHECK, SHELL_ONLY, TABLE, Entry
 from gdb_leak.doors import terminal
 from gdb_leak.doors.progress import ProgressLine
+from gdb_leak.doors.suspension import Suspension
 from gdb_leak.errors import Error, FileError, UsageError
 from gdb_leak.options import Operand, Parsed
 from gdb_leak.render import json as as_json
@@ -57,6 +59,7 @@ class ShellSession:
         self._sysroot = _path(parsed, "sysroot")
         self._hold = parsed.flag("stop")
         self._line = ProgressLine()
+        self._suspension = Suspension()
         self.current: Optional[Target] = None
         self._stop = stop
         # Who gave it has to let the process go.
@@ -167,6 +170,7 @@ class ShellSession:
         if self._stop is None:
             return []
         seconds = self._stop.release()
+        self._suspension.let()
         threads = units.counted(self._stop.threads, "thread")
         self._stop = None
         return [f"{threads} stopped for {seconds * 1000:.1f} ms"]
@@ -187,15 +191,32 @@ class ShellSession:
     def _open(self, name: str, usage: bool) -> Target:
         pid = _pid(name)
         if pid is None:
-            return Target(_native.open_file(name, self._executable, self._sysroot), name)
+            return Target(self._open_file(name), name)
+        # A number of /proc may be a thread's.
+        pid = _process_of(pid)
         notes: list[str] = []
         if self._hold and self._stop is None:
-            self._stop = _native.stop_process(pid)
+            self._suspension.put_off()
+            try:
+                self._stop = _native.stop_process(pid)
+            except BaseException:
+                self._suspension.let()
+                raise
         elif self._stop is None:
             notes.append("the process runs on: memory changes while it is read (-stop holds it)")
         memory = _native.open_process(pid, usage)
         self._read.append(memory)
         return Target(memory, pid=pid, notes=notes)
+
+    def _open_file(self, name: str) -> _native.Memory:
+        try:
+            return _native.open_file(name, self._executable, self._sysroot)
+        except Error:
+            # Those of /proc, whose size is 0.
+            if os.path.isfile(name) and os.stat(name).st_size == 0 and _first_byte(name):  # noqa: PTH113, PTH116, as below
+                what = "is made while it is read: give the pid, or a copy of it"
+                raise FileError(f"{name}: {what}") from None
+            raise
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
@@ -425,6 +446,20 @@ def _pid(name: str) -> Optional[int]:
     if not 0 < pid <= _MOST_PIDS:
         raise UsageError(f"{name} is no pid (a file of that name is ./{name})")
     return pid
+
+
+# The process that has the thread PID, PID itself where that is not known.
+def _process_of(pid: int) -> int:
+    with contextlib.suppress(OSError, ValueError), open(f"/proc/{pid}/status", "rb") as status:  # noqa: PTH123, without the 3 ms of pathlib
+        found = re.search(rb"^Tgid:\s*([0-9]+)$", status.read(), re.MULTILINE)
+        return int(found.group(1)) if found else pid
+    return pid
+
+
+def _first_byte(path: str) -> bytes:
+    with contextlib.suppress(OSError), open(path, "rb") as file:  # noqa: PTH123, as above
+        return file.read(1)
+    return b""
 
 
 def _path(parsed: Parsed, name: str) -> Optional[str]:
