@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-from harness import cores, recorder
+from harness import cores, recorder, soak
 from harness.limited import Door, Outcome
 from harness.mutations import mutate
 from harness.processes import Program
 
 #: Minutes at random; 1: a few fixed seeds.
-SOAK = int(os.environ.get("GDB_LEAK_SOAK", "1"))
+SOAK = soak.TIMES
 SEEDS = 12
 # Much else may go on on the machine, in the soak and beside it.
 SECONDS = 30
@@ -109,7 +109,7 @@ def test_a_damaged_core_is_answered_or_refused_in_bounds(
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.skipif(SOAK < 2, reason="takes minutes: GDB_LEAK_SOAK says how many")
+@pytest.mark.skipif(not soak.ASKED, reason="takes minutes: GDB_LEAK_SOAK says how many")
 @pytest.mark.timeout(SOAK * 90 + 600)
 def test_so_is_any_other(
     originals: dict[str, bytes],

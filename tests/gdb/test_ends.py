@@ -5,7 +5,6 @@ for a number that no process had when it was first looked at, and never half of 
 """
 
 import itertools
-import os
 import platform
 import signal
 import subprocess
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness import soak
 from harness.debuggers import Answer, gdb, shell
 from harness.followed import Step, changed_at, steps
 from harness.processes import compile_fixture
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(
 
 Json = dict[str, Any]
 #: How many times as long a long run takes (`make soak`).
-SOAK = int(os.environ.get("GDB_LEAK_SOAK", "1"))
+SOAK = soak.TIMES
 _BLOCKS = 1000
 _NEEDLE = "the needle of a page"
 #: Of the program as it was started, and as it starts itself anew.

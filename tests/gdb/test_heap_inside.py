@@ -1,12 +1,11 @@
 """A heap caught in the middle of malloc."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-from harness import cores
+from harness import cores, soak
 from harness.debuggers import shell
 from harness.glibc import Glibc
 from harness.heap_stops import Scenario, Stop, held_differences, stopped
@@ -26,7 +25,7 @@ def stop(
 
 
 # `make soak` looks at more.
-STOPS = 5 * int(os.environ.get("GDB_LEAK_SOAK", "1"))
+STOPS = 5 * soak.TIMES
 
 
 def used(target: str) -> dict[int, int]:

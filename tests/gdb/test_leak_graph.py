@@ -1,6 +1,5 @@
 """Verdicts, references and paths in random graphs of blocks, against what their program knows."""
 
-import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,14 +9,14 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-from harness import cores, graphs, valgrind
+from harness import cores, graphs, soak, valgrind
 from harness.debuggers import Answer, gdb, shell
 from harness.graphs import Graph
 from harness.leaks import WHOLE, compile_leak
 from harness.processes import Program
 
 # `make soak` looks at more.
-SOAK = int(os.environ.get("GDB_LEAK_SOAK", "1"))
+SOAK = soak.TIMES
 SEEDS = range(1, 1 + 200 * SOAK)
 #: Of which cores are taken too, or valgrind is asked.
 FEW = range(1, 1 + 6 * SOAK)

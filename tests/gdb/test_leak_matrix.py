@@ -1,16 +1,15 @@
 """Verdicts on each C library: random graphs, of a process held by a shell and of its core."""
 
-import os
 from pathlib import Path
 
 import pytest
-from harness import cores, graphs
+from harness import cores, graphs, soak
 from harness.debuggers import shell
 from harness.glibc import Glibc
 from harness.leaks import WHOLE, run_to_exit
 from harness.processes import Program
 
-SOAK = int(os.environ.get("GDB_LEAK_SOAK", "1"))
+SOAK = soak.TIMES
 SEEDS = range(1001, 1001 + 6 * SOAK)
 
 

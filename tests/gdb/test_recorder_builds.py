@@ -1,18 +1,17 @@
 """The recorder built with flags that distributions and people set."""
 
 import fcntl
-import os
 import shutil
 import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from harness import ROOT, recorder, rust
+from harness import ROOT, recorder, rust, soak
 from harness.processes import Program
 from harness.recorder import OPTIMISED
 
-SOAK = "GDB_LEAK_SOAK" in os.environ
+SOAK = soak.ASKED
 
 
 class Build(NamedTuple):

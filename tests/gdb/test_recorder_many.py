@@ -1,6 +1,5 @@
 """The recorder under many calls, many threads and many blocks: nothing more, nothing fewer."""
 
-import os
 import re
 import time
 from collections import Counter
@@ -9,13 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from harness import recorder
+from harness import recorder, soak
 from harness.processes import Program
 from harness.recorder import OPTIMISED, Told
 from harness.recordings import Recording
 
 #: How many times the usual operations; `make soak` asks for more.
-SOAK = int(os.environ.get("GDB_LEAK_SOAK", "1"))
+SOAK = soak.TIMES
 
 
 @contextmanager

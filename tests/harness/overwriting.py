@@ -1,6 +1,5 @@
 """Overwriting what nothing reads again, in a program that runs on."""
 
-import os
 import struct
 import subprocess
 import time
@@ -10,9 +9,9 @@ from typing import NamedTuple
 from gdb_leak import _native
 from gdb_leak.errors import ProcessError
 
-from harness import tracer
+from harness import soak, tracer
 
-_SOAK = int(os.environ.get("GDB_LEAK_SOAK", "1"))
+_SOAK = soak.TIMES
 _POISON = 0x5A5A5A5A5A5A5A5A
 
 

@@ -1,6 +1,5 @@
 """What is installed, by whichever way."""
 
-import os
 import re
 import subprocess
 import sys
@@ -10,7 +9,7 @@ from pathlib import Path
 import gdb_leak
 import pytest
 from gdb_leak import recorder
-from harness import rust
+from harness import rust, soak
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -44,7 +43,7 @@ def test_the_source_distribution_has_all_that_builds_the_recorder(archive: Path)
     assert not {name for name in names if name.endswith((".so", "missing.txt"))}
 
 
-@pytest.mark.skipif("GDB_LEAK_SOAK" not in os.environ, reason="builds all of it: make soak")
+@pytest.mark.skipif(not soak.ASKED, reason="builds all of it: make soak")
 @pytest.mark.timeout(3600)
 def test_what_is_installed_from_the_source_distribution_has_the_recorder(
     archive: Path, tmp_path: Path
