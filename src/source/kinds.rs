@@ -37,10 +37,11 @@ pub struct Finding {
     pub inaccessible: bool,
 }
 
-/// How far the kernel may move the heap away from the program that it belongs to.
+/// How far the kernel may move the heap away from the end of the program's zeroed data.
 ///
-/// Linux 6.12, arch/arm64/kernel/process.c, `arch_randomize_brk`: 1 GiB; x86: 32 MiB.
-const FARTHEST_HEAP: u64 = 1 << 30;
+/// Linux 6.12, arch/arm64/kernel/process.c, `arch_randomize_brk`: less than 1 GiB, and as much on x86-64
+/// (observed on Linux 6.18). A page may lie between, of 64 KiB at most.
+const FARTHEST_HEAP: u64 = (1 << 30) + (64 << 10);
 
 /// How many places in a row may show no arena before the rest of a region is left alone.
 ///
@@ -233,8 +234,12 @@ fn heap(memory: &dyn Memory, program: Option<&Name>, found: &mut [Finding]) {
     let loaded =
         |region: &Region| region.name == *program && end.is_none_or(|end| region.range.start() < end);
     let Some(last) = regions.iter().rposition(loaded) else { return };
-    let program_end = regions.get(last).map_or(0, |region| region.range.end());
     let behind = regions.iter().enumerate().skip(last.saturating_add(1));
+    let mut program_end = regions.get(last).map_or(0, |region| region.range.end()).max(end.unwrap_or(0));
+    // Where no header says how long the zeroed data is, it is what touches the program.
+    if let Some((_, touching)) = behind.clone().next().filter(|(_, next)| next.range.start() == program_end) {
+        program_end = touching.range.end();
+    }
     let near = behind.take_while(|(_, region)| {
         region.name.is_empty() && region.range.start().saturating_sub(program_end) <= FARTHEST_HEAP
     });

@@ -183,13 +183,18 @@ def test_debug_symbols_of_libc_change_no_figure(stop: Stop, tmp_path: Path) -> N
             assert "mp_ in section" in present.stdout, "the symbols were to be found"
 
 
+# The kernel moves the heap away from the end of zeroed data, not from that of the program's file.
+FAR = Scenario("zeroed data of 1.2 GiB", "heap_foreign", flags=("-DZEROED=0x4c000000",))
+
+
+@pytest.mark.parametrize("scenario", [HEAVIEST[0], FAR], ids=lambda scenario: scenario.name)
 def test_the_kernels_core_gives_the_same_answer(
     library: Glibc,
     fixture_on: Callable[..., Path],
     tmp_path: Path,
+    scenario: Scenario,
 ) -> None:
-    scenario = HEAVIEST[0]
-    program = fixture_on(library, scenario.fixture)
+    program = fixture_on(library, scenario.fixture, *scenario.flags)
     with (
         cores.plain_core_pattern(),
         stopped(library, scenario, program, tmp_path / "run", core=False) as stop,
