@@ -42,7 +42,7 @@ pub(super) struct Folder {
 }
 
 impl Folder {
-    /// Opens the folder of the process that has this number now.
+    /// Opens the folder of the process that has this number now, or that has a thread of this number.
     ///
     /// # Errors
     ///
@@ -56,7 +56,7 @@ impl Folder {
             };
             Error::Process { pid, problem }
         })?;
-        let folder = Self { proc };
+        let folder = Self { proc }.of_process()?;
         if folder.kernel() {
             return Err(folder.refuse(KERNEL));
         }
@@ -64,6 +64,16 @@ impl Folder {
             return Err(folder.refuse(ZOMBIE));
         }
         Ok(folder)
+    }
+
+    /// The folder of the process, where this one is that of a thread: `/proc` has those too, unlisted.
+    fn of_process(self) -> Result<Self, Error> {
+        let process = self.proc.status().map_err(|cause| self.refuse(problem(cause)))?.tgid;
+        if process == self.pid() {
+            return Ok(self);
+        }
+        let proc = Proc::new(process).map_err(|cause| self.refuse(problem(cause)))?;
+        Ok(Self { proc })
     }
 
     /// The number of the process.

@@ -192,8 +192,6 @@ class ShellSession:
         pid = _pid(name)
         if pid is None:
             return Target(self._open_file(name), name)
-        # A number of /proc may be a thread's.
-        pid = _process_of(pid)
         notes: list[str] = []
         if self._hold and self._stop is None:
             self._suspension.put_off()
@@ -206,7 +204,8 @@ class ShellSession:
             notes.append("the process runs on: memory changes while it is read (-stop holds it)")
         memory = _native.open_process(pid, usage)
         self._read.append(memory)
-        return Target(memory, pid=pid, notes=notes)
+        # The number may be that of a thread.
+        return Target(memory, pid=memory.pid, notes=notes)
 
     def _open_file(self, name: str) -> _native.Memory:
         try:
@@ -448,16 +447,8 @@ def _pid(name: str) -> Optional[int]:
     return pid
 
 
-# The process that has the thread PID, PID itself where that is not known.
-def _process_of(pid: int) -> int:
-    with contextlib.suppress(OSError, ValueError), open(f"/proc/{pid}/status", "rb") as status:  # noqa: PTH123, without the 3 ms of pathlib
-        found = re.search(rb"^Tgid:\s*([0-9]+)$", status.read(), re.MULTILINE)
-        return int(found.group(1)) if found else pid
-    return pid
-
-
 def _first_byte(path: str) -> bytes:
-    with contextlib.suppress(OSError), open(path, "rb") as file:  # noqa: PTH123, as above
+    with contextlib.suppress(OSError), open(path, "rb") as file:  # noqa: PTH123, without the 3 ms of pathlib
         return file.read(1)
     return b""
 
