@@ -176,6 +176,11 @@ impl Header {
     }
 }
 
+/// Whether a file of the recorder's name is mapped.
+pub(super) fn loaded(memory: &dyn Memory) -> bool {
+    memory.regions().iter().any(|region| region.name.last_part().starts_with(LIBRARY.as_bytes()))
+}
+
 /// The headers in a memory, in address order, the best kind of them only.
 ///
 /// Looked for where regions start; at the start of every page only where the recorder is
@@ -207,8 +212,7 @@ pub(super) fn find(memory: &dyn Memory, job: &Job) -> Result<Vec<(u64, Place)>, 
     if good(&found) {
         return Ok(found);
     }
-    let file = |region: &Region| region.name.last_part().starts_with(LIBRARY.as_bytes());
-    let everywhere = regions.iter().any(file) || regions.iter().all(Region::anonymous);
+    let everywhere = loaded(memory) || regions.iter().all(Region::anonymous);
     let wanted = |region: &&Region| may(region) && (everywhere || region.name == NAME);
     let ranges: Vec<AddressRange> = regions.iter().filter(wanted).map(|region| region.range).collect();
     let mut pages = Vec::new();

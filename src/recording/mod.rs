@@ -101,6 +101,9 @@ impl Recording {
             let first = good.first().map_or(0, |(address, _)| *address);
             found.notes.push(format!("there are {} recordings: the one at {first:#x} is read", good.len()));
         }
+        if good.is_empty() && found.notes.is_empty() && header::loaded(memory) {
+            found.notes.push("the recorder is loaded, and no recording of it was found".to_owned());
+        }
         if let Some((_, header)) = good.into_iter().next() {
             found.recording = Some(Self::read(memory, *header, job)?);
         }

@@ -22,6 +22,19 @@ fn a_copy_of_a_header_is_none() {
 }
 
 #[test]
+fn a_recorder_without_a_recording_is_noted() {
+    let library = "/opt/gdb_leak/recorder/libgdb_leak_recorder.so";
+    let with_library =
+        |memory: Captured| memory.with_region(BASE << 1, &[0; 64], 64, RegionKind::File, library);
+    let mut bytes = plan().bytes();
+    assert!(find(&with_library(Captured::new().with(BASE, &bytes))).notes.is_empty());
+    bytes[0] = b'x';
+    let found = find(&with_library(Captured::new().with(BASE, &bytes)));
+    assert!(found.recording.is_none());
+    assert_eq!(found.notes, ["the recorder is loaded, and no recording of it was found"]);
+}
+
+#[test]
 fn of_two_recordings_the_one_at_work_is_read_and_both_are_told() {
     let stopped = Plan { base: 0x10_0000, state: 2, ..plan() };
     let found = find(&Captured::new().with(0x10_0000, &stopped.bytes()).with(BASE, &plan().bytes()));
