@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import pytest
 from gdb_leak import _native
@@ -30,15 +30,16 @@ def memory_of(pid: int) -> dict[str, int]:
     return {name: int(fields[name].split()[0]) for name in ("VmRSS", "VmPTE", "VmSwap")}
 
 
-def readers() -> list[int]:
-    """Return the processes that read for a gdb-leak and still run."""
+def readers(of: Optional[int] = None) -> list[int]:
+    """Return the processes that read for a gdb-leak, or for the process OF, and still run."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             stat = (folder / "stat").read_bytes()
         except OSError:
             continue
-        if b"(gdb-leak-reads)" in stat and stat.rpartition(b")")[2].split()[0] not in b"ZX":
+        state, parent = stat.rpartition(b")")[2].split()[:2]
+        if b"(gdb-leak-reads)" in stat and state not in b"ZX" and of in (None, int(parent)):
             found.append(int(folder.name))
     return found
 
@@ -256,10 +257,9 @@ class TestFileSystem:
 
     def test_ctrl_c_is_answered_while_it_is_waited_for(self, server: tuple[int, int]) -> None:
         stalling.stall(server[0])
-        before = readers()
         line = [str(DOOR), "find", str(server[1]), "MARK-page", "-stop"]
         with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as asked:
-            while not set(readers()) - set(before):
+            while not readers(asked.pid):
                 assert asked.poll() is None, "it ended first"
             begun = time.monotonic()
             asked.send_signal(signal.SIGINT)
