@@ -1,5 +1,6 @@
 """Answers on terminals of several widths: nothing wraps, and no word is broken."""
 
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -91,6 +92,11 @@ def test_no_line_is_wider_than_the_terminal(
 ) -> None:
     said = on_terminal(command.format(**targets).replace("'", ""), columns)
     assert too_wide(said, columns) == []
+
+
+def test_the_list_of_commands_fits_80_columns() -> None:
+    answer = subprocess.run([DOOR, "help"], capture_output=True, text=True, check=True)
+    assert [line for line in answer.stdout.splitlines() if len(line) > WIDTHS[0]] == []
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ _STATES = {"used": False, "free": True, "all": None, "lost": False}
 
 COMMAND = Command(
     name="blocks",
-    summary="Show the blocks of the heap, grouped by size and content, or one by one.",
+    summary="Show the blocks of the heap, in groups or one by one.",
     options=(
         Option(
             "state",

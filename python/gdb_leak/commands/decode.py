@@ -23,7 +23,7 @@ _SIZE_BY_DIGITS = {2: 1, 4: 2, 8: 4, 16: 8}
 
 COMMAND = Command(
     name="decode",
-    summary="Turn words into the text that they hold in memory, and text into words.",
+    summary="Turn words into the text that they hold, and text into words.",
     operands=(
         Operand(
             "WORD",

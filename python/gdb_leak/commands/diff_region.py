@@ -45,7 +45,7 @@ _CONTENTS = (
 
 COMMAND = Command(
     name="diff-region",
-    summary="Show which regions grew, shrank, came or went, and what is in the new bytes.",
+    summary="Show which regions changed, and what is in the new bytes.",
     operands=(
         Operand(
             "BEFORE",

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 COMMAND = Command(
     name="doctor",
-    summary="Say whether gdb-leak can work on this machine, and what to do where it cannot.",
+    summary="Say whether gdb-leak can work here, and what to do if not.",
     description=(
         "Starts the gdb that would run (GDB in the environment names another), loads gdb-leak "
         "into it and attaches it to a process; starts a program with the recorder. Changes nothing."

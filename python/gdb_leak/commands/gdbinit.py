@@ -9,7 +9,7 @@ from gdb_leak.target import Request, Result, Value
 
 COMMAND = Command(
     name="gdbinit",
-    summary="Print the line that makes gdb load gdb-leak, or write it into the gdbinit file.",
+    summary="Print the line that loads gdb-leak into gdb, or install it.",
     options=(
         Option("install", "Write the line into the gdbinit file, in a block with marks."),
         Option(

@@ -45,7 +45,7 @@ _ARENA = (
 
 COMMAND = Command(
     name="heap",
-    summary="Show what the heap holds: in use, free but retained, and what is not malloc's.",
+    summary="Show what the heap holds: in use, free, and what is not malloc's.",
     description=(
         "Answers whether growth is a leak at all: memory that malloc keeps on its lists is none. "
         "Bytes are those of whole chunks, so that all parts add up to the writable bytes that "

@@ -29,7 +29,7 @@ _NEXT = (Column("<"), Column("<", rank=1, least=20, wrap=True))
 
 COMMAND = Command(
     name="overview",
-    summary="Show the target on one screen, and what to type next in a leak hunt.",
+    summary="Show the target on one screen, and what to type next.",
     description=(
         "RSS and DIRTY are the bytes of a running process that are in memory, and those of them "
         "that it changed; SAVED are the bytes that a core holds. Reserves, which hold no byte, "

@@ -9,7 +9,7 @@ from gdb_leak.target import Launch, Request, Result
 
 COMMAND = Command(
     name="record",
-    summary="Run a program and record, in its own memory, which code allocated each block.",
+    summary="Run a program and record which code allocated each block.",
     operands=(
         Operand("PROGRAM", "What to run, looked for in PATH as a shell does.", "file", rest=True),
         Operand("ARGUMENT", least=0, most=None, rest=True),

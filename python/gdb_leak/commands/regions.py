@@ -18,7 +18,7 @@ _NAMED = (Column("<", rank=3), Column("<"), Column("<", rank=2, least=8, tail=Tr
 
 COMMAND = Command(
     name="regions",
-    summary="Show the regions of the address space, with size, permissions, kind and name.",
+    summary="Show the regions of the address space, with size and kind.",
     description=(
         "Works on a core file too, where `info proc mappings` shows no heap, no stack and no "
         "anonymous region. SAVED are the bytes that a core holds; RSS and DIRTY are those of a "

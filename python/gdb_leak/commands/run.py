@@ -18,7 +18,7 @@ def declared(check: Command) -> Command:
     """Return the declaration, which takes the options of the command CHECK as well."""
     return Command(
         name=_NAME,
-        summary="Run a program, and show when it ends which of its blocks are lost.",
+        summary="Run a program, and show at its end which blocks are lost.",
         operands=(
             Operand(
                 "PROGRAM", "What to run, looked for in PATH as a shell does.", "file", rest=True

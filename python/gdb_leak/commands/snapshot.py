@@ -12,7 +12,7 @@ from gdb_leak.target import Request, Result, Step, Target, Value
 
 COMMAND = Command(
     name="snapshot",
-    summary="Keep the regions of the target as they stand, for a later comparison.",
+    summary="Keep the regions of the target for a later comparison.",
     operands=(
         Operand(
             "FILE",

@@ -19,7 +19,7 @@ _SHOWN = (Column("<"), Column(">"), Column(">"), Column("<", least=16))
 
 COMMAND = Command(
     name="strings",
-    summary="Show the printable strings in memory, each with how often and how many bytes.",
+    summary="Show the printable strings in memory, and how often each occurs.",
     options=(
         Option(
             "in",

@@ -19,7 +19,7 @@ _SHOWN = 5
 
 COMMAND = Command(
     name="whatis",
-    summary="Show what is known of an address: region, symbol, block, and why we think so.",
+    summary="Show what is known of an address: region, symbol, block.",
     operands=(Operand("ADDRESS", "any address; in gdb an expression ($sp, &table).", "address"),),
     description="An address inside of a block will do.",
     example=("leak-whatis 0x5555555592a0", "gdb-leak whatis core 0x5555555592a0"),

@@ -433,7 +433,8 @@ Commands:
 {listed}
 
 gdb-leak help COMMAND tells more. gdb-leak -version prints the version.
-Exit status: 0 for an answer, 1 for an error, 2 for wrong usage, 130 when interrupted.
+Exit status: 0 for an answer, 1 for an error, 2 for wrong usage,
+130 when interrupted.
 """
 
 
