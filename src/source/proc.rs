@@ -68,12 +68,20 @@ impl Folder {
 
     /// The folder of the process, where this one is that of a thread: `/proc` has those too, unlisted.
     fn of_process(self) -> Result<Self, Error> {
-        let process = self.proc.status().map_err(|cause| self.refuse(problem(cause)))?.tgid;
-        if process == self.pid() {
-            return Ok(self);
+        match self.status("Tgid").map_err(|cause| self.refuse(problem(cause)))? {
+            Some(process) if process != self.pid() => {
+                let proc = Proc::new(process).map_err(|cause| self.refuse(problem(cause)))?;
+                Ok(Self { proc })
+            }
+            _ => Ok(self),
         }
-        let proc = Proc::new(process).map_err(|cause| self.refuse(problem(cause)))?;
-        Ok(Self { proc })
+    }
+
+    /// The number that `status` has for `field`.
+    fn status(&self, field: &str) -> Result<Option<i32>, ProcError> {
+        let mut text = Vec::new();
+        self.proc.open_relative("status")?.read_to_end(&mut text)?;
+        Ok(number_in_status(&text, field))
     }
 
     /// The number of the process.
@@ -188,7 +196,7 @@ impl Folder {
 
     /// The number of the process that traces this one.
     pub(super) fn tracer(&self) -> Option<i32> {
-        Some(self.proc.status().ok()?.tracerpid).filter(|tracer| *tracer != 0)
+        self.status("TracerPid").ok()?.filter(|tracer| *tracer != 0)
     }
 
     /// The headers of the program that the process runs; `None` too where its file system does not answer.
@@ -236,6 +244,15 @@ impl Folder {
         // Not procfs's own decoding, which fails on flags that it does not know.
         self.proc.stat().is_ok_and(|stat| stat.flags & StatFlags::PF_KTHREAD.bits() != 0)
     }
+}
+
+/// The number that the text of a `status` has for `field`.
+///
+/// Its first line is the name of the program, which may be of any bytes.
+pub(super) fn number_in_status(text: &[u8], field: &str) -> Option<i32> {
+    let value = |line| <[u8]>::strip_prefix(line, field.as_bytes())?.strip_prefix(b":");
+    let value = text.split(|byte| *byte == b'\n').find_map(value)?;
+    std::str::from_utf8(value).ok()?.trim().parse().ok()
 }
 
 fn lives(stat: &Stat) -> bool {

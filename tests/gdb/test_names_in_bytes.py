@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from gdb_leak import _native
 from harness import ROOT, cores
 from harness.debuggers import Answer, environment, gdb, shell
 from harness.processes import Program
@@ -180,6 +181,16 @@ def test_pages_that_a_core_leaves_out_come_from_the_file_by_its_bytes(
         first = answer.json()["lines"][0]
         assert first.startswith(f"{call:#018x}  "), first
         assert not [note for note in answer.json()["notes"] if "could not be read" in note]
+
+
+def test_the_tracer_of_a_process_of_such_a_name_is_named(named: Named) -> None:
+    stop = _native.stop_process(named.live.pid)
+    try:
+        answer = shell("check", named.live.pid)
+    finally:
+        stop.release()
+    assert answer.status == 1
+    assert "is traced by process" in answer.error
 
 
 def test_a_host_charset_that_python_does_not_know_is_no_obstacle(named: Named) -> None:

@@ -14,8 +14,7 @@ const EXECUTES: [&str; 2] = ["59", "322"];
 
 /// The process that the thread is of.
 pub(super) fn process_of(thread: i32) -> Option<i32> {
-    let status = procfs::process::Process::new(thread).and_then(|process| process.status()).ok()?;
-    Some(status.tgid)
+    proc::number_in_status(&std::fs::read(format!("/proc/{thread}/status")).ok()?, "Tgid")
 }
 
 /// Whether the thread waits in a call that executes another program.
