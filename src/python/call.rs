@@ -1,7 +1,8 @@
 //! Calls that may last: other threads work, this one answers Ctrl-C and shows progress.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::{Condvar, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, LazyLock, Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::SigSet;
@@ -29,6 +30,55 @@ static POOL: LazyLock<Result<ThreadPool, String>> = LazyLock::new(|| {
     builder.build().map_err(|error| error.to_string())
 });
 
+/// What work on another thread has come to.
+struct Outcome<T> {
+    result: Mutex<Option<thread::Result<T>>>,
+    ended: Condvar,
+}
+
+impl<T> Outcome<T> {
+    fn new() -> Self {
+        Self { result: Mutex::new(None), ended: Condvar::new() }
+    }
+
+    fn of(&self, work: impl FnOnce() -> T) {
+        let result = catch_unwind(AssertUnwindSafe(work));
+        *self.result.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+        self.ended.notify_all();
+    }
+
+    /// Waits for it, no longer than [`ASK`].
+    fn wait(&self) -> Option<thread::Result<T>> {
+        let guard = self.result.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.ended.wait_timeout_while(guard, ASK, |result| result.is_none());
+        waited.unwrap_or_else(PoisonError::into_inner).0.take()
+    }
+}
+
+/// Does the work on another thread, and leaves it to that one on Ctrl-C.
+///
+/// For work that ends soon by itself, and that nothing sees but what it returns.
+///
+/// # Errors
+///
+/// The work's, and `KeyboardInterrupt`.
+pub(super) fn run_apart<T: Send + 'static>(
+    py: Python<'_>,
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> PyResult<T> {
+    let pool = POOL.as_ref().map_err(|cause| PyRuntimeError::new_err(cause.clone()))?;
+    let outcome = Arc::new(Outcome::new());
+    let own = Arc::clone(&outcome);
+    pool.spawn(move || own.of(work));
+    loop {
+        match py.detach(|| outcome.wait()) {
+            Some(Ok(result)) => return Ok(result?),
+            Some(Err(panic)) => resume_unwind(panic),
+            None => py.check_signals()?,
+        }
+    }
+}
+
 /// Does the work on other threads while this one asks for Ctrl-C.
 ///
 /// # Errors
@@ -42,23 +92,14 @@ pub(super) fn run<T: Send>(
 ) -> PyResult<T> {
     let pool = POOL.as_ref().map_err(|cause| PyRuntimeError::new_err(cause.clone()))?;
     let job = Job::default();
-    let (slot, ended) = (Mutex::new(None), Condvar::new());
-    let wait = |limit: Duration| {
-        let guard = slot.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = ended.wait_timeout_while(guard, limit, |slot: &mut Option<_>| slot.is_none());
-        waited.unwrap_or_else(PoisonError::into_inner).0.take()
-    };
+    let outcome = Outcome::new();
     let (result, stopped) = pool.in_place_scope(|scope| {
-        scope.spawn(|_| {
-            let result = catch_unwind(AssertUnwindSafe(|| work(&job)));
-            *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
-            ended.notify_all();
-        });
+        scope.spawn(|_| outcome.of(|| work(&job)));
         let begun = Instant::now();
         let mut shown = begun;
         let mut stopped = None;
         loop {
-            if let Some(result) = py.detach(|| wait(ASK)) {
+            if let Some(result) = py.detach(|| outcome.wait()) {
                 return (result, stopped);
             }
             let asked = py.check_signals().and_then(|()| match progress {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyBytes, PyList};
 
 use crate::error::Error;
 use crate::graph;
@@ -215,10 +215,24 @@ impl Memory {
     }
 
     #[pyo3(signature = (place, heap = None))]
-    fn regions(&self, place: PlaceArgument, heap: Option<&Heap>) -> PyResult<Vec<Region>> {
+    fn regions<'py>(
+        &self,
+        py: Python<'py>,
+        place: PlaceArgument,
+        heap: Option<&Heap>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        /// How many there are between two looks for Ctrl-C.
+        const ASK: usize = 1 << 12;
         let memory = self.target.memory.as_ref();
         let heap = heap.map(|heap| heap.heap.as_ref());
-        Ok(heap::regions(memory, heap, place.place()?).map(Region::from).collect())
+        let list = PyList::empty(py);
+        for (number, region) in heap::regions(memory, heap, place.place()?).enumerate() {
+            if number % ASK == 0 {
+                py.check_signals()?;
+            }
+            list.append(Region::from(region))?;
+        }
+        Ok(list)
     }
 
     fn region_at(&self, address: u64) -> Option<Region> {
@@ -324,16 +338,19 @@ pub(super) fn open_file(
     executable: Option<PathBuf>,
     sysroot: Option<PathBuf>,
 ) -> PyResult<Memory> {
-    let files = Files { executable: executable.as_deref(), sysroot: sysroot.as_deref() };
-    // Asking where a sparse file has holes may take long.
-    Ok(call::run(py, None, |_| source::open_file(&path, files))?.into())
+    // A core may have millions of segments, and a file as many holes.
+    let open = move || {
+        let files = Files { executable: executable.as_deref(), sysroot: sysroot.as_deref() };
+        source::open_file(&path, files)
+    };
+    Ok(call::run_apart(py, open)?.into())
 }
 
 #[pyfunction]
 #[pyo3(signature = (pid, usage = false))]
 pub(super) fn open_process(py: Python<'_>, pid: i32, usage: bool) -> PyResult<Memory> {
     // Reading it may take long: its files may be where nothing answers.
-    Ok(call::run(py, None, |_| process::open(pid, usage))?.into())
+    Ok(call::run_apart(py, move || process::open(pid, usage))?.into())
 }
 
 #[pyfunction]

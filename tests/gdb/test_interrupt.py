@@ -21,6 +21,8 @@ SLOW = ("-regex", r"[^a](\x00|b){3,60}c")
 BEGUN = 0.5
 #: Looking through a GiB for a heap takes about 0.6 s of it.
 WITHIN_HEAP = 0.15
+#: Opening a core of four million segments takes about 3 s of it.
+WITHIN_OPENING = 0.3
 #: Writing a GiB takes about 0.6 s of it.
 WITHIN_DUMP = 0.25
 #: A check of half a GiB takes about 0.9 s of it: reading the heap, pointers, tracing, records.
@@ -127,6 +129,19 @@ def test_ctrl_c_in_a_shell_ends_with_status_130(
     seconds = interrupted_after(terminal, lambda: statuses.append(terminal.wait()))
     print(f"ended after {seconds:.3f} s")  # noqa: T201
     assert statuses == [130]
+    assert seconds < MOST_SECONDS
+    assert "Traceback" not in terminal.said
+
+
+def test_ctrl_c_ends_the_opening_of_a_core(
+    open_terminal: Callable[[list[str]], Terminal], tmp_path: Path
+) -> None:
+    many = cores.core_of_segments(tmp_path / "core", 4_000_000)
+    terminal = open_terminal([str(DOOR), "dump", str(many), "0x1000000000", "-json"])
+    seconds = interrupted_after(terminal, terminal.wait, WITHIN_OPENING)
+    many.unlink()
+    print(f"ended after {seconds:.3f} s")  # noqa: T201
+    assert terminal.wait() == 130
     assert seconds < MOST_SECONDS
     assert "Traceback" not in terminal.said
 

@@ -4,6 +4,7 @@ import fcntl
 import resource
 import signal
 import struct
+from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -104,6 +105,21 @@ def sparse_core(out: Path, size: int, address: int = 0x10_0000_0000) -> Path:
         file.write(struct.pack("<IIQQQQQQ", 1, 6, memory_at, address, 0, size, size, 4096))
         file.write(note)
         file.truncate(memory_at + size)
+    return out
+
+
+def core_of_segments(out: Path, count: int) -> Path:
+    """Return OUT, a core of one thread with COUNT writable pages apart, of which no byte was saved."""
+    data = bytearray(sparse_core(out, 0).read_bytes())
+    # p_type and p_flags, p_offset, p_vaddr, p_paddr, p_filesz, p_memsz, p_align
+    table = array("Q", [6 << 32 | 1, 0, 0, 0, 0, 4096, 4096]) * count
+    table[2::7] = array("Q", range(0x10_0000_0000, 0x10_0000_0000 + count * 8192, 8192))
+    notes, at = data[64 : 64 + 56], len(data)
+    # The ELF specification: what e_phnum has no room for is in sh_info of the first section.
+    section = struct.pack("<IIQQQQIIQQ", 0, 0, 0, 0, 0, 0, 0, count + 1, 0, 0)
+    struct.pack_into("<QQ", data, 32, at + 64, at)
+    struct.pack_into("<HHHH", data, 56, 0xFFFF, 64, 1, 0)
+    out.write_bytes(bytes(data) + section + bytes(notes) + table.tobytes())
     return out
 
 
