@@ -17,6 +17,8 @@ GIB = 1 << 30
 MOST_SECONDS = 1.0
 #: Every byte begins a candidate: about two seconds a GiB.
 SLOW = ("-regex", r"[^a](\x00|b){3,60}c")
+#: One that counts far: seconds for each MiB.
+SLOWEST = ("-regex", r"\x00{2000}c")
 #: The search has begun when gdb has used this much processor time.
 BEGUN = 0.5
 #: Looking through a GiB for a heap takes about 0.6 s of it.
@@ -160,7 +162,7 @@ def test_an_interrupted_dump_leaves_no_file(
 def test_progress_is_shown_in_a_terminal(
     core: Path, open_terminal: Callable[[list[str]], Terminal]
 ) -> None:
-    terminal = open_terminal([str(DOOR), "find", str(core), *SLOW])
+    terminal = open_terminal([str(DOOR), "find", str(core), *SLOWEST])
     terminal.read_until("searching")
     terminal.interrupt()
     assert terminal.wait() == 130
