@@ -17,6 +17,7 @@ use gdb_leak_ptrace as calls;
 use nix::errno::Errno;
 use nix::sys::ptrace;
 use nix::unistd::{Pid, gettid};
+use rustix::process::setpriority_process;
 
 use crate::error::Error;
 use crate::pass::Job;
@@ -31,6 +32,9 @@ const ASK: Duration = Duration::from_millis(20);
 
 /// How long between two looks at a thread that has not stopped.
 const LOOK: Duration = Duration::from_micros(100);
+
+/// The nice value that gets the most of a processor (setpriority(2)).
+const MOST_URGENT: i32 = -20;
 
 /// A process whose threads are all held; they go on when this is dropped.
 #[derive(Debug)]
@@ -141,11 +145,12 @@ impl Stop {
     /// Lets the process go on, and says for how long it was held; doing it again changes nothing.
     pub fn release(&mut self) -> Duration {
         if let Some(let_go) = self.let_go.take() {
+            // Not later: threads that run again may keep this one from the processors for seconds.
+            self.elapsed = self.since.elapsed();
             drop(let_go);
             if let Some(holder) = self.holder.take() {
                 holder.end();
             }
-            self.elapsed = self.since.elapsed();
         }
         self.elapsed
     }
@@ -164,6 +169,9 @@ fn hold_until(
     waiting: &Receiver<()>,
     give_up: &AtomicBool,
 ) {
+    // Thousands of busy threads leave this one a thousandth of the processors. Root may ask for more.
+    // On Linux it is the calling thread that gets it, and that one ends when it lets go.
+    let _ = setpriority_process(None, MOST_URGENT);
     let mut held = Held { folder, threads: BTreeSet::new(), give_up };
     let answer = held.hold_all().map(|()| held.with_registers());
     let whole = answer.is_ok();
