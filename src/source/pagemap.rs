@@ -46,7 +46,7 @@ pub(super) struct Touched {
     entries: Option<File>,
     /// Whether the kernel scans many pages at a time, as far as is known.
     scans: AtomicBool,
-    /// By the number of the piece, and since when: those with a touched page.
+    /// By the number of the piece, and since when: the pages of it that were touched.
     pieces: Mutex<HashMap<u64, (Instant, Bits)>>,
 }
 
@@ -72,9 +72,9 @@ impl Touched {
         while page < end {
             let piece = page / PIECE;
             let stop = end.min(piece.saturating_add(1).saturating_mul(PIECE));
-            let wanted = mask(page % PIECE, stop.saturating_sub(page));
+            let wanted = Wanted { first: page % PIECE, count: stop.saturating_sub(page) };
             match self.bits(entries, piece, wanted) {
-                Some(bits) if !any(bits, wanted) => page = stop,
+                Some(bits) if !any(bits, wanted.bits()) => page = stop,
                 _ => return false,
             }
         }
@@ -113,7 +113,10 @@ impl Touched {
             let stop = end.min(piece.saturating_add(1).saturating_mul(PIECE));
             let bits = match known {
                 Some((number, bits)) if number == piece => bits,
-                _ => self.bits(entries, piece, mask(page % PIECE, stop.saturating_sub(page)))?,
+                _ => {
+                    let wanted = Wanted { first: page % PIECE, count: stop.saturating_sub(page) };
+                    self.bits(entries, piece, wanted)?
+                }
             };
             known = Some((piece, bits));
             let (touched, pages) = first(bits, page % PIECE);
@@ -163,33 +166,39 @@ impl Touched {
         Some(sum)
     }
 
-    /// Which pages of the piece were touched: all that are wanted, or as the kernel says now.
-    fn bits(&self, entries: &File, piece: u64, wanted: Bits) -> Option<Bits> {
+    /// Which of the pages that are wanted of a piece were touched: all, or as the kernel says now.
+    ///
+    /// The first time it is asked for the whole piece, then for those pages only: a piece may have 256
+    /// mappings, and the kernel looks at each.
+    fn bits(&self, entries: &File, piece: u64, wanted: Wanted) -> Option<Bits> {
         let now = Instant::now();
         let pieces = || self.pieces.lock().unwrap_or_else(PoisonError::into_inner);
         let known = pieces().get(&piece).copied();
         let known = known.filter(|(since, _)| now.saturating_duration_since(*since) < FRESH);
-        let all = |bits: &Bits| bits.iter().zip(wanted).all(|(bits, wanted)| bits & wanted == wanted);
+        let all = |bits: &Bits| bits.iter().zip(wanted.bits()).all(|(bits, wanted)| bits & wanted == wanted);
         if let Some((_, bits)) = known.filter(|(_, bits)| all(bits)) {
             return Some(bits);
         }
+        let asked = if known.is_some() { wanted } else { Wanted { first: 0, count: PIECE } };
         // Without the lock: the process may hold what the kernel waits for.
-        let bits = self.scanned(entries, piece).or_else(|| ask(entries, piece))?;
-        if any(bits, [u64::MAX; 4]) {
-            pieces().insert(piece, (now, bits));
+        let found = self.scanned(entries, piece, asked).or_else(|| ask(entries, piece, asked))?;
+        let (since, mut bits) = known.unwrap_or((now, Bits::default()));
+        for (bits, more) in bits.iter_mut().zip(found) {
+            *bits |= more;
         }
-        Some(bits)
+        pieces().insert(piece, (since, bits));
+        Some(found)
     }
 
-    /// What the kernel says of a piece, in one call where it has that.
-    fn scanned(&self, entries: &File, piece: u64) -> Option<Bits> {
+    /// What the kernel says of pages of a piece, in one call where it has that.
+    fn scanned(&self, entries: &File, piece: u64, asked: Wanted) -> Option<Bits> {
         if !self.scans.load(Ordering::Relaxed) {
             return None;
         }
         // No two runs touch each other.
         let mut runs = [Run::default(); PAGES / 2];
-        let start = piece.checked_mul(PIECE)?.checked_mul(PAGE)?;
-        let end = start.checked_add(PIECE.checked_mul(PAGE)?)?;
+        let start = piece.checked_mul(PIECE)?.checked_add(asked.first)?.checked_mul(PAGE)?;
+        let end = start.checked_add(asked.count.checked_mul(PAGE)?)?;
         let (count, walked) = match scan(entries, start, end, PIECE, &mut runs) {
             Ok(found) => found,
             Err(cause) => {
@@ -203,13 +212,27 @@ impl Touched {
         };
         let mut bits = Bits::default();
         for run in runs.get(..count)? {
-            let first = run.start.saturating_sub(start) / PAGE;
+            let first = (run.start.saturating_sub(start) / PAGE).saturating_add(asked.first);
             let pages = run.end.saturating_sub(run.start) / PAGE;
             for (bits, more) in bits.iter_mut().zip(mask(first, pages)) {
                 *bits |= more;
             }
         }
         (walked >= end).then_some(bits)
+    }
+}
+
+/// Pages in a row of a piece.
+#[derive(Clone, Copy, Debug)]
+struct Wanted {
+    /// The number of the first in its piece.
+    first: u64,
+    count: u64,
+}
+
+impl Wanted {
+    fn bits(self) -> Bits {
+        mask(self.first, self.count)
     }
 }
 
@@ -307,15 +330,17 @@ fn mask(first: u64, count: u64) -> Bits {
     bits
 }
 
-/// What the kernel says of a piece; of a process that ended it says nothing.
-fn ask(entries: &File, piece: u64) -> Option<Bits> {
+/// What the kernel says of pages of a piece; of a process that ended it says nothing.
+fn ask(entries: &File, piece: u64, asked: Wanted) -> Option<Bits> {
     // One entry of 8 bytes a page, of which bit 63 says present and bit 62
     // swapped out (Linux, Documentation/admin-guide/mm/pagemap.rst).
     const ENTRY: usize = 8;
     const TOUCHED: u64 = 0b11 << 62;
     let mut bytes = [0; PAGES * ENTRY];
-    let at = piece.checked_mul(bytes.len() as u64)?;
-    let whole = file::read_at(entries, &mut bytes, at).ok()? == bytes.len();
+    let place = |page: u64| usize::try_from(page).ok()?.checked_mul(ENTRY);
+    let wanted = bytes.get_mut(place(asked.first)?..place(asked.first.checked_add(asked.count)?)?)?;
+    let at = piece.checked_mul(PIECE)?.checked_add(asked.first)?.checked_mul(ENTRY as u64)?;
+    let whole = file::read_at(entries, wanted, at).ok()? == wanted.len();
     let mut bits = Bits::default();
     for (bits, entries) in bits.iter_mut().zip(bytes.chunks_exact(64 * ENTRY)) {
         for (page, entry) in entries.chunks_exact(ENTRY).enumerate() {
