@@ -55,26 +55,31 @@ impl<T> Outcome<T> {
     }
 }
 
-/// Does the work on another thread, and leaves it to that one on Ctrl-C.
+/// Does the work on a thread of its own, and leaves it to that one on Ctrl-C, with the job stopped.
 ///
-/// For work that ends soon by itself, and that nothing sees but what it returns.
+/// For work that does not ask for that everywhere, and of which nothing is seen but what it returns.
 ///
 /// # Errors
 ///
 /// The work's, and `KeyboardInterrupt`.
 pub(super) fn run_apart<T: Send + 'static>(
     py: Python<'_>,
-    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+    work: impl FnOnce(&Job) -> Result<T, Error> + Send + 'static,
 ) -> PyResult<T> {
-    let pool = POOL.as_ref().map_err(|cause| PyRuntimeError::new_err(cause.clone()))?;
-    let outcome = Arc::new(Outcome::new());
-    let own = Arc::clone(&outcome);
-    pool.spawn(move || own.of(work));
+    let (outcome, job) = (Arc::new(Outcome::new()), Arc::new(Job::default()));
+    let own = (Arc::clone(&outcome), Arc::clone(&job));
+    let begun = thread::Builder::new().spawn(move || {
+        // As of the workers.
+        let _ = SigSet::all().thread_block();
+        let (outcome, job) = own;
+        outcome.of(|| work(&job));
+    });
+    begun.map_err(|cause| PyRuntimeError::new_err(format!("no thread could be started: {cause}")))?;
     loop {
         match py.detach(|| outcome.wait()) {
             Some(Ok(result)) => return Ok(result?),
             Some(Err(panic)) => resume_unwind(panic),
-            None => py.check_signals()?,
+            None => py.check_signals().inspect_err(|_| job.stop())?,
         }
     }
 }

@@ -339,7 +339,7 @@ pub(super) fn open_file(
     sysroot: Option<PathBuf>,
 ) -> PyResult<Memory> {
     // A core may have millions of segments, and a file as many holes.
-    let open = move || {
+    let open = move |_: &Job| {
         let files = Files { executable: executable.as_deref(), sysroot: sysroot.as_deref() };
         source::open_file(&path, files)
     };
@@ -350,7 +350,7 @@ pub(super) fn open_file(
 #[pyo3(signature = (pid, usage = false))]
 pub(super) fn open_process(py: Python<'_>, pid: i32, usage: bool) -> PyResult<Memory> {
     // Reading it may take long: its files may be where nothing answers.
-    Ok(call::run_apart(py, move || process::open(pid, usage))?.into())
+    Ok(call::run_apart(py, move |_| process::open(pid, usage))?.into())
 }
 
 #[pyfunction]
