@@ -74,7 +74,7 @@ fn text_of<'t>(memory: &dyn Memory, range: AddressRange, room: &'t mut Vec<u8>) 
     let (mut hasher, mut buffer) = (Hasher::new(), Buffer::default());
     let (mut at, mut characters) = (range.start(), 0_usize);
     while at < range.end() {
-        let rest = AddressRange::saturating(at, range.end().saturating_sub(at));
+        let rest = AddressRange::saturating(at, range.end().saturating_sub(at).min(pass::CHUNK));
         let view = memory.view(rest, &mut buffer);
         if view.bytes.is_empty() {
             return None;
