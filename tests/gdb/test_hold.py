@@ -172,25 +172,59 @@ def test_a_process_goes_on_before_the_rows_of_its_list_are_made(start: Any, comm
     assert "stopped for" in said
 
 
-def test_ctrl_z_waits_until_the_process_was_let_go(start: Any) -> None:
+#: Holds a process until a line comes, as every command does that holds one.
+_HOLDS = """
+import sys
+from gdb_leak import manual, options
+from gdb_leak.commands import TABLE
+from gdb_leak.doors.shell import ShellSession
+from gdb_leak.words import Word
+
+regions = next(entry.command for entry in TABLE if entry.command.name == "regions")
+taken = manual.options_of(regions, from_shell=True)
+session = ShellSession(sys.argv[1], options.parse(taken, (), [Word("-stop")]))
+session.target()
+print("held", flush=True)
+sys.stdin.readline()
+session.release()
+print("released", flush=True)
+"""
+
+
+def test_suspension_waits_until_the_process_was_let_go(start: Any) -> None:
     program = start("sample")
-    asked = []
-    before = signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+    child = subprocess.Popen(
+        [DOOR.parent / "python", "-c", _HOLDS, str(program.pid)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        # The signals of a terminal do not stop what no shell could continue.
+        preexec_fn=os.setpgrp,  # noqa: PLW1509
+    )
+    assert child.stdin is not None
+    assert child.stdout is not None
     try:
-        session = ShellSession(str(program.pid), options.parse(_STOP, (), [Word("-stop")]))
-        session.target()
-        assert session.holds
-        # Python calls it before the next statement.
-        signal.raise_signal(signal.SIGTSTP)
-        kill = pytest.MonkeyPatch()
-        kill.setattr(os, "kill", lambda pid, number: asked.append((pid, number, session.holds)))
-        session.release()
-        kill.undo()
-        assert signal.getsignal(signal.SIGTSTP) == signal.SIG_DFL
+        assert child.stdout.readline() == "held\n"
+        # Ctrl-Z, and writing to a terminal from the background (stty tostop).
+        os.kill(child.pid, signal.SIGTSTP)
+        os.kill(child.pid, signal.SIGTTOU)
+        time.sleep(0.2)
+        assert state(child.pid) not in "tT"
+        assert state(program.pid) == "t"
+        child.stdin.write("\n")
+        child.stdin.flush()
+        until = time.monotonic() + 60
+        while state(child.pid) != "T":
+            assert time.monotonic() < until, "it was not suspended"
         assert state(program.pid) not in "tT"
+        os.kill(child.pid, signal.SIGCONT)
+        assert child.stdout.readline() == "released\n"
+        assert child.wait(60) == 0
     finally:
-        signal.signal(signal.SIGTSTP, before)
-    assert [(pid, number) for pid, number, _ in asked] == [(os.getpid(), signal.SIGTSTP)]
+        child.kill()
+        child.wait()
+        child.stdin.close()
+        child.stdout.close()
 
 
 def test_ctrl_c_while_modules_are_loaded_is_no_traceback() -> None:

@@ -1,4 +1,7 @@
-"""Ctrl-Z while a process is held: it would stay stopped for as long as gdb-leak is suspended."""
+"""Suspension while a process is held, which would stay stopped for as long as gdb-leak is.
+
+By Ctrl-Z, and in the background by writing to a terminal that does not allow that (`stty tostop`).
+"""
 
 import os
 import signal
@@ -19,12 +22,15 @@ class Suspension:
         # Where it is ignored, as under a shell without job control, it stays so.
         if signal.getsignal(signal.SIGTSTP) is signal.SIG_DFL:
             signal.signal(signal.SIGTSTP, self._note)
+            # One that is ignored lets the line of progress through.
+            signal.signal(signal.SIGTTOU, signal.SIG_IGN)
             self._put_off = True
 
     def let(self) -> None:
         """Suspend this process if that was asked for meanwhile, and as usual from now on."""
         if self._put_off:
             signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+            signal.signal(signal.SIGTTOU, signal.SIG_DFL)
             self._put_off = False
         if self._asked:
             self._asked = False
