@@ -29,6 +29,8 @@ WRONG_USAGE = 2
         ("1234 leak-check -show all", "check 1234 -show all"),
         ("1234 zzz -json", "overview 1234 -json"),
         ("README.md", "overview README.md"),
+        ("README.md -exe ./prog", "overview README.md -exe ./prog"),
+        ("README.md chek -exe ./prog", "check README.md -exe ./prog"),
         ("help chek", "help check"),
         ("help leak-find", "help find"),
     ],
