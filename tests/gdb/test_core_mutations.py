@@ -12,7 +12,7 @@ from harness.limited import Door, Outcome
 from harness.mutations import mutate
 from harness.processes import Program
 
-#: Minutes at random; 1: a few fixed seeds.
+#: Minutes of random damage; without the variable a few fixed seeds.
 SOAK = soak.TIMES
 SEEDS = 12
 # Much else may go on on the machine, in the soak and beside it.

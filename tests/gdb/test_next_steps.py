@@ -115,11 +115,13 @@ def test_of_a_core_without_its_heap_nothing_of_the_heap_is_dumped(
         return [replace(segment, data=b"") if own else segment]
 
     core = Core.read(source).each(unsaved).write(tmp_path / "core")
-    for line in typed(on_terminal(f"overview {shlex.quote(str(core))}")):
-        words = shlex.split(line.split("  ")[0])[1:]
-        if words[0] == "dump":
-            answer = shell(*words)
-            assert answer.status == 0, answer.stderr
+    lines = typed(on_terminal(f"overview {shlex.quote(str(core))}"))
+    steps = [shlex.split(line.split("  ")[0])[1:] for line in lines]
+    dumps = [words for words in steps if words[0] == "dump"]
+    assert dumps
+    for words in dumps:
+        answer = shell(*words)
+        assert answer.status == 0, answer.stderr
 
 
 @pytest.mark.parametrize("command", COMMANDS)

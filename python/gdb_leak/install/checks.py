@@ -253,12 +253,12 @@ def _check_core(proc: Path) -> Check:
         return Check("core", True, detail)
     where = pattern if pattern.startswith("/") else f"{pattern or 'core'} in the program's folder"
     if soft == 0:
-        raised = "ulimit -c unlimited" if hard != 0 else "ulimit -c unlimited as root"
+        raised = "`ulimit -c unlimited`" + (" as root" if hard == 0 else "")
         return Check(
             "core",
             False,
             f"no core is written: ulimit -c is 0 (it would be {where})",
-            f"Run `{raised}` before the program, or take a core of it with `gcore PID`.",
+            f"Run {raised} before the program, or take a core of it with `gcore PID`.",
         )
     return Check("core", True, f"a core is written to {where}, ulimit -c is {limit}")
 

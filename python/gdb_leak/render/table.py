@@ -45,10 +45,21 @@ def lines(table: Columns, style: Style) -> Iterator[str]:
             if style.width is None:
                 shown = [Size(at, min(width, _WIDEST)) for at, width in enumerate(widest)]
             else:
-                absorbs = table.columns[-1].least is not None
-                short = [_short(cells, absorbs) for cells in zip(*batch)]
-                shown = fitted(widest, short, table.columns, style.width, _empty(batch))
+                shown = _shown(batch, widest, table.columns, style.width)
         yield "".join(_row(row, shown, table.columns, style) for row in batch)
+
+
+def _shown(
+    batch: Sequence[Sequence[_Cell]], widest: Sequence[int], columns: Sequence[Column], width: int
+) -> list[Size]:
+    last = len(columns) - 1
+    # What is wider than its column takes its room from the last one, as long as that is shown.
+    for absorbs in (columns[last].least is not None, False):
+        short = [_short(cells, absorbs) for cells in zip(*batch)]
+        shown = fitted(widest, short, columns, width, _empty(batch))
+        if not absorbs or shown[-1].column == last:
+            break
+    return shown
 
 
 def fitted(
