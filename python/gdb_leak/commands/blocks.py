@@ -59,8 +59,9 @@ COMMAND = Command(
         "were asked for, where they were recorded. A block's kind and text are "
         "told from its first 256 bytes; the text is the first string there of four characters "
         "or more. Texts that differ only in digits, hex or UUIDs are one group, with # for each "
-        "number that differs. Groups of one block with equal size and kind are one row, and where "
-        "more than a hundred are left so are the smallest of them (-by text has them one by one)."
+        "number that differs. Groups of one block with equal size and kind share a row; if more "
+        "than 100 groups of that size and kind remain, those of the fewest blocks share it too "
+        "(-by text has them one by one)."
     ),
     example=("leak-blocks -size 2056", "gdb-leak blocks core -by size -limit 10"),
 )
