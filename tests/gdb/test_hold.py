@@ -199,7 +199,7 @@ def test_suspension_waits_until_the_process_was_let_go(start: Any) -> None:
         stdout=subprocess.PIPE,
         text=True,
         # The signals of a terminal do not stop what no shell could continue.
-        preexec_fn=os.setpgrp,  # noqa: PLW1509
+        preexec_fn=os.setpgrp,
     )
     assert child.stdin is not None
     assert child.stdout is not None

@@ -109,7 +109,7 @@ def sparse_core(out: Path, size: int, address: int = 0x10_0000_0000) -> Path:
 
 
 def core_of_segments(out: Path, count: int) -> Path:
-    """Return OUT, a core of one thread with COUNT writable pages apart, of which no byte was saved."""
+    """Return OUT, a core of one thread and COUNT separate writable pages, none of them saved."""
     data = bytearray(sparse_core(out, 0).read_bytes())
     # p_type and p_flags, p_offset, p_vaddr, p_paddr, p_filesz, p_memsz, p_align
     table = array("Q", [6 << 32 | 1, 0, 0, 0, 0, 4096, 4096]) * count
