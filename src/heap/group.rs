@@ -42,7 +42,7 @@ pub struct Group {
     pub numbers: Option<Numbers>,
     /// How many texts there are where the smallest groups were put together; else zero.
     pub texts: u64,
-    /// Whether there are more texts than that, which were not told apart.
+    /// Whether there are more texts than that that were not distinguished.
     pub more_texts: bool,
     /// Their arena, where they are grouped by it; none for mapped ones.
     pub arena: Option<u32>,

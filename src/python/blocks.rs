@@ -76,7 +76,7 @@ pub(super) struct Group {
     example: Option<String>,
     /// How many texts there are where the smallest groups were put together; else zero.
     texts: u64,
-    /// Whether there are more, which were not told apart.
+    /// Whether there are more that were not distinguished.
     more_texts: bool,
     arena: Option<u64>,
     blocks: u64,

@@ -114,7 +114,7 @@ pub(super) struct Record {
     example: Option<String>,
     /// How many texts there are where the smallest records were put together; else zero.
     texts: u64,
-    /// Whether there are more, which were not told apart.
+    /// Whether there are more that were not distinguished.
     more_texts: bool,
     sample: Vec<u64>,
     /// The number of the stack that allocated them; none where it is not known.

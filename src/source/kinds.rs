@@ -236,7 +236,7 @@ fn heap(memory: &dyn Memory, program: Option<&Name>, found: &mut [Finding]) {
     let Some(last) = regions.iter().rposition(loaded) else { return };
     let behind = regions.iter().enumerate().skip(last.saturating_add(1));
     let mut program_end = regions.get(last).map_or(0, |region| region.range.end()).max(end.unwrap_or(0));
-    // Where no header says how long the zeroed data is, it is what touches the program.
+    // What touches the program is its zeroed data, or the heap itself.
     if let Some((_, touching)) = behind.clone().next().filter(|(_, next)| next.range.start() == program_end) {
         program_end = touching.range.end();
     }

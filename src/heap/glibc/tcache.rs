@@ -396,8 +396,8 @@ impl Follow<'_, '_> {
             let seen = keys.entry(key).or_default();
             *seen = seen.saturating_add(1);
         }
-        // Observed: before 2.29 there is no key, and what stands there is the program's, be it
-        // the same in all of them: only where links are masked there may be a random one.
+        // Observed: before 2.29 there is no key. The word there is the program's, and may be the
+        // same in all blocks. Only where links are masked can there be a random key.
         let nearly_all = |seen: usize| seen.saturating_mul(10) >= followed.held.len().saturating_mul(9);
         let random = keys.into_iter().filter(|(key, seen)| {
             self.masked && *key != 0 && !addresses.contains_key(key) && nearly_all(*seen)
