@@ -381,6 +381,36 @@ mod tests {
     }
 
     #[test]
+    fn a_page_of_a_piece_that_is_known_is_asked_about_by_itself() {
+        let own = Path::new("/proc/self");
+        for scans in [true, false] {
+            let touched = Touched::open(File::open(own.join("pagemap")).ok());
+            touched.scans.store(scans, Ordering::Relaxed);
+            let mut room = memmap2::MmapMut::map_anon(3 << 20).unwrap();
+            // It fails where the kernel has no huge pages.
+            let _ = room.advise(memmap2::Advice::NoHugePage);
+            let start = room.as_ptr().addr() as u64;
+            // Pages of the piece that is whole.
+            let first = usize::try_from(start.next_multiple_of(PIECE * PAGE) - start).unwrap();
+            let range = |page: usize, pages: u64| {
+                let at = start + first as u64 + page as u64 * PAGE;
+                AddressRange::with_length(at, pages * PAGE).unwrap()
+            };
+            room[first + 3 * 4096] = 1;
+            std::hint::black_box(&room);
+            assert!(!touched.none(range(3, 1)) && touched.none(range(4, 252)));
+            room[first + 200 * 4096] = 1;
+            std::hint::black_box(&room);
+            assert!(touched.none(range(4, 196)) && !touched.none(range(200, 1)));
+            assert!(touched.none(range(201, 55)) && !touched.none(range(150, 100)));
+            let stretches = touched.stretches(range(0, PIECE)).unwrap();
+            let pages: Vec<u64> =
+                stretches.iter().map(|one| (one.end - range(0, 1).start()) / PAGE).collect();
+            assert_eq!(pages, [3, 4, 200, 201, PIECE]);
+        }
+    }
+
+    #[test]
     fn reserves_that_are_many_together_are_told_by_the_sums_of_the_kernel() {
         let text = |index: u64| {
             let start = (index + 1) << 32;
