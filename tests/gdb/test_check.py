@@ -1,11 +1,12 @@
 """What leak-check answers, in JSON and in text, and which options it takes."""
 
 import re
+import subprocess
 from pathlib import Path
 from typing import Any, Callable, Optional
 
 import pytest
-from harness.debuggers import Answer, environment, gdb, gdb_line, shell
+from harness.debuggers import DOOR, Answer, environment, gdb, gdb_line, shell
 from harness.leaks import Owners, compile_leak, run_to_exit
 from harness.terminal import COLOURED, PROMPT, Terminal
 
@@ -357,6 +358,16 @@ def test_the_exit_code_is_for_blocks_that_are_definitely_or_possibly_lost(
 def test_the_exit_code_does_not_depend_on_what_is_shown(owners: Owners) -> None:
     for words in (("-show", "reachable"), ("-top", "0")):
         assert owners.shell("core", "check", "-error-exitcode", "7", *words).status == 7
+
+
+def test_the_exit_code_stays_where_the_answer_is_not_read(owners: Owners) -> None:
+    line = [DOOR, "check", owners.core, "-error-exitcode", "7"]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as asked:
+        assert asked.stdout is not None
+        asked.stdout.close()
+        assert asked.wait(60) == 7
+        assert asked.stderr is not None
+        assert asked.stderr.read() == b""
 
 
 def test_a_live_process_and_its_core_give_each_block_one_verdict(

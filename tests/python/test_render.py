@@ -201,6 +201,18 @@ def test_an_address_without_zeros_keeps_no_other_long() -> None:
     ]
 
 
+def test_an_address_takes_no_room_of_a_column_that_is_left_out() -> None:
+    rows = [
+        ["START", "SIZE", "NAME"],
+        [Span("0x0000000000001000", "address"), "8 KiB", "a long name"],
+        [Span("0xffffffffff600000", "address"), "4", "vsyscall"],
+    ]
+    table = Columns([Column("<"), Column(">", rank=1), Column("<", rank=2, least=8)], rows)
+    said = shown(table, style=at(20))
+    assert "START" in said
+    assert max(map(len, said.splitlines())) <= 20
+
+
 def test_a_line_of_wide_characters_is_broken_by_its_columns() -> None:
     lines = shown(line("日本語 " * 12), style=at(30)).splitlines()
     assert len(lines) > 2
