@@ -1,5 +1,6 @@
 """The shell's door: ``gdb-leak COMMAND TARGET …``, without gdb."""
 
+import contextlib
 import os
 import re
 import shlex
@@ -211,10 +212,16 @@ class ShellSession:
             return _native.open_file(name, self._executable, self._sysroot)
         except Error:
             # The size of those is 0.
-            if os.path.isfile(name) and os.stat(name).st_dev == os.stat("/proc").st_dev:  # noqa: PTH113, PTH116, without the 3 ms of pathlib
+            if _in_proc(name):
                 what = "is made while it is read: give the pid, or a copy of it"
                 raise FileError(f"{name}: {what}") from None
             raise
+
+
+def _in_proc(name: str) -> bool:
+    with contextlib.suppress(OSError):
+        return os.stat(name).st_dev == os.stat("/proc").st_dev  # noqa: PTH116, without the 3 ms of pathlib
+    return False
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:

@@ -5,6 +5,7 @@ By Ctrl-Z, and in the background by writing to a terminal that does not allow th
 
 import os
 import signal
+from typing import Any
 
 __all__ = ["Suspension"]
 
@@ -16,6 +17,7 @@ class Suspension:
         """Put nothing off yet."""
         self._put_off = False
         self._asked = False
+        self._background: Any = signal.SIG_DFL
 
     def put_off(self) -> None:
         """From now on only note that suspension was asked for."""
@@ -23,14 +25,14 @@ class Suspension:
         if signal.getsignal(signal.SIGTSTP) is signal.SIG_DFL:
             signal.signal(signal.SIGTSTP, self._note)
             # One that is ignored lets the line of progress through.
-            signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+            self._background = signal.signal(signal.SIGTTOU, signal.SIG_IGN)
             self._put_off = True
 
     def let(self) -> None:
         """Suspend this process if that was asked for meanwhile, and as usual from now on."""
         if self._put_off:
             signal.signal(signal.SIGTSTP, signal.SIG_DFL)
-            signal.signal(signal.SIGTTOU, signal.SIG_DFL)
+            signal.signal(signal.SIGTTOU, self._background)
             self._put_off = False
         if self._asked:
             self._asked = False
